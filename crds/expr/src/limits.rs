@@ -1,0 +1,27 @@
+//! What one expression may cost, gathered here with the reasons.
+
+/// Bytes of source. A condition that is longer is data, and belongs in a file or a stage of its own.
+pub(crate) const SOURCE_BYTES_MAX: usize = 4096;
+
+/// Bytes of the source that may begin an operator, an index, a call or a bracket. Each may add a level to the tree, and
+/// the cel crate's parser recurses over levels: [`PARSER_STACK_BYTES`] is measured against this (30 KiB a level, unoptimised).
+pub(crate) const OPERATORS_MAX: usize = 1000;
+
+/// Stack of the thread that parses: reserved, and touched only as deep as the source goes.
+pub(crate) const PARSER_STACK_BYTES: usize = 64 << 20;
+
+/// Levels of the tree. Evaluation recurses over them on a worker's stack of 2 MiB; the interpreter takes up to 25 KiB a
+/// level unoptimised.
+pub(crate) const DEPTH_MAX: usize = 48;
+
+/// Loops (`all`, `exists`, `map`, ...) inside one another.
+pub(crate) const LOOPS_NESTED_MAX: usize = 4;
+
+/// Units of work of one evaluation: one for each turn of a loop, and one for each [`UNIT_BYTES`] that `+` copies. Reaching
+/// the limit takes about 10 ms.
+pub(crate) const WORK_MAX: u32 = 200_000;
+
+/// Bytes, or elements of a list, that `+` copies for one unit of work.
+pub(crate) const UNIT_BYTES: usize = 64;
+
+const _: () = assert!(OPERATORS_MAX < SOURCE_BYTES_MAX && DEPTH_MAX < OPERATORS_MAX && LOOPS_NESTED_MAX < DEPTH_MAX);

@@ -1,0 +1,141 @@
+//! The `Pipeline` resource: what a user writes, and what the operator answers.
+//!
+//! The stage kinds themselves are structs of `sidestream-plan`; this file adds what joins them. A field enters here
+//! when it works: until then it is an unknown key.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use sidestream_plan::{Expression, Input, Kind, Latency, OnError, Priority, Process, Sink, Source};
+
+/// The most stages a pipeline has.
+pub const STAGES_MAX: usize = 64;
+/// The most stages one stage takes events from.
+pub const INPUTS_MAX: usize = 16;
+/// The longest text anywhere in a resource, in bytes of UTF-8.
+pub const TEXT_BYTES_MAX: usize = 4096;
+
+/// A graph of stages: sources bring events in, processors change them, sinks take them out.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "sidestream.dev",
+    version = "v1alpha1",
+    kind = "Pipeline",
+    plural = "pipelines",
+    shortname = "spl",
+    category = "sidestream",
+    namespaced,
+    status = "PipelineStatus",
+    derive = "PartialEq",
+    doc = "A graph of stages: sources bring events in, processors change them, sinks take them out.",
+    printcolumn = r#"{"name": "Ready", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Ready\")].status"}"#,
+    printcolumn = r#"{"name": "Stages", "type": "integer", "jsonPath": ".status.stages"}"#,
+    printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PipelineSpec {
+    /// The stages, in the order data flows: a stage takes input only from stages above it.
+    #[schemars(length(min = 1, max = STAGES_MAX), extend("x-kubernetes-list-type" = "atomic"))]
+    pub stages: Vec<StageSpec>,
+    /// What happens to events a stage cannot handle, for every stage that does not say otherwise: a stage's own `retry`
+    /// and `deadLetter` go before these, each for itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_error: Option<OnError>,
+    /// How the workers wait for events; Park by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency: Option<Latency>,
+}
+
+/// One stage: a name, where its events come from, and exactly one of `source`, `process` and `sink`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "(has(self.source) ? 1 : 0) + (has(self.process) ? 1 : 0) + (has(self.sink) ? 1 : 0) == 1",
+    "message": "a stage has exactly one of `source`, `process` and `sink`",
+}]))]
+pub struct StageSpec {
+    /// Its name, unique in the pipeline: lower-case letters, digits and `-`.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+    /// The stages above whose events it takes: `[minute]`. Absent: the stage just above, which must not be a sink. Empty:
+    /// none, for a sink that only takes dead letters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = INPUTS_MAX))]
+    pub from: Option<Vec<String>>,
+    /// Takes only the events this says yes to: `event.status >= 500`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<Expression>,
+    /// `true`: takes only the events that no `when` of another stage with the same input took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub otherwise: Option<bool>,
+    /// Which stages go first when there is not time for all; Normal by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<Priority>,
+    /// The queue in front of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<Input>,
+    /// What happens to events it cannot handle; `spec.onError` where this is silent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_error: Option<OnError>,
+    /// Brings events in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+    /// Changes events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<Process>,
+    /// Takes events out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sink: Option<Sink>,
+}
+
+/// What became of a Pipeline.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PipelineStatus {
+    /// The generation of the spec this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// How many stages run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = STAGES_MAX))]
+    pub stages: Option<i32>,
+    /// `Accepted`: the spec compiles. `Ready`: every stage runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 16),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"])
+    )]
+    pub conditions: Vec<Condition>,
+}
+
+impl StageSpec {
+    /// A stage that takes events from the stage above it.
+    pub fn new(name: impl Into<String>, kind: Kind) -> Self {
+        let mut stage = Self { name: name.into(), ..Self::default() };
+        match kind {
+            Kind::Source(source) => stage.source = Some(source),
+            Kind::Process(process) => stage.process = Some(process),
+            Kind::Sink(sink) => stage.sink = Some(sink),
+        }
+        stage
+    }
+
+    /// What it does; none unless exactly one of `source`, `process` and `sink` is there.
+    pub fn kind(&self) -> Option<Kind> {
+        match (&self.source, &self.process, &self.sink) {
+            (Some(source), None, None) => Some(Kind::Source(source.clone())),
+            (None, Some(process), None) => Some(Kind::Process(process.clone())),
+            (None, None, Some(sink)) => Some(Kind::Sink(sink.clone())),
+            _ => None,
+        }
+    }
+}
+
+impl Pipeline {
+    /// `namespace/name`, the namespace being `default` where none is named.
+    pub fn full_name(&self) -> String {
+        let namespace = self.metadata.namespace.as_deref().unwrap_or("default");
+        format!("{namespace}/{}", self.metadata.name.as_deref().unwrap_or_default())
+    }
+}

@@ -1,0 +1,1 @@
+//! The product driven from outside, beside real peers.

@@ -1,0 +1,49 @@
+//! Sources and sinks: the two faces of one outside system per file.
+//!
+//! ```text
+//!   outside ──▶ source ──Intake──▶ ring ──▶ stages ──▶ ring ──▶ sink ──▶ outside
+//!                 ▲                                              │
+//!                 └───────── Origin: settled, released ◀─────────┘
+//! ```
+//!
+//! A connector knows its outside system and nothing else: no scheduler, no other stage, no retry policy. How it wants
+//! to be run it says by its variant of [`Source`] or [`Sink`]; the sidecar gives it a worker, a thread or a task.
+
+mod error;
+mod intake;
+mod origin;
+mod secrets;
+mod sink;
+mod source;
+
+pub use error::{BuildError, Failure, Undelivered};
+pub use intake::{Intake, Receipt, Refusal, Stop, Stopped, intake};
+pub use origin::{Ledger, Origin};
+pub use secrets::Secrets;
+pub use sink::{AsyncSink, BlockingSink, InlineSink, Sink};
+pub use source::{AsyncSource, BlockingSource, Filled, PolledSource, Source};
+
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use sidestream_event::{Event, Value};
+use sidestream_host::Clock;
+use sidestream_plan::Expression;
+
+/// A future that a trait object gives.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// An expression made ready to be asked of events.
+pub type Evaluate = Box<dyn Fn(&Event) -> Result<Value, String> + Send + Sync>;
+
+/// What connectors are built in.
+#[derive(Clone)]
+pub struct Environment {
+    /// `namespace/name` of the pipeline.
+    pub pipeline: String,
+    /// What time it is.
+    pub clock: Clock,
+    /// Where secrets are read.
+    pub secrets: Secrets,
+    /// Compiles an expression; the error is its text. Given from outside, because this room knows no expressions.
+    pub compile: Arc<dyn Fn(&Expression) -> Result<Evaluate, String> + Send + Sync>,
+}

@@ -1,0 +1,45 @@
+//! What a source is, by how it wants to be run.
+
+use sidestream_event::{Batch, Timestamp};
+use sidestream_host::Moment;
+
+use crate::{BoxFuture, Failure, Intake};
+
+/// A source, ready to run.
+pub enum Source {
+    /// A worker calls it, fused with the stages behind it.
+    Polled(Box<dyn PolledSource>),
+    /// It gets a thread of its own, because it blocks.
+    Blocking(Box<dyn BlockingSource>),
+    /// It gets a task on the socket runtime.
+    Async(Box<dyn AsyncSource>),
+}
+
+/// A source that never waits.
+pub trait PolledSource: Send {
+    /// Fills `batch` with at most `limit` events that are there now.
+    fn fill(&mut self, batch: &mut Batch, limit: usize, now: Moment, wall: Timestamp) -> Filled;
+}
+
+/// What came of asking a polled source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filled {
+    /// It may have more at once.
+    More,
+    /// It has nothing before this time.
+    Until(Moment),
+    /// It has ended for good.
+    End,
+}
+
+/// A source that blocks.
+pub trait BlockingSource: Send {
+    /// Brings events in until the input ends (`Ok`) or the intake is stopped (`Ok`). Called again after a failure.
+    fn run(&mut self, intake: &mut Intake) -> Result<(), Failure>;
+}
+
+/// A source that waits without blocking.
+pub trait AsyncSource: Send {
+    /// Brings events in until the input ends (`Ok`) or the intake is stopped (`Ok`). Called again after a failure.
+    fn run<'a>(&'a mut self, intake: &'a mut Intake) -> BoxFuture<'a, Result<(), Failure>>;
+}

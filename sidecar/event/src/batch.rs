@@ -1,0 +1,198 @@
+//! Events that travel together.
+
+use crate::{Event, Mark, Span};
+
+/// Events of one mark, in order; the unit that stages work on and rings carry.
+///
+/// Behind the live events stand spares: events that ended, kept for their storage.
+///
+/// ```text
+///   events: [ live 0 │ live 1 │ live 2 ┊ spare │ spare ]
+///             └────── len() ─────────┘
+/// ```
+///
+/// A batch that returns to its source is filled again without allocating; see [`Batch::next`].
+#[derive(Debug, Default)]
+pub struct Batch {
+    events: Vec<Event>,
+    live: usize,
+    mark: Mark,
+    born_nanos: u64,
+}
+
+impl Batch {
+    /// An empty batch of `mark`.
+    pub fn new(mark: Mark) -> Self {
+        Self { mark, ..Self::default() }
+    }
+
+    /// An empty batch with room for `capacity` events and no mark.
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self { events: Vec::with_capacity(capacity), ..Self::default() }
+    }
+
+    /// A batch of these events.
+    pub fn of(events: Vec<Event>, mark: Mark) -> Self {
+        Self { live: events.len(), events, mark, born_nanos: 0 }
+    }
+
+    /// How many live events there are.
+    pub fn len(&self) -> usize {
+        self.live
+    }
+
+    /// Whether there is no live event.
+    pub fn is_empty(&self) -> bool {
+        self.live == 0
+    }
+
+    /// How many events, live and spare, it has storage for.
+    pub fn capacity(&self) -> usize {
+        self.events.capacity()
+    }
+
+    /// The live events.
+    pub fn events(&self) -> &[Event] {
+        &self.events[..self.live]
+    }
+
+    /// The live events, to change in place.
+    pub fn events_mut(&mut self) -> &mut [Event] {
+        &mut self.events[..self.live]
+    }
+
+    /// Whose the batch is.
+    pub fn mark(&self) -> &Mark {
+        &self.mark
+    }
+
+    /// Makes the batch `mark`'s; the mark it had is let go.
+    pub fn set_mark(&mut self, mark: Mark) {
+        self.mark = mark;
+    }
+
+    /// Makes the batch the source's for `span`, keeping the mark's storage where it can; `fresh` makes a mark where not.
+    pub fn renew_mark(&mut self, span: Span, fresh: impl FnOnce(Span) -> Mark) {
+        if !self.mark.renew(span) {
+            self.mark = fresh(span);
+        }
+    }
+
+    /// When the source took the batch in: monotonic nanoseconds of the process's clock, 0 where nobody said.
+    pub fn born_nanos(&self) -> u64 {
+        self.born_nanos
+    }
+
+    /// Says when the source took the batch in.
+    pub fn set_born_nanos(&mut self, nanos: u64) {
+        self.born_nanos = nanos;
+    }
+
+    /// Adds an event.
+    pub fn push(&mut self, event: Event) {
+        match self.events.get_mut(self.live) {
+            Some(spare) => *spare = event,
+            None => self.events.push(event),
+        }
+        self.live += 1;
+    }
+
+    /// Adds an empty event and lends it: a spare, reset, where there is one. Its body may be an empty map.
+    #[allow(clippy::should_implement_trait, reason = "the next event to fill; a batch is no iterator")]
+    pub fn next(&mut self) -> &mut Event {
+        match self.events.get_mut(self.live) {
+            Some(spare) => spare.reset(),
+            None => self.events.push(Event::default()),
+        }
+        self.live += 1;
+        &mut self.events[self.live - 1]
+    }
+
+    /// Keeps the events `keep` says yes to, in order; gives how many went. `keep` may change an event it keeps.
+    pub fn retain(&mut self, mut keep: impl FnMut(&mut Event) -> bool) -> usize {
+        let mut kept = 0;
+        for index in 0..self.live {
+            if keep(&mut self.events[index]) {
+                if kept != index {
+                    self.events.swap(kept, index);
+                }
+                kept += 1;
+            }
+        }
+        let gone = self.live - kept;
+        self.live = kept;
+        gone
+    }
+
+    /// Forgets the live events (they become spares) and keeps the mark.
+    pub fn clear(&mut self) {
+        self.live = 0;
+    }
+
+    /// Takes the live events out, in order.
+    pub fn drain(&mut self) -> impl Iterator<Item = Event> + '_ {
+        let live = std::mem::take(&mut self.live);
+        self.events[..live].iter_mut().map(std::mem::take)
+    }
+
+    /// Ends the batch well: lets go of the payloads and the mark, and keeps the storage for whoever fills it next.
+    pub fn finish(&mut self) {
+        for event in &mut self.events[..self.live] {
+            event.reset();
+        }
+        self.live = 0;
+        self.mark.settle();
+    }
+
+    /// A second batch of the same events and mark: payloads are shared, not copied.
+    pub fn share(&self) -> Batch {
+        Batch {
+            events: self.events().to_vec(),
+            live: self.live,
+            mark: self.mark.clone(),
+            born_nanos: self.born_nanos,
+        }
+    }
+
+    /// Bytes the live events take, as an estimate for memory limits.
+    pub fn size_bytes(&self) -> usize {
+        self.events().iter().map(Event::size_bytes).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Value;
+
+    fn numbers(batch: &Batch) -> Vec<i64> {
+        batch.events().iter().map(|event| event.body.as_f64().unwrap() as i64).collect()
+    }
+
+    #[test]
+    fn retain_keeps_order_and_what_goes_becomes_a_spare() {
+        let mut batch = Batch::of((0..6).map(|n| Event::new(n as i64)).collect(), Mark::none());
+        assert_eq!(batch.retain(|event| event.body.as_f64().unwrap() as i64 % 2 == 1), 3);
+        assert_eq!(numbers(&batch), [1, 3, 5]);
+        batch.push(Event::new(9));
+        assert_eq!(numbers(&batch), [1, 3, 5, 9]);
+    }
+
+    #[test]
+    fn a_spare_is_lent_empty_and_keeps_the_storage_of_its_map() {
+        let mut batch = Batch::with_capacity(1);
+        batch.next().body.reset_map().insert("a", 1);
+        batch.finish();
+        let event = batch.next();
+        assert_eq!(event.body, Value::Map(crate::Map::new()));
+        assert_eq!(event.meta, crate::Meta::default());
+    }
+
+    #[test]
+    fn drain_takes_events_in_order_and_leaves_the_batch_empty() {
+        let mut batch = Batch::of(vec![Event::new(1), Event::new(2)], Mark::none());
+        let taken: Vec<_> = batch.drain().map(|event| event.body).collect();
+        assert_eq!(taken, [Value::Int(1), Value::Int(2)]);
+        assert!(batch.is_empty());
+    }
+}

@@ -1,0 +1,26 @@
+//! What flows: an [`Event`] in a [`Batch`], and the [`Mark`] that remembers whose it was.
+//!
+//! A source fills a batch and marks it; operators change the batch in place; whoever ends an event
+//! (a sink, a filter, a window that took it in) lets its mark go, and the last one to let go settles the promise
+//! the source made. Payloads (`Text`, `Bytes`, `Map`, `List`) are reference-counted: cloning an event for a second
+//! branch copies no payload, and changing a shared map copies that map alone.
+//!
+//! This room knows no stage, no ring, no clock and no I/O.
+
+mod batch;
+mod event;
+pub mod json;
+mod map;
+mod mark;
+mod pool;
+mod time;
+mod value;
+
+pub use batch::Batch;
+pub use bytes::Bytes;
+pub use event::{Context, Event, Meta};
+pub use map::Map;
+pub use mark::{Hold, Mark, Outcome, Settle, Settled, Span};
+pub use pool::Pool;
+pub use time::Timestamp;
+pub use value::{List, Text, Value};

@@ -1,0 +1,361 @@
+//! Whose a batch is: the promise of a source, settled when the last holder lets go.
+//!
+//! ```text
+//!   source ──Mark──▶ batch ──clone──▶ branch 1 ──drop──┐
+//!                      └────clone───▶ branch 2 ──drop──┴▶ Settle::settled   every event has its outcome
+//!                      window ──Hold──────────────drop──▶ Settle::released  nothing needs a replay any more
+//! ```
+//!
+//! Letting go means success: delivered, filtered away, or taken into a state. Whoever ends an event otherwise says so
+//! first with [`Mark::end`]. Reference counts do the bookkeeping, so a promise can be neither forgotten nor kept twice.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The source events a mark answers for: `count` of them, numbered from `first`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    /// `meta.sequence` of the first.
+    pub first: u64,
+    /// How many.
+    pub count: u32,
+}
+
+/// How a source event ended, other than well. Later ones outweigh earlier ones where two branches disagree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// It outlived its time limit.
+    Expired,
+    /// An overflow or error policy dropped it.
+    Dropped,
+    /// It went to the dead-letter stage.
+    DeadLettered,
+}
+
+/// The end of a span: how many of its events ended how. The rest of `span.count` completed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// The events this is about.
+    pub span: Span,
+    /// How many expired.
+    pub expired: u32,
+    /// How many a policy dropped.
+    pub dropped: u32,
+    /// How many were dead-lettered.
+    pub dead_lettered: u32,
+}
+
+impl Settled {
+    /// How many were delivered, filtered away or taken into a state.
+    pub fn completed(&self) -> u32 {
+        self.span.count - self.expired - self.dropped - self.dead_lettered
+    }
+}
+
+/// The source's side of the promise. Called on whatever thread lets go last: keep it short.
+pub trait Settle: Send + Sync {
+    /// Every event of the span has ended: answer the one who sent it, count it.
+    fn settled(&self, settled: Settled);
+    /// No state holds the span any more: a replayable source may move its position past it. Comes after `settled`.
+    fn released(&self, span: Span);
+}
+
+/// A batch's share in a promise. A clone is one more share; [`Mark::none`] promises nothing to anybody.
+#[derive(Clone, Default)]
+pub struct Mark(Option<Arc<Promise>>);
+
+/// A state's share in a promise: it delays `released`, not `settled`.
+#[derive(Clone)]
+pub struct Hold {
+    replays: Vec<Arc<Replay>>,
+}
+
+impl Mark {
+    /// A mark without a promise: events made by a stage, whose ancestors have been answered already.
+    pub const fn none() -> Self {
+        Mark(None)
+    }
+
+    /// The mark of a source batch; `settle` hears when it ends.
+    pub fn new(span: Span, settle: Arc<dyn Settle>) -> Self {
+        let replays = vec![Arc::new(Replay { span, settle: settle.clone() })];
+        Mark(Some(Arc::new(Promise { ended: Mutex::default(), parts: Parts::Source { span, settle }, replays })))
+    }
+
+    /// One mark for an event made of many, such as a list of them: it ends as that event ends.
+    pub fn join(marks: Vec<Mark>) -> Self {
+        let parts: Vec<Arc<Promise>> = marks.into_iter().filter_map(|mark| mark.0).collect();
+        if parts.is_empty() {
+            return Mark(None);
+        }
+        let replays = parts.iter().flat_map(|part| part.replays.iter().cloned()).collect();
+        Mark(Some(Arc::new(Promise { ended: Mutex::default(), parts: Parts::Joined(parts), replays })))
+    }
+
+    /// A mark for events a state emits: nothing waits for an answer, but the position stays behind `holds` until they
+    /// have been delivered.
+    pub fn emitted(holds: impl IntoIterator<Item = Hold>) -> Self {
+        let replays: Vec<_> = holds.into_iter().flat_map(|hold| hold.replays).collect();
+        if replays.is_empty() {
+            return Mark(None);
+        }
+        Mark(Some(Arc::new(Promise { ended: Mutex::default(), parts: Parts::Emitted, replays })))
+    }
+
+    /// Says that the event numbered `sequence` ends as `outcome`; rare, so it takes a lock.
+    ///
+    /// Said twice for one event, by two branches, it counts once, as the heavier outcome.
+    pub fn end(&self, sequence: u64, outcome: Outcome) {
+        if let Some(promise) = &self.0 {
+            promise.end(sequence, outcome);
+        }
+    }
+
+    /// A share that keeps the source's position behind this batch while a state holds its events.
+    pub fn hold(&self) -> Option<Hold> {
+        self.0.as_ref().map(|promise| Hold { replays: promise.replays.clone() })
+    }
+
+    /// Whether somebody waits for this mark.
+    pub fn is_some(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Lets go now, and readies the storage for the source's next span where this was the last share: what keeps a
+    /// batch that returns to its source free of allocation. False where somebody else still holds it.
+    pub fn renew(&mut self, span: Span) -> bool {
+        let Some(promise) = self.0.as_mut().and_then(Arc::get_mut) else {
+            return false;
+        };
+        promise.renew(span)
+    }
+
+    /// Settles now where this is the last share, keeping the storage for [`Mark::renew`]; else lets go.
+    pub fn settle(&mut self) {
+        match self.0.as_mut().map(Arc::get_mut) {
+            Some(Some(promise)) => promise.finish(),
+            _ => self.0 = None,
+        }
+    }
+}
+
+impl std::fmt::Debug for Mark {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let parts = self.0.as_ref().map(|promise| match &promise.parts {
+            Parts::Source { span, .. } => format!("{span:?}"),
+            Parts::Joined(parts) => format!("join of {}", parts.len()),
+            Parts::Emitted => "emitted".into(),
+            Parts::Finished { .. } => "settled".into(),
+        });
+        out.debug_tuple("Mark").field(&parts).finish()
+    }
+}
+
+struct Promise {
+    /// Outcomes other than completion, by sequence; empty and without storage while all goes well.
+    ended: Mutex<Vec<(u64, Outcome)>>,
+    parts: Parts,
+    replays: Vec<Arc<Replay>>,
+}
+
+enum Parts {
+    Source { span: Span, settle: Arc<dyn Settle> },
+    Joined(Vec<Arc<Promise>>),
+    Emitted,
+    Finished { settle: Arc<dyn Settle> },
+}
+
+/// Its drop is the release of a span.
+struct Replay {
+    span: Span,
+    settle: Arc<dyn Settle>,
+}
+
+impl Promise {
+    fn end(&self, sequence: u64, outcome: Outcome) {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        match ended.binary_search_by_key(&sequence, |(own, _)| *own) {
+            Ok(index) => ended[index].1 = ended[index].1.max(outcome),
+            Err(index) => ended.insert(index, (sequence, outcome)),
+        }
+    }
+
+    /// Ends every event of every source this stands for.
+    fn end_all(&self, outcome: Outcome) {
+        match &self.parts {
+            Parts::Source { span, .. } => {
+                (span.first..span.first + u64::from(span.count)).for_each(|sequence| self.end(sequence, outcome));
+            }
+            Parts::Joined(parts) => parts.iter().for_each(|part| part.end_all(outcome)),
+            Parts::Emitted | Parts::Finished { .. } => {}
+        }
+    }
+
+    fn finish(&mut self) {
+        let ended = std::mem::take(self.ended.get_mut().unwrap_or_else(PoisonError::into_inner));
+        match std::mem::replace(&mut self.parts, Parts::Emitted) {
+            Parts::Source { span, settle } => {
+                let count = |outcome| ended.iter().filter(|(_, own)| *own == outcome).count() as u32;
+                settle.settled(Settled {
+                    span,
+                    expired: count(Outcome::Expired),
+                    dropped: count(Outcome::Dropped),
+                    dead_lettered: count(Outcome::DeadLettered),
+                });
+                self.release_in_place();
+                self.parts = Parts::Finished { settle };
+            }
+            Parts::Joined(parts) => {
+                // The one event made of them all ended badly: so did each of them.
+                if let Some(worst) = ended.iter().map(|(_, outcome)| *outcome).max() {
+                    parts.iter().for_each(|part| part.end_all(worst));
+                }
+            }
+            Parts::Emitted => {}
+            finished @ Parts::Finished { .. } => self.parts = finished,
+        }
+    }
+
+    /// Releases the span without giving up the replay's storage, where no state holds it.
+    fn release_in_place(&mut self) {
+        if let [replay] = self.replays.as_mut_slice()
+            && let Some(own) = Arc::get_mut(replay)
+        {
+            own.release();
+        } else {
+            self.replays.clear();
+        }
+    }
+
+    fn renew(&mut self, span: Span) -> bool {
+        self.finish();
+        let Parts::Finished { settle } = &self.parts else {
+            return false;
+        };
+        let settle = settle.clone();
+        match self.replays.as_mut_slice() {
+            [replay] => match Arc::get_mut(replay) {
+                Some(own) => own.span = span,
+                None => return false,
+            },
+            _ => self.replays.push(Arc::new(Replay { span, settle: settle.clone() })),
+        }
+        self.parts = Parts::Source { span, settle };
+        true
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+impl Replay {
+    fn release(&mut self) {
+        let span = std::mem::take(&mut self.span);
+        if span.count > 0 {
+            self.settle.released(span);
+        }
+    }
+}
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Heard(Mutex<(Vec<Settled>, Vec<Span>)>);
+
+    impl Heard {
+        fn settled(&self) -> Vec<Settled> {
+            self.0.lock().unwrap().0.clone()
+        }
+        fn released(&self) -> Vec<Span> {
+            self.0.lock().unwrap().1.clone()
+        }
+    }
+
+    impl Settle for Heard {
+        fn settled(&self, settled: Settled) {
+            self.0.lock().unwrap().0.push(settled);
+        }
+        fn released(&self, span: Span) {
+            self.0.lock().unwrap().1.push(span);
+        }
+    }
+
+    fn mark(first: u64, count: u32) -> (Mark, Arc<Heard>) {
+        let heard = Arc::new(Heard::default());
+        (Mark::new(Span { first, count }, heard.clone()), heard)
+    }
+
+    #[test]
+    fn a_promise_settles_when_the_last_branch_lets_go() {
+        let (first, heard) = mark(7, 3);
+        let second = first.clone();
+        drop(first);
+        assert!(heard.settled().is_empty());
+        drop(second);
+        assert_eq!(heard.settled(), [Settled { span: Span { first: 7, count: 3 }, ..Settled::default() }]);
+        assert_eq!(heard.released(), [Span { first: 7, count: 3 }]);
+    }
+
+    #[test]
+    fn an_event_two_branches_disagree_about_counts_once_as_the_heavier_outcome() {
+        let (mark, heard) = mark(0, 4);
+        mark.end(1, Outcome::DeadLettered);
+        mark.clone().end(1, Outcome::Dropped);
+        mark.end(3, Outcome::Expired);
+        drop(mark);
+        let settled = heard.settled()[0];
+        assert_eq!((settled.completed(), settled.dead_lettered, settled.dropped, settled.expired), (2, 1, 0, 1));
+    }
+
+    #[test]
+    fn a_hold_answers_the_source_but_keeps_its_position_until_the_emission_is_delivered() {
+        let (mark, heard) = mark(0, 1);
+        let hold = mark.hold().unwrap();
+        drop(mark);
+        assert_eq!(heard.settled().len(), 1);
+        assert!(heard.released().is_empty());
+        let emitted = Mark::emitted([hold]);
+        assert!(heard.released().is_empty());
+        drop(emitted);
+        assert_eq!(heard.released(), [Span { first: 0, count: 1 }]);
+    }
+
+    #[test]
+    fn a_joined_mark_ends_all_its_parts_as_the_event_made_of_them() {
+        let (first, heard_first) = mark(0, 2);
+        let (second, heard_second) = mark(5, 1);
+        let joined = Mark::join(vec![first, second]);
+        joined.end(0, Outcome::Dropped);
+        drop(joined);
+        assert_eq!(heard_first.settled()[0].dropped, 2);
+        assert_eq!(heard_second.settled()[0].dropped, 1);
+    }
+
+    #[test]
+    fn a_renewed_mark_settles_each_span_once_and_a_shared_one_is_not_renewed() {
+        let (mut mark, heard) = mark(0, 2);
+        assert!(mark.renew(Span { first: 2, count: 5 }));
+        assert_eq!(heard.settled().len(), 1);
+        mark.settle();
+        assert_eq!(heard.settled().len(), 2);
+        assert!(mark.renew(Span { first: 7, count: 1 }));
+        assert_eq!(heard.settled().len(), 2, "a settled span is not settled again");
+        let share = mark.clone();
+        assert!(!mark.renew(Span { first: 8, count: 1 }));
+        drop(mark);
+        drop(share);
+        let spans: Vec<_> = heard.settled().iter().map(|settled| settled.span.first).collect();
+        assert_eq!(spans, [0, 2, 7]);
+        assert_eq!(heard.released().len(), 3);
+    }
+}

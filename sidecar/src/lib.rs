@@ -1,0 +1,1 @@
+//! The data plane: a plan becomes running stages.
