@@ -8,22 +8,25 @@ use std::thread;
 
 use cel::{
     IdedExpr, ParseError, Program,
-    common::ast::{EntryExpr, Expr, SourceInfo},
+    common::ast::{EntryExpr, Expr},
 };
 
 use crate::{Problem, limits};
 
 /// A parsed expression, and where each of its nodes was written.
 pub(crate) struct Parsed {
-    pub(crate) tree: IdedExpr,
-    places: SourceInfo,
+    program: Program,
     source_len: usize,
 }
 
 impl Parsed {
+    pub(crate) fn tree(&self) -> &IdedExpr {
+        self.program.expression()
+    }
+
     /// Where the node `id` was written: bytes from the start of the source.
     pub(crate) fn place(&self, id: u64) -> Option<usize> {
-        self.places.offset_for(id).map(|(start, _)| (start as usize).min(self.source_len))
+        self.program.source_info().offset_for(id).map(|(start, _)| (start as usize).min(self.source_len))
     }
 }
 
@@ -40,19 +43,15 @@ pub(crate) fn parse(source: &str) -> Result<Parsed, Vec<Problem>> {
         .spawn(parser)
         .map_err(|error| vec![Problem::new(format!("no thread to parse it on: {error}"))])?;
     let parsed = started.join().unwrap_or_else(|_| Err(vec![Problem::new("the parser gave up on this expression")]));
-    parsed.map(|(tree, places)| Parsed { tree, places, source_len: source.len() })
+    parsed.map(|program| Parsed { program, source_len: source.len() })
 }
 
-fn parse_here(source: &str) -> Result<(IdedExpr, SourceInfo), Vec<Problem>> {
-    let (program, places) = match Program::compile(source) {
-        // The crate lends its tree and its places; both are wanted for longer than the program lives.
-        Ok(program) => (program.expression().clone(), copy_places(program.source_info(), program.expression())),
-        Err(errors) => return Err(worded(source, errors.errors)),
-    };
-    if depth(&program) > limits::DEPTH_MAX {
-        return Err(vec![too_deep()]);
+fn parse_here(source: &str) -> Result<Program, Vec<Problem>> {
+    match Program::compile(source) {
+        Ok(program) if depth(program.expression()) > limits::DEPTH_MAX => Err(vec![too_deep()]),
+        Ok(program) => Ok(program),
+        Err(errors) => Err(worded(source, errors.errors)),
     }
-    Ok((program, places))
 }
 
 /// What can be refused without parsing.
@@ -74,16 +73,6 @@ fn guard(source: &str) -> Result<(), Problem> {
 fn too_deep() -> Problem {
     Problem::new(format!("the expression is nested deeper than {} levels", limits::DEPTH_MAX))
         .help("split it over several stages, or set a field with a part of it first")
-}
-
-fn copy_places(places: &SourceInfo, tree: &IdedExpr) -> SourceInfo {
-    let mut copy = SourceInfo::default();
-    walk(tree, &mut |node| {
-        if let Some((start, stop)) = places.offset_for(node.id) {
-            copy.add_offset(node.id, start, stop);
-        }
-    });
-    copy
 }
 
 /// Calls `visit` with `node` and every node below it.

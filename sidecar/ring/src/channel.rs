@@ -110,7 +110,10 @@ impl<T> Sender<T> {
         self.sent = self.sent.wrapping_add((self.weigh)(&item) as u64);
         self.control.set_sent(self.sent);
         if let Err(item) = self.ring.push(item) {
-            unreachable!("a slot was free a moment ago, and only we fill slots: weight {}", (self.weigh)(&item));
+            unreachable!(
+                "a slot was free a moment ago, and only we fill slots: weight {}",
+                (self.weigh)(&item)
+            );
         }
         self.control.wake_receiver_if_waiting();
         Ok(())

@@ -18,10 +18,10 @@
 )]
 #![allow(clippy::disallowed_types, reason = "`sync` is where the raw atomics are wrapped for everyone else")]
 
-//pub mod broadcast;
+pub mod broadcast;
 pub mod channel;
 pub mod eventcount;
-//pub mod fan_in;
+pub mod fan_in;
 mod slots;
 pub mod spsc;
 pub mod sync;
@@ -29,4 +29,4 @@ pub mod sync;
 pub use channel::{Gauge, Receiver, Refused, Sender, Weigh, channel};
 pub use crossbeam_utils::CachePadded;
 pub use eventcount::EventCount;
-//pub use fan_in::FanIn;
+pub use fan_in::FanIn;

@@ -67,7 +67,8 @@ impl<T> Producer<T> {
     /// and at the wrap, none when the ring is full.
     #[inline]
     pub fn claim(&mut self, n: usize) -> Claim<'_, T> {
-        let claimed = self.ring.slots.run(self.tail, self.room(n));
+        let room = self.room(n);
+        let claimed = self.ring.slots.run(self.tail, room);
         Claim { producer: self, claimed, written: 0 }
     }
 

@@ -1,0 +1,229 @@
+//! What is wrong with what a user wrote, where, why, and what to write instead.
+//!
+//! Every code is a line of the table in [`Code`]: its text never changes, since people search for it. Each has a case in
+//! `cases/`, a file and what is said about it; `tests/cases.rs` fails for a code without one.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::path::Path;
+
+/// One thing wrong with a resource, or worth knowing of it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Diagnostic {
+    /// Which kind of mistake.
+    pub code: Code,
+    /// How bad.
+    pub severity: Severity,
+    /// The file, as it was named to the compiler; none for a pipeline built in code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Where in the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub place: Option<Place>,
+    /// `namespace/name` of the resource, where that much could be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resource: Option<String>,
+    /// The field.
+    pub path: Path,
+    /// What is wrong: a lower-case clause.
+    pub reason: String,
+    /// What to do about it: a lower-case clause.
+    pub cure: String,
+}
+
+/// A place in a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Place {
+    /// The line, from 1.
+    pub line: usize,
+    /// The character in the line, from 1.
+    pub column: usize,
+    /// The line itself, or as much of it as is worth showing.
+    pub text: String,
+}
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum Severity {
+    /// Nothing starts.
+    Error,
+    /// It runs, but hardly as it was meant.
+    Warning,
+    /// It runs, and this is good to know.
+    Note,
+}
+
+impl Diagnostic {
+    pub(crate) fn new(code: Code, path: Path, reason: impl Into<String>, cure: impl Into<String>) -> Self {
+        let (reason, cure) = (reason.into(), cure.into());
+        Self { code, severity: code.severity(), file: None, place: None, resource: None, path, reason, cure }
+    }
+
+    /// Whether nothing may start.
+    pub fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+}
+
+/// ```text
+/// error[unknown-stage]: no stage is called `tik`
+///   --> hello.yaml:6:24
+///    |
+///  6 |   - {name: show, from: [tik], sink: {console: {}}}
+///    |                         ^
+///    = at: default/hello spec.stages[1].from[0]
+///    = cure: write `tick`
+/// ```
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}[{}]: {}", self.severity, self.code, self.reason)?;
+        let margin = match &self.place {
+            Some(place) => place.line.to_string().len(),
+            None => 1,
+        };
+        if let Some(file) = &self.file {
+            write!(out, "\n{:margin$}--> {file}", "")?;
+            if let Some(Place { line, column, text }) = &self.place {
+                write!(out, ":{line}:{column}")?;
+                let caret = column.saturating_sub(1);
+                if caret <= text.chars().count() {
+                    write!(out, "\n{:margin$} |\n{line} | {text}\n{:margin$} | {:caret$}^", "", "", "")?;
+                }
+            }
+        }
+        let path = self.path.to_string();
+        if self.resource.is_some() || !path.is_empty() {
+            let at: Vec<&str> =
+                [self.resource.as_deref().unwrap_or_default(), &path].into_iter().filter(|part| !part.is_empty()).collect();
+            write!(out, "\n{:margin$} = at: {}", "", at.join(" "))?;
+        }
+        write!(out, "\n{:margin$} = cure: {}", "", self.cure)
+    }
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+            Severity::Note => "note",
+        })
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.text())
+    }
+}
+
+impl Serialize for Code {
+    fn serialize<S: serde::Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        out.serialize_str(self.text())
+    }
+}
+
+macro_rules! codes {
+    ($($code:ident $text:literal $severity:ident $meaning:literal,)+) => {
+        /// Which kind of mistake it is.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Code {
+            $(#[doc = $meaning] $code,)+
+        }
+
+        impl Code {
+            /// Every code, in the order a resource is read.
+            pub const ALL: &'static [Code] = &[$(Code::$code),+];
+
+            /// Its name, such as `unknown-stage`: it never changes.
+            pub fn text(self) -> &'static str {
+                match self { $(Code::$code => $text,)+ }
+            }
+
+            /// How bad it is.
+            pub fn severity(self) -> Severity {
+                match self { $(Code::$code => Severity::$severity,)+ }
+            }
+
+            /// What it means, in one line.
+            pub fn meaning(self) -> &'static str {
+                match self { $(Code::$code => $meaning,)+ }
+            }
+        }
+    };
+}
+
+codes! {
+    // The file.
+    FileTooLarge "file-too-large" Error "A file has more than 1 MiB, or more than 256 documents.",
+    NotText "not-text" Error "A file is not UTF-8 text.",
+    EmptyFile "empty-file" Error "A file has no document in it.",
+    YamlSyntax "yaml-syntax" Error "A document is not YAML.",
+    TooDeep "too-deep" Error "Maps and lists are nested deeper than 32 levels.",
+    AliasBomb "alias-bomb" Error "Aliases repeat so much that the document would grow beyond every bound.",
+    DuplicateKey "duplicate-key" Error "A map has the same key twice.",
+    NotFinite "not-finite" Error "A number is infinite, or not a number.",
+    TooManyProblems "too-many-problems" Error "A file has more problems than are worth listing.",
+
+    // The resource.
+    UnknownResource "unknown-resource" Error "A document is of a kind that is not known.",
+    UnknownVersion "unknown-version" Error "A resource is of a version that is not known.",
+    DuplicatePipeline "duplicate-pipeline" Error "Two pipelines of a file have the same namespace and name.",
+
+    // Its fields.
+    MissingField "missing-field" Error "A field that is required is not there.",
+    UnknownField "unknown-field" Error "There is no such field.",
+    WrongType "wrong-type" Error "A value is of another type than the field.",
+    UnknownValue "unknown-value" Error "A value is none of those the field may have.",
+    BadDuration "bad-duration" Error "A text is no duration.",
+    BadSize "bad-size" Error "A text is no size.",
+    BadText "bad-text" Error "A text does not have the form the field asks for.",
+    BadLength "bad-length" Error "A text is too short or too long.",
+    OutOfRange "out-of-range" Error "A number is less or more than the field allows.",
+    BadCount "bad-count" Error "A list or a map has too few or too many entries.",
+    UnknownKind "unknown-kind" Error "There is no such kind of source, process, sink or codec.",
+    NoKind "no-kind" Error "A stage does not say what it does.",
+    TwoKinds "two-kinds" Error "A stage says twice what it does.",
+    TooManyStages "too-many-stages" Error "A pipeline has more than 64 stages.",
+
+    // The graph.
+    DuplicateStage "duplicate-stage" Error "Two stages of a pipeline have the same name.",
+    UnknownStage "unknown-stage" Error "No stage has this name.",
+    LaterStage "later-stage" Error "A stage takes input from itself or from a stage below it.",
+    FromSink "from-sink" Error "A stage takes input from a sink, which has no output.",
+    NoInput "no-input" Error "A stage that is not a source has nothing to take events from.",
+    RepeatedInput "repeated-input" Error "A stage names the same input twice.",
+    InputOnSource "input-on-source" Error "A source has a field that is about its input, and it has no input.",
+    WhenAndOtherwise "when-and-otherwise" Error "A stage has both `when` and `otherwise`.",
+    OtherwiseAlone "otherwise-alone" Error "A stage has `otherwise`, and no other stage with the same input has `when`.",
+    UnusedOutput "unused-output" Warning "No stage takes the events of a stage.",
+    MergeOfOne "merge-of-one" Warning "A `merge` has one input, so it does nothing.",
+    SharedResource "shared-resource" Error "Two stages want for themselves what only one can have.",
+
+    // Failures.
+    RetryOffSink "retry-off-sink" Error "A stage that is not a sink has `retry`.",
+    DeadLetterOffSink "dead-letter-off-sink" Error "`deadLetter` names a stage that is not a sink.",
+    DeadLetterLoop "dead-letter-loop" Error "Dead letters of a sink would come back to it.",
+    BadRetry "bad-retry" Error "The first wait of `retry` is longer than the longest.",
+
+    // What the kinds ask for.
+    ZeroDuration "zero-duration" Error "A duration is 0 where time must pass.",
+    BadWindow "bad-window" Error "A `window` has not exactly one form, or one that does not divide.",
+    BadThreshold "bad-threshold" Error "A `threshold` has not exactly one bound, or clears on the wrong side of it.",
+    BadThrottle "bad-throttle" Error "A `throttle` with keys would block all of them for one.",
+    BadQuantile "bad-quantile" Error "A quantile is not a share from 0 to 1, or is there twice.",
+    BadRegex "bad-regex" Error "A pattern is no regular expression, or names no group.",
+    BadSeparator "bad-separator" Error "A separator of CSV is not one byte, or is one that has a meaning.",
+    BadAddress "bad-address" Error "An address to listen on has no port that exists.",
+    BadFieldPath "bad-field-path" Error "A dotted path to a field has an empty name in it.",
+    RepeatedField "repeated-field" Error "A field is written twice by one stage.",
+
+    // Expressions.
+    BadExpression "bad-expression" Error "An expression is wrong, whatever the events are.",
+    UnfitExpression "unfit-expression" Error "An expression does not fit the events that reach the stage.",
+    CheckedWhenRun "checked-when-run" Note "The fields of the events are not known, so expressions are checked when they run.",
+    StateInMemory "state-in-memory" Note "A stage keeps state in memory, which a crash loses.",
+}

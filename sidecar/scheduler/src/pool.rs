@@ -1,0 +1,124 @@
+//! Threads that step the workers, and sleep when there is nothing to do.
+
+use std::{panic, sync::Arc, time::Duration};
+
+use sidestream_host::Clock;
+use sidestream_ring::sync::{
+    AtomicBool, Ordering, spin_loop,
+    thread::{Builder, JoinHandle},
+};
+
+use crate::{Scheduler, Step, Worker};
+
+/// How a pool is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// How many threads. The default is one for every core the process may use: 2 in a container limited to `cpu: 2`.
+    pub workers: usize,
+    /// How they wait for work.
+    pub waiting: Waiting,
+}
+
+/// How an idle worker waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Waiting {
+    /// It looks around for a few microseconds, then sleeps: an idle process burns nothing.
+    #[default]
+    Park,
+    /// It never sleeps: the lowest latency, at the price of a core.
+    Busy,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { workers: cores, waiting: Waiting::Park }
+    }
+}
+
+/// A scheduler with its threads. They end when it is dropped; tasks then stay where they are.
+pub struct Pool {
+    scheduler: Scheduler,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Pool {
+    /// Starts the threads, named `worker-0` and so on.
+    pub fn start(config: Config, clock: Clock) -> std::io::Result<Pool> {
+        let (scheduler, workers) = Scheduler::new(config.workers.max(1), clock);
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut pool = Pool { scheduler, stop, threads: Vec::new() };
+        for (index, worker) in workers.into_iter().enumerate() {
+            let stop = pool.stop.clone();
+            let thread = Builder::new()
+                .name(format!("worker-{index}"))
+                .spawn(move || run(worker, config.waiting, &stop))?;
+            pool.threads.push(thread);
+        }
+        Ok(pool)
+    }
+
+    /// What makes tasks for these threads.
+    pub fn scheduler(&self) -> &Scheduler {
+        &self.scheduler
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.scheduler.shared.sleepers.notify_all();
+        for thread in self.threads.drain(..) {
+            if let Err(cause) = thread.join() {
+                panic::resume_unwind(cause);
+            }
+        }
+    }
+}
+
+fn run(mut worker: Worker, waiting: Waiting, stop: &AtomicBool) {
+    let mut looks = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let Step::Idle { until } = worker.step() else {
+            looks = 0;
+            continue;
+        };
+        looks += 1;
+        if waiting == Waiting::Busy || looks < LOOKS_BEFORE_SLEEP {
+            spin_loop();
+            continue;
+        }
+        sleep(&worker, until, stop);
+        looks = 0;
+    }
+}
+
+fn sleep(worker: &Worker, until: Option<sidestream_host::Moment>, stop: &AtomicBool) {
+    let shared = worker.shared();
+    let limit = match until {
+        None => None,
+        Some(moment) => {
+            let limit = moment.since(shared.clock.now());
+            if limit < SHORTEST_SLEEP {
+                return spin_loop();
+            }
+            Some(limit)
+        }
+    };
+    let ticket = shared.sleepers.prepare();
+    if worker.sees_work() || stop.load(Ordering::SeqCst) {
+        return shared.sleepers.cancel(ticket);
+    }
+    match limit {
+        None => shared.sleepers.wait(ticket),
+        Some(limit) => {
+            shared.sleepers.wait_timeout(ticket, limit);
+        }
+    }
+}
+
+/// A look costs tens of nanoseconds, going to sleep and waking some microseconds: after about as long as that, sleep.
+const LOOKS_BEFORE_SLEEP: u32 = 100;
+/// A shorter sleep would end late: the kernel's timer slack alone is 50 us.
+const SHORTEST_SLEEP: Duration = Duration::from_micros(50);

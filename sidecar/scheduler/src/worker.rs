@@ -1,0 +1,118 @@
+//! A worker: picks a task, runs it once.
+
+use std::{cell::RefCell, sync::Arc};
+
+use sidestream_host::Moment;
+
+use crate::{
+    Shared, Turn,
+    queue::{Queues, Runnable},
+    timers::Timers,
+};
+
+/// One of a scheduler's workers. Whoever owns it steps it: a thread of a [`crate::Pool`], or a simulation.
+pub struct Worker {
+    index: usize,
+    queues: Queues,
+    timers: Timers,
+    shared: Arc<Shared>,
+    picks: u32,
+    /// Tasks woken during a turn; kept for its storage.
+    woken: Vec<Runnable>,
+}
+
+/// What a step did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// It ran a task.
+    Ran,
+    /// There was nothing to run; nothing will be before this time, unless somebody wakes a task.
+    Idle {
+        /// The earliest time a task of this worker asked for.
+        until: Option<Moment>,
+    },
+}
+
+impl Worker {
+    pub(crate) fn new(index: usize, queues: Queues, shared: Arc<Shared>) -> Self {
+        Self { index, queues, timers: Timers::default(), shared, picks: 0, woken: Vec::new() }
+    }
+
+    /// Runs one task, if there is one to run.
+    pub fn step(&mut self) -> Step {
+        let now = self.shared.clock.now();
+        while let Some(task) = self.timers.take_due(now) {
+            // Scheduled through the usual door, and kept here, because this thread says it is this worker.
+            self.as_this_worker(|| task.schedule());
+        }
+        self.picks = self.picks.wrapping_add(1);
+        let Some(task) = self.queues.pick(self.picks, self.index, &self.shared.injectors, &self.shared.stealers)
+        else {
+            return Step::Idle { until: self.timers.next() };
+        };
+        let (again, until) = self.as_this_worker(|| task.run(Turn { now }));
+        if let Some(moment) = until {
+            self.timers.set(moment, task.clone());
+        }
+        if again {
+            self.queues.push(task);
+        }
+        // One task is this worker's next turn; a second one is somebody else's chance.
+        if self.queues.len() > 1 {
+            self.shared.sleepers.notify_one();
+        }
+        Step::Ran
+    }
+
+    /// Whether any worker, or nobody yet, has a task to run.
+    pub(crate) fn sees_work(&self) -> bool {
+        self.queues.len() > 0
+            || !self.shared.injectors.is_empty()
+            || self.shared.stealers.iter().any(|stealers| !stealers.is_empty())
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Runs `act` so that tasks it wakes are kept for this worker.
+    fn as_this_worker<R>(&mut self, act: impl FnOnce() -> R) -> R {
+        let woken = std::mem::take(&mut self.woken);
+        let own = Current { scheduler: Arc::as_ptr(&self.shared).addr(), woken };
+        let before = CURRENT.with(|current| current.replace(Some(own)));
+        let result = act();
+        let own = CURRENT.with(|current| current.replace(before));
+        self.woken = own.map(|own| own.woken).unwrap_or_default();
+        for task in self.woken.drain(..) {
+            self.queues.push(task);
+        }
+        result
+    }
+}
+
+/// Keeps a task that was woken on a worker's thread for that worker, which will queue it when the turn is over: its
+/// data is in this core's cache. Gives it back where this thread is no worker of `shared`.
+pub(crate) fn keep_for_this_worker(shared: &Arc<Shared>, task: Runnable) -> Result<(), Runnable> {
+    CURRENT.with(|current| match current.borrow_mut().as_mut() {
+        Some(current) if current.scheduler == Arc::as_ptr(shared).addr() => {
+            current.woken.push(task);
+            Ok(())
+        }
+        _ => Err(task),
+    })
+}
+
+struct Current {
+    /// The address of the scheduler's shared state, which tells schedulers apart.
+    scheduler: usize,
+    woken: Vec<Runnable>,
+}
+
+#[cfg(not(shuttle))]
+thread_local! {
+    static CURRENT: RefCell<Option<Current>> = const { RefCell::new(None) };
+}
+#[cfg(shuttle)]
+shuttle::thread_local! {
+    static CURRENT: RefCell<Option<Current>> = RefCell::new(None);
+}
