@@ -32,6 +32,9 @@ pub struct Diagnostic {
     pub reason: String,
     /// What to do about it: a lower-case clause.
     pub cure: String,
+    /// An expression and the byte of it that is meant, to show the place inside the text of the field.
+    #[serde(skip)]
+    pub(crate) inside: Option<(String, usize)>,
 }
 
 /// A place in a file.
@@ -59,7 +62,7 @@ pub enum Severity {
 impl Diagnostic {
     pub(crate) fn new(code: Code, path: Path, reason: impl Into<String>, cure: impl Into<String>) -> Self {
         let (reason, cure) = (reason.into(), cure.into());
-        Self { code, severity: code.severity(), file: None, place: None, resource: None, path, reason, cure }
+        Self { code, severity: code.severity(), file: None, place: None, resource: None, path, reason, cure, inside: None }
     }
 
     /// Whether nothing may start.
@@ -224,6 +227,7 @@ codes! {
     // Expressions.
     BadExpression "bad-expression" Error "An expression is wrong, whatever the events are.",
     UnfitExpression "unfit-expression" Error "An expression does not fit the events that reach the stage.",
+    UnfitEvents "unfit-events" Error "A stage can't do its work on the events that reach it.",
     CheckedWhenRun "checked-when-run" Note "The fields of the events are not known, so expressions are checked when they run.",
     StateInMemory "state-in-memory" Note "A stage keeps state in memory, which a crash loses.",
 }

@@ -1,4 +1,33 @@
 //! The language: what a user may write, and what it means.
+//!
+//! [`compile`] turns text into plans that a sidecar runs, and into everything that is wrong with it; [`Pipeline`] is the
+//! resource itself, for those who build it in code or read it from a cluster. The stage kinds are structs of
+//! `sidestream-plan`.
+//!
+//! This crate does no I/O and knows no room of the sidecar.
 
+mod compile;
+mod crd;
+mod diagnostic;
+mod path;
 mod pipeline;
-pub use pipeline::*;
+mod reference;
+mod structure;
+mod suggest;
+mod yaml;
+
+pub use compile::{Compiled, CompiledPipeline, compile, compile_pipeline};
+pub use crd::{pipeline_crd, pipeline_crd_yaml};
+pub use diagnostic::{Code, Diagnostic, Place, Severity};
+pub use path::{Path, Step};
+pub use pipeline::{INPUTS_MAX, Pipeline, PipelineSpec, PipelineStatus, STAGES_MAX, StageSpec, TEXT_BYTES_MAX};
+pub use reference::{diagnostics_page, pipeline_page};
+
+/// Every file that is generated from the types, by its path in the repository.
+pub fn generated() -> [(&'static str, String); 3] {
+    [
+        ("crds/pipelines.yaml", pipeline_crd_yaml()),
+        ("docs/reference/pipeline.md", pipeline_page()),
+        ("docs/reference/diagnostics.md", diagnostics_page()),
+    ]
+}

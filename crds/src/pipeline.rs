@@ -61,7 +61,7 @@ pub struct StageSpec {
     /// The stages above whose events it takes: `[minute]`. Absent: the stage just above, which must not be a sink. Empty:
     /// none, for a sink that only takes dead letters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = INPUTS_MAX))]
+    #[schemars(length(max = INPUTS_MAX), inner(length(min = 1, max = 63)))]
     pub from: Option<Vec<String>>,
     /// Takes only the events this says yes to: `event.status >= 500`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -28,6 +28,8 @@ const DEPTH_MAX: usize = 32;
 /// 1 MiB without aliases can't reach it.
 const EXPANDED_MAX: usize = 16 << 20;
 const NODE_COST: usize = 16;
+/// Brackets that are open at once: room for texts that have some of their own.
+const BRACKETS_OPEN_MAX: usize = 8 * DEPTH_MAX;
 /// Characters of a line that a place shows.
 const LINE_SHOWN_MAX: usize = 160;
 
@@ -72,11 +74,12 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Vec<Document<'_>>, Diagnostic> {
     Ok(chunks.into_iter().map(parse).collect())
 }
 
-/// Where in the file a field is; for one that is not there, what it would be in.
-pub(crate) fn locate(chunk: Chunk<'_>, path: &Path) -> Option<Place> {
-    let finder = Finder { steps: path.steps() };
+/// Where in the file the value of a field is, or its name; for one that is not there, what it would be in.
+pub(crate) fn locate(chunk: Chunk<'_>, path: &Path, at_name: bool) -> Option<Place> {
+    let finder = Finder { steps: path.steps(), at_name };
     let error = finder.deserialize(serde_yaml::Deserializer::from_str(chunk.text)).err()?;
-    chunk.place(error.location()?)
+    let at = error.location()?;
+    chunk.place(at.line(), at.column())
 }
 
 impl Chunk<'_> {
@@ -85,11 +88,11 @@ impl Chunk<'_> {
         self.text.len()
     }
 
-    fn place(&self, location: serde_yaml::Location) -> Option<Place> {
-        let line = self.text.lines().nth(location.line().checked_sub(1)?)?;
-        let column = location.column();
-        let text = line.chars().take(LINE_SHOWN_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
-        Some(Place { line: self.lines_before + location.line(), column, text })
+    /// The place of a line and column of this document, both from 1.
+    fn place(&self, line: usize, column: usize) -> Option<Place> {
+        let text = self.text.lines().nth(line.checked_sub(1)?)?;
+        let text = text.chars().take(LINE_SHOWN_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
+        Some(Place { line: self.lines_before + line, column, text })
     }
 }
 
@@ -129,11 +132,18 @@ fn says_nothing(line: &str) -> bool {
 
 fn parse(chunk: Chunk<'_>) -> Document<'_> {
     let mut reader = Reader::default();
+    if let Some(line) = too_many_brackets(chunk.text) {
+        reader.refuse(Code::TooDeep, TOO_DEEP, TOO_DEEP_CURE);
+        for diagnostic in &mut reader.diagnostics {
+            diagnostic.place = chunk.place(line, 1);
+        }
+        return Document { value: Value::Null, refused: reader.refused, chunk, diagnostics: reader.diagnostics };
+    }
     let (value, sound) = match reader.deserialize_from(chunk.text) {
         Ok(value) => (value, true),
         Err(error) => {
             let diagnostic = reader.refusal(&error);
-            reader.diagnostics.push(Diagnostic { place: error.location().and_then(|at| chunk.place(at)), ..diagnostic });
+            reader.diagnostics.push(Diagnostic { place: error.location().and_then(|at| chunk.place(at.line(), at.column())), ..diagnostic });
             (Value::Null, false)
         }
     };
@@ -141,6 +151,25 @@ fn parse(chunk: Chunk<'_>) -> Document<'_> {
         reader.refused.push(Path::top());
     }
     Document { value, refused: reader.refused, chunk, diagnostics: reader.diagnostics }
+}
+
+/// The line in which more brackets are open than any document needs. The parser's time grows with the square of them, so
+/// this comes first. Brackets in texts count too, which is only a matter for texts with hundreds that never close.
+fn too_many_brackets(text: &str) -> Option<usize> {
+    let mut open = 0usize;
+    for (index, line) in text.lines().enumerate() {
+        for byte in line.bytes() {
+            match byte {
+                b'[' | b'{' => open += 1,
+                b']' | b'}' => open = open.saturating_sub(1),
+                _ => {}
+            }
+            if open > BRACKETS_OPEN_MAX {
+                return Some(index + 1);
+            }
+        }
+    }
+    None
 }
 
 /// Builds the tree of one document.
@@ -282,7 +311,7 @@ impl<'de> Visitor<'de> for &mut Reader {
             return Ok(Value::Null);
         }
         let mut map = Map::new();
-        while let Some(key) = input.next_key_seed(KeyReader)? {
+        while let Some(key) = input.next_key_seed(KeyReader { fail_at: None })? {
             self.spend(key.len())?;
             self.path.push(Step::Field(key.clone()));
             let value = input.next_value_seed(&mut *self);
@@ -302,9 +331,12 @@ impl<'de> Visitor<'de> for &mut Reader {
 }
 
 /// Keys are text; a number or `true` as a key is taken as it is written, as Kubernetes does.
-struct KeyReader;
+struct KeyReader<'a> {
+    /// The key at which to fail, so that the error has its place.
+    fail_at: Option<&'a str>,
+}
 
-impl<'de> DeserializeSeed<'de> for KeyReader {
+impl<'de> DeserializeSeed<'de> for KeyReader<'_> {
     type Value = String;
 
     fn deserialize<D: Deserializer<'de>>(self, input: D) -> Result<String, D::Error> {
@@ -312,7 +344,7 @@ impl<'de> DeserializeSeed<'de> for KeyReader {
     }
 }
 
-impl<'de> Visitor<'de> for KeyReader {
+impl<'de> Visitor<'de> for KeyReader<'_> {
     type Value = String;
 
     fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -320,13 +352,17 @@ impl<'de> Visitor<'de> for KeyReader {
     }
 
     fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<String, E> {
-        Ok(value.into())
+        match self.fail_at {
+            Some(name) if name == value => Err(E::custom("here")),
+            _ => Ok(value.into()),
+        }
     }
 }
 
 /// Goes down a path and fails where it ends: the place of the error is the place of the field.
 struct Finder<'a> {
     steps: &'a [Step],
+    at_name: bool,
 }
 
 impl<'de> DeserializeSeed<'de> for Finder<'_> {
@@ -350,16 +386,17 @@ impl<'de> Visitor<'de> for Finder<'_> {
             for _ in 0..*index {
                 input.next_element::<IgnoredAny>()?;
             }
-            input.next_element_seed(Finder { steps })?;
+            input.next_element_seed(Finder { steps, ..self })?;
         }
         Err(A::Error::custom("here"))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut input: A) -> Result<(), A::Error> {
         if let Some((Step::Field(name), steps)) = self.steps.split_first() {
-            while let Some(key) = input.next_key_seed(KeyReader)? {
+            let fail_at = (self.at_name && steps.is_empty()).then_some(name.as_str());
+            while let Some(key) = input.next_key_seed(KeyReader { fail_at })? {
                 if key == *name {
-                    input.next_value_seed(Finder { steps })?;
+                    input.next_value_seed(Finder { steps, ..self })?;
                 } else {
                     input.next_value::<IgnoredAny>()?;
                 }
@@ -367,4 +404,9 @@ impl<'de> Visitor<'de> for Finder<'_> {
         }
         Err(A::Error::custom("here"))
     }
+}
+
+/// A tree as YAML text.
+pub(crate) fn write(value: &Value) -> String {
+    serde_yaml::to_string(value).expect("a JSON value has a YAML form")
 }

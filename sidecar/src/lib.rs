@@ -1,1 +1,29 @@
 //! The data plane: a plan becomes running stages.
+//!
+//! ```text
+//!   Plan ─▶ prepare ─▶ assemble ─▶ Pipeline ── runs on the scheduler's workers
+//!             │ (may fail,             ├────── sources and sinks on threads and the socket runtime
+//!             │  touches nothing)      └────── reload: a new plan, kept stages keep their state
+//! ```
+//!
+//! [`assemble`](mod@assemble) is the picture of the data path, to be read top-down. This room is the only place that
+//! sees all rooms together; it knows no YAML and no Kubernetes.
+
+mod assemble;
+mod backoff;
+mod door;
+mod latch;
+mod pipeline;
+mod prepare;
+mod reload;
+mod sink;
+mod source;
+mod world;
+
+pub use door::{Door, PushError};
+pub use pipeline::{Drained, Pipeline, RingView, StageView};
+pub use reload::{ReloadError, Reloaded};
+pub use prepare::AssembleError;
+pub use sidestream_connector::{Ledger, Secrets};
+pub use sidestream_graph::{Flow, Histogram, Output, Processor, StageStats};
+pub use world::{Registry, Sidecar, SidecarConfig, World};

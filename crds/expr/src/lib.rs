@@ -30,6 +30,7 @@ mod node;
 mod operand;
 mod operators;
 mod parse;
+mod place;
 mod problem;
 mod program;
 mod shape;

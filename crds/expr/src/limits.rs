@@ -17,11 +17,20 @@ pub(crate) const DEPTH_MAX: usize = 48;
 /// Loops (`all`, `exists`, `map`, ...) inside one another.
 pub(crate) const LOOPS_NESTED_MAX: usize = 4;
 
-/// Units of work of one evaluation: one for each turn of a loop, and one for each [`UNIT_BYTES`] that `+` copies. Reaching
-/// the limit takes about 10 ms.
+/// Units of work of one evaluation: a turn of a loop is one, and so is every [`UNIT_BYTES`] that is read or copied in a
+/// loop. What loops cannot repeat is bounded by the length of the source and the size of the event. Reaching the limit
+/// takes some 10 ms.
 pub(crate) const WORK_MAX: u32 = 200_000;
 
-/// Bytes, or elements of a list, that `+` copies for one unit of work.
+/// Bytes read or copied for one unit of work.
 pub(crate) const UNIT_BYTES: usize = 64;
+
+/// Units a turn of a loop takes in the interpreter, which is slower and does not count what it reads.
+pub(crate) const INTERPRETED_TURN: u32 = 20;
+
+/// The work of reading so many bytes.
+pub(crate) fn work(bytes: usize) -> u32 {
+    u32::try_from(bytes / UNIT_BYTES).unwrap_or(u32::MAX)
+}
 
 const _: () = assert!(OPERATORS_MAX < SOURCE_BYTES_MAX && DEPTH_MAX < OPERATORS_MAX && LOOPS_NESTED_MAX < DEPTH_MAX);

@@ -9,9 +9,10 @@ use sidestream_event::{Bytes, Text, Value};
 
 use crate::{
     ast,
-    node::{Loop, MetaField, Node, Order, Search},
-    operators::{self, Arithmetic, Conversion},
+    node::{Loop, MetaField, Node},
     operand::Operand,
+    operators::{self, Arithmetic, Conversion},
+    place::{Place, Test},
 };
 
 /// Lowers a checked tree; `None` where the interpreter must do it.
@@ -27,7 +28,7 @@ struct Lowering<'e> {
 impl<'e> Lowering<'e> {
     fn node(&mut self, tree: &'e IdedExpr) -> Option<Node> {
         match &tree.expr {
-            Expr::Literal(literal) => constant(literal).map(Node::Const),
+            Expr::Literal(literal) => constant(literal).map(as_is),
             Expr::Ident(name) => self.name(name),
             Expr::Select(select) => self.select(select),
             Expr::Call(call) => self.call(call),
@@ -43,8 +44,8 @@ impl<'e> Lowering<'e> {
 
     fn name(&self, name: &str) -> Option<Node> {
         match self.variables.iter().rposition(|variable| *variable == name) {
-            Some(place) => Some(Node::Variable(place)),
-            None => (name == "event").then_some(Node::Event),
+            Some(place) => Some(Node::Variable(self.variables.len() - 1 - place)),
+            None => (name == "event").then_some(Node::Place(Place::Event)),
         }
     }
 
@@ -61,7 +62,7 @@ impl<'e> Lowering<'e> {
         let name = Text::from(select.field.as_str());
         if self.is_meta(&select.operand) {
             let field = match select.field.as_str() {
-                _ if select.test => return Some(Node::Const(Value::Bool(true))), // checked: there always
+                _ if select.test => return Some(as_is(Value::Bool(true))), // checked: there always
                 "key" => MetaField::Key,
                 "source" => MetaField::Source,
                 "sequence" => MetaField::Sequence,
@@ -74,11 +75,7 @@ impl<'e> Lowering<'e> {
             return Some(if select.test { Node::HasHeader(name) } else { Node::Header(name) });
         }
         let of = self.node(&select.operand)?;
-        Some(match of {
-            of if select.test => Node::Has(Box::new(of), name),
-            Node::Event => Node::EventField(name),
-            of => Node::Field(Box::new(of), name),
-        })
+        Some(if select.test { Node::Has(Box::new(of), name) } else { field(of, name) })
     }
 
     fn call(&mut self, call: &'e CallExpr) -> Option<Node> {
@@ -92,12 +89,12 @@ impl<'e> Lowering<'e> {
             ("matches", Some(of), [pattern]) => self.matches(of, pattern),
             (name, Some(of), [part]) => {
                 let search = match name {
-                    "contains" => Search::Contains,
-                    "startsWith" => Search::StartsWith,
-                    "endsWith" => Search::EndsWith,
+                    "contains" => Test::Contains,
+                    "startsWith" => Test::StartsWith,
+                    "endsWith" => Test::EndsWith,
                     _ => return None,
                 };
-                Some(Node::Search(search, self.pair(of, part)?))
+                Some(test(search, self.pair(of, part)?))
             }
             _ => None,
         }
@@ -117,15 +114,15 @@ impl<'e> Lowering<'e> {
         Some(match name {
             op::LOGICAL_AND => Node::And(sides),
             op::LOGICAL_OR => Node::Or(sides),
-            op::EQUALS => Node::Equal(sides),
-            op::NOT_EQUALS => Node::Differ(sides),
-            op::LESS => Node::Order(Order::Less, sides),
-            op::LESS_EQUALS => Node::Order(Order::LessOrEqual, sides),
-            op::GREATER => Node::Order(Order::More, sides),
-            op::GREATER_EQUALS => Node::Order(Order::MoreOrEqual, sides),
-            op::IN => Node::In(sides),
+            op::EQUALS => test(Test::Equal, sides),
+            op::NOT_EQUALS => test(Test::Differ, sides),
+            op::LESS => test(Test::Less, sides),
+            op::LESS_EQUALS => test(Test::LessOrEqual, sides),
+            op::GREATER => test(Test::More, sides),
+            op::GREATER_EQUALS => test(Test::MoreOrEqual, sides),
+            op::IN => test(Test::In, sides),
             op::INDEX => match *sides {
-                [Node::Event, Node::Const(Value::Text(name))] => Node::EventField(name),
+                [of, Node::Place(Place::Const(Value::Text(name)))] => field(of, name),
                 sides => Node::Index(Box::new(sides)),
             },
             op::ADD => Node::Arithmetic(Arithmetic::Add, sides),
@@ -206,23 +203,42 @@ fn constant(literal: &LiteralValue) -> Option<Value> {
     })
 }
 
+fn as_is(value: Value) -> Node {
+    Node::Place(Place::Const(value))
+}
+
+fn field(of: Node, name: Text) -> Node {
+    match of {
+        Node::Place(Place::Event) => Node::Place(Place::EventField(name)),
+        Node::Place(place) => Node::Place(Place::Field(Box::new(place), name)),
+        of => Node::Field(Box::new(of), name),
+    }
+}
+
+fn test(test: Test, sides: Box<[Node; 2]>) -> Node {
+    match *sides {
+        [Node::Place(left), Node::Place(right)] => Node::TestPlaces(test, Box::new([left, right])),
+        sides => Node::Test(test, Box::new(sides)),
+    }
+}
+
 /// A list of constants is a constant.
 fn settled(items: Vec<Node>) -> Result<Node, Vec<Node>> {
-    if !items.iter().all(|item| matches!(item, Node::Const(_))) {
+    if !items.iter().all(|item| matches!(item, Node::Place(Place::Const(_)))) {
         return Err(items);
     }
     let values = items.into_iter().filter_map(|item| match item {
-        Node::Const(value) => Some(value),
+        Node::Place(Place::Const(value)) => Some(value),
         _ => None,
     });
-    Ok(Node::Const(Value::List(values.collect())))
+    Ok(as_is(Value::List(values.collect())))
 }
 
 fn negated(of: Node) -> Node {
-    if let Node::Const(value) = &of
+    if let Node::Place(Place::Const(value)) = &of
         && let Ok(negative) = operators::negate(&Operand::from(value))
     {
-        return Node::Const(negative.into_value());
+        return as_is(negative.into_value());
     }
     Node::Negate(Box::new(of))
 }

@@ -78,6 +78,18 @@ impl<'a> Operand<'a> {
         }
     }
 
+    /// Bytes behind the value, as [`Value::heap_bytes`] counts them.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        match self {
+            Operand::Text(text) => text.len(),
+            Operand::Bytes(bytes) => bytes.len(),
+            Operand::List(list) => Value::List((*list).clone()).heap_bytes(),
+            Operand::Map(map) => Value::Map((*map).clone()).heap_bytes(),
+            Operand::Made(value) => value.heap_bytes(),
+            Operand::Null | Operand::Bool(_) | Operand::Int(_) | Operand::Float(_) => 0,
+        }
+    }
+
     pub(crate) fn truth(&self) -> Result<bool, Fault<'a>> {
         match self {
             Operand::Bool(value) => Ok(*value),
@@ -194,38 +206,33 @@ impl<'a> Operand<'a> {
         matches!((self.as_map(), other.as_map()), (Some(a), Some(b)) if maps_equal(a, b))
     }
 
-    /// How this is ordered beside `other`: `Ok(None)` where one is a NaN.
-    pub(crate) fn order(&self, other: &Operand<'a>, operation: &'static str) -> Result<Option<Ordering>, Fault<'a>> {
+    /// How this is ordered beside `other`: `Some(None)` where one is a NaN, `None` where the two have no order.
+    pub(crate) fn order(&self, other: &Operand<'_>) -> Option<Option<Ordering>> {
         match (self, other) {
-            (Operand::Int(a), Operand::Int(b)) => Ok(Some(a.cmp(b))),
-            (Operand::Float(a), Operand::Float(b)) => Ok(a.partial_cmp(b)),
-            (Operand::Int(a), Operand::Float(b)) => Ok((*a as f64).partial_cmp(b)),
-            (Operand::Float(a), Operand::Int(b)) => Ok(a.partial_cmp(&(*b as f64))),
-            (Operand::Bool(a), Operand::Bool(b)) => Ok(Some(a.cmp(b))),
-            _ => {
-                if let (Some(a), Some(b)) = (self.as_text(), other.as_text()) {
-                    return Ok(Some(a.cmp(b)));
-                }
-                if let (Some(a), Some(b)) = (self.as_bytes(), other.as_bytes()) {
-                    return Ok(Some(a.cmp(b)));
-                }
-                Err(Fault::NoOverload { operation, left: self.kind(), right: Some(other.kind()) })
-            }
+            (Operand::Int(a), Operand::Int(b)) => Some(Some(a.cmp(b))),
+            (Operand::Float(a), Operand::Float(b)) => Some(a.partial_cmp(b)),
+            (Operand::Int(a), Operand::Float(b)) => Some((*a as f64).partial_cmp(b)),
+            (Operand::Float(a), Operand::Int(b)) => Some(a.partial_cmp(&(*b as f64))),
+            (Operand::Bool(a), Operand::Bool(b)) => Some(Some(a.cmp(b))),
+            _ => match (self.as_text(), other.as_text()) {
+                (Some(a), Some(b)) => Some(Some(a.cmp(b))),
+                _ => Some(Some(self.as_bytes()?.cmp(other.as_bytes()?))),
+            },
         }
     }
 
-    /// CEL's `in`: `self` among the values of a list or the names of a map.
-    pub(crate) fn is_in(&self, container: &Operand<'a>) -> Result<bool, Fault<'a>> {
+    /// CEL's `in`: `self` among the values of a list or the names of a map; `None` where it has no meaning.
+    pub(crate) fn is_in(&self, container: &Operand<'_>) -> Option<bool> {
         if let Some(list) = container.as_list() {
-            return Ok(match self.as_text() {
+            return Some(match self.as_text() {
                 Some(text) => list.iter().any(|value| value.as_text() == Some(text)),
                 None => list.iter().any(|value| self.equals(&Operand::from(value))),
             });
         }
-        match (container.as_map(), self) {
-            (Some(map), _) if self.as_text().is_some() => Ok(self.as_text().is_some_and(|name| map.get(name).is_some())),
-            (Some(_), Operand::Int(_) | Operand::Float(_) | Operand::Bool(_)) => Ok(false),
-            _ => Err(Fault::NoOverload { operation: "in", left: self.kind(), right: Some(container.kind()) }),
+        let map = container.as_map()?;
+        match self {
+            Operand::Int(_) | Operand::Float(_) | Operand::Bool(_) => Some(false),
+            _ => Some(map.get(self.as_text()?).is_some()),
         }
     }
 

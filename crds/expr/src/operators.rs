@@ -1,8 +1,8 @@
 //! Arithmetic and conversions, as CEL has them: whole numbers overflow with an error, and never mix with floats.
 
-use sidestream_event::{List, Text, Value};
+use sidestream_event::{Text, Value};
 
-use crate::{error::Fault, limits, operand::Operand};
+use crate::{error::Fault, operand::Operand};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Arithmetic {
@@ -24,12 +24,11 @@ impl Arithmetic {
         }
     }
 
-    /// The result, and the work it took beyond the call, in units of [`limits::WORK_MAX`].
-    pub(crate) fn of<'a>(self, left: &Operand<'a>, right: &Operand<'a>) -> Result<(Operand<'a>, u32), Fault<'a>> {
+    pub(crate) fn of<'a>(self, left: &Operand<'a>, right: &Operand<'a>) -> Result<Operand<'a>, Fault<'a>> {
         match (left, right) {
-            (Operand::Int(a), Operand::Int(b)) => Ok((Operand::Int(self.of_ints(*a, *b)?), 0)),
+            (Operand::Int(a), Operand::Int(b)) => self.of_ints(*a, *b).map(Operand::Int),
             (Operand::Float(a), Operand::Float(b)) if self != Arithmetic::Remainder => {
-                Ok((Operand::Float(self.of_floats(*a, *b)), 0))
+                Ok(Operand::Float(self.of_floats(*a, *b)))
             }
             _ if self == Arithmetic::Add => join(left, right),
             _ => Err(self.refused(left, right)),
@@ -66,30 +65,20 @@ impl Arithmetic {
 }
 
 /// `+` of two texts, bytes or lists.
-fn join<'a>(left: &Operand<'a>, right: &Operand<'a>) -> Result<(Operand<'a>, u32), Fault<'a>> {
-    let (made, size) = if let (Some(a), Some(b)) = (left.as_text(), right.as_text()) {
+fn join<'a>(left: &Operand<'a>, right: &Operand<'a>) -> Result<Operand<'a>, Fault<'a>> {
+    let made = if let (Some(a), Some(b)) = (left.as_text(), right.as_text()) {
         let mut text = Text::with_capacity(a.len() + b.len());
         text.push_str(a);
         text.push_str(b);
-        let size = text.len();
-        (Value::Text(text), size)
+        Value::Text(text)
     } else if let (Some(a), Some(b)) = (left.as_bytes(), right.as_bytes()) {
-        let bytes = [&a[..], &b[..]].concat();
-        let size = bytes.len();
-        (Value::Bytes(bytes.into()), size)
+        Value::Bytes([&a[..], &b[..]].concat().into())
     } else if let (Some(a), Some(b)) = (left.as_list(), right.as_list()) {
-        let list: List = a.iter().chain(b.iter()).cloned().collect();
-        let size = list.len();
-        (Value::List(list), size)
+        Value::List(a.iter().chain(b.iter()).cloned().collect())
     } else {
         return Err(Arithmetic::Add.refused(left, right));
     };
-    Ok((Operand::Made(made), work(size)))
-}
-
-/// The work of copying so many bytes or elements.
-pub(crate) fn work(size: usize) -> u32 {
-    u32::try_from(size / limits::UNIT_BYTES).unwrap_or(u32::MAX)
+    Ok(Operand::Made(made))
 }
 
 /// Unary `-`.

@@ -16,7 +16,6 @@ use crate::{Problem, limits};
 /// A parsed expression, and where each of its nodes was written.
 pub(crate) struct Parsed {
     program: Program,
-    source_len: usize,
 }
 
 impl Parsed {
@@ -24,9 +23,23 @@ impl Parsed {
         self.program.expression()
     }
 
-    /// Where the node `id` was written: bytes from the start of the source.
-    pub(crate) fn place(&self, id: u64) -> Option<usize> {
-        self.program.source_info().offset_for(id).map(|(start, _)| (start as usize).min(self.source_len))
+    /// Where `node` was written, at the word a person would point at: bytes from the start of the source.
+    pub(crate) fn place(&self, node: &IdedExpr) -> Option<usize> {
+        let places = self.program.source_info();
+        // The crate gives the place of the dot of `x.name` and of the bracket of `name(x)`.
+        let (sign, _) = places.offset_for(node.id)?;
+        let sign = (sign as usize).min(places.source.len());
+        let (before, after) = (places.source.get(..sign)?, places.source.get(sign..)?);
+        Some(match &node.expr {
+            Expr::Select(select) => {
+                let field = format!(".{}", select.field);
+                after.find(&field).map_or(sign, |dot| sign + dot + 1)
+            }
+            Expr::Call(call) if after.starts_with('(') && before.ends_with(&call.func_name) => {
+                sign - call.func_name.len()
+            }
+            _ => sign,
+        })
     }
 }
 
@@ -43,7 +56,7 @@ pub(crate) fn parse(source: &str) -> Result<Parsed, Vec<Problem>> {
         .spawn(parser)
         .map_err(|error| vec![Problem::new(format!("no thread to parse it on: {error}"))])?;
     let parsed = started.join().unwrap_or_else(|_| Err(vec![Problem::new("the parser gave up on this expression")]));
-    parsed.map(|program| Parsed { program, source_len: source.len() })
+    parsed.map(|program| Parsed { program })
 }
 
 fn parse_here(source: &str) -> Result<Program, Vec<Problem>> {
@@ -73,14 +86,6 @@ fn guard(source: &str) -> Result<(), Problem> {
 fn too_deep() -> Problem {
     Problem::new(format!("the expression is nested deeper than {} levels", limits::DEPTH_MAX))
         .help("split it over several stages, or set a field with a part of it first")
-}
-
-/// Calls `visit` with `node` and every node below it.
-pub(crate) fn walk<'a>(node: &'a IdedExpr, visit: &mut impl FnMut(&'a IdedExpr)) {
-    visit(node);
-    for child in children(node) {
-        walk(child, visit);
-    }
 }
 
 fn depth(node: &IdedExpr) -> usize {

@@ -149,6 +149,11 @@ impl Plan {
         self.stages.iter().enumerate().find(|(_, stage)| stage.name == name)
     }
 
+    /// Whether two stages are called one after the other, with no ring between them.
+    pub fn are_fused(&self, from: usize, to: usize) -> bool {
+        self.runs.iter().any(|run| run.stages.contains(&from) && run.stages.contains(&to))
+    }
+
     /// The stages that take events from stage `index`, in order.
     pub fn consumers(&self, index: usize) -> impl Iterator<Item = usize> + '_ {
         (0..self.stages.len()).filter(move |consumer| self.stages[*consumer].from.contains(&index))

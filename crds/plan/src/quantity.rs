@@ -158,7 +158,8 @@ impl JsonSchema for Expression {
         true
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string", "minLength": 1, "maxLength": 4096})
+        // `x-cel` tells the definition and the reference that it is no ordinary text.
+        json_schema!({"type": "string", "minLength": 1, "maxLength": 4096, "x-cel": true})
     }
 }
 

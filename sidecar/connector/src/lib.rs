@@ -9,15 +9,28 @@
 //! A connector knows its outside system and nothing else: no scheduler, no other stage, no retry policy. How it wants
 //! to be run it says by its variant of [`Source`] or [`Sink`]; the sidecar gives it a worker, a thread or a task.
 
+mod alertmanager;
+mod blackhole;
+pub mod build;
+mod console;
 mod error;
+mod file;
+mod generator;
+mod host_metrics;
+mod http;
 mod intake;
+mod lines;
 mod origin;
+mod prometheus;
 mod secrets;
 mod sink;
 mod source;
+mod stdin;
+mod webhook;
 
 pub use error::{BuildError, Failure, Undelivered};
 pub use intake::{Intake, Receipt, Refusal, Stop, Stopped, intake};
+pub use lines::ERROR_HEADER;
 pub use origin::{Ledger, Origin};
 pub use secrets::Secrets;
 pub use sink::{AsyncSink, BlockingSink, InlineSink, Sink};

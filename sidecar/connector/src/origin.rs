@@ -140,7 +140,8 @@ impl Books {
 
     fn ledger(&self) -> Ledger {
         let state = self.lock();
-        let in_flight = state.open.iter().filter(|open| !open.settled).map(|open| u64::from(open.span.count)).sum();
+        let in_flight =
+            state.open.iter().filter(|open| !open.settled).map(|open| u64::from(open.span.count)).sum();
         Ledger { in_flight, committed: state.committed, ..state.totals }
     }
 }
@@ -149,7 +150,8 @@ impl Settle for Books {
     fn settled(&self, settled: Settled) {
         let answer = {
             let mut state = self.lock();
-            let Ok(index) = state.open.binary_search_by_key(&settled.span.first, |open| open.span.first) else {
+            let Ok(index) = state.open.binary_search_by_key(&settled.span.first, |open| open.span.first)
+            else {
                 return;
             };
             let open = &mut state.open[index];

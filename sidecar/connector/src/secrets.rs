@@ -20,7 +20,8 @@ impl Secrets {
     pub fn get(&self, reference: &SecretRef) -> Result<String, BuildError> {
         let key = &reference.secret_ref;
         let refuse = |reason| BuildError { field: "credentials", reason };
-        let named = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(['/', '\\']);
+        let named =
+            |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(['/', '\\']);
         if !named(&key.name) || !named(&key.key) {
             return Err(refuse(format!("`{}/{}` is no name and key of a secret", key.name, key.key)));
         }

@@ -36,6 +36,9 @@ pub trait AsyncSink: Send {
     /// Delivers a batch, all of it or as the error says. Called again with the same batch after a retry.
     fn deliver<'a>(&'a mut self, batch: &'a Batch) -> BoxFuture<'a, Result<(), Undelivered>>;
 
+    /// The batch of the last retry will not come again: what is remembered of it may go.
+    fn give_up(&mut self) {}
+
     /// How long it may be left without a batch before [`AsyncSink::tend`] is called.
     fn tend_after(&self) -> Option<Duration> {
         None

@@ -36,6 +36,12 @@ pub enum Filled {
 pub trait BlockingSource: Send {
     /// Brings events in until the input ends (`Ok`) or the intake is stopped (`Ok`). Called again after a failure.
     fn run(&mut self, intake: &mut Intake) -> Result<(), Failure>;
+
+    /// Hears, after `run` has returned and the pipeline has drained, how many events need no replay: the last chance to
+    /// remember a position.
+    fn drained(&mut self, committed: u64) {
+        let _ = committed;
+    }
 }
 
 /// A source that waits without blocking.

@@ -60,7 +60,11 @@ impl Meta {
     /// The first header called `name`, compared without case, as HTTP does.
     pub fn header(&self, name: &str) -> Option<&str> {
         let context = self.context.as_ref()?;
-        context.headers.iter().find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        context
+            .headers
+            .iter()
+            .find(|(own, _)| own.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 
     /// The rare part of the envelope, made where there was none.

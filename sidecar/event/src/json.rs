@@ -25,7 +25,8 @@ pub fn read(text: &[u8]) -> Result<Value, Malformed> {
 
 /// Appends the value as one line of JSON without a line break.
 pub fn write(value: &Value, out: &mut Vec<u8>) {
-    serde_json::to_writer(Infallible(out), value).expect("a value always has a JSON form, and memory takes it");
+    serde_json::to_writer(Infallible(out), value)
+        .expect("a value always has a JSON form, and memory takes it");
 }
 
 impl fmt::Display for Malformed {

@@ -13,6 +13,7 @@ pub mod json;
 mod map;
 mod mark;
 mod pool;
+pub mod prometheus;
 mod time;
 mod value;
 

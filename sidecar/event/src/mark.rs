@@ -63,8 +63,8 @@ pub trait Settle: Send + Sync {
 #[derive(Clone, Default)]
 pub struct Mark(Option<Arc<Promise>>);
 
-/// A state's share in a promise: it delays `released`, not `settled`.
-#[derive(Clone)]
+/// A state's share in promises: it delays `released`, not `settled`. An empty one holds nothing.
+#[derive(Clone, Default)]
 pub struct Hold {
     replays: Vec<Arc<Replay>>,
 }
@@ -78,7 +78,11 @@ impl Mark {
     /// The mark of a source batch; `settle` hears when it ends.
     pub fn new(span: Span, settle: Arc<dyn Settle>) -> Self {
         let replays = vec![Arc::new(Replay { span, settle: settle.clone() })];
-        Mark(Some(Arc::new(Promise { ended: Mutex::default(), parts: Parts::Source { span, settle }, replays })))
+        Mark(Some(Arc::new(Promise {
+            ended: Mutex::default(),
+            parts: Parts::Source { span, settle },
+            replays,
+        })))
     }
 
     /// One mark for an event made of many, such as a list of them: it ends as that event ends.
@@ -138,6 +142,38 @@ impl Mark {
     }
 }
 
+impl Hold {
+    /// Holds what `mark` promises too, of each source only the earliest span: a source's position cannot pass that one,
+    /// so a state that holds events of many batches needs no more. Allocates nothing for a source it holds already.
+    pub fn extend(&mut self, mark: &Mark) {
+        if let Some(promise) = &mark.0 {
+            promise.replays.iter().for_each(|replay| self.add(replay));
+        }
+    }
+
+    /// Holds what `other` holds too, of each source only the earliest span.
+    pub fn merge(&mut self, other: &Hold) {
+        other.replays.iter().for_each(|replay| self.add(replay));
+    }
+
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.replays.is_empty()
+    }
+
+    fn add(&mut self, replay: &Arc<Replay>) {
+        match self
+            .replays
+            .iter_mut()
+            .find(|own| std::ptr::addr_eq(Arc::as_ptr(&own.settle), Arc::as_ptr(&replay.settle)))
+        {
+            Some(own) if own.span.first <= replay.span.first => {}
+            Some(own) => *own = replay.clone(),
+            None => self.replays.push(replay.clone()),
+        }
+    }
+}
+
 impl std::fmt::Debug for Mark {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let parts = self.0.as_ref().map(|promise| match &promise.parts {
@@ -183,7 +219,8 @@ impl Promise {
     fn end_all(&self, outcome: Outcome) {
         match &self.parts {
             Parts::Source { span, .. } => {
-                (span.first..span.first + u64::from(span.count)).for_each(|sequence| self.end(sequence, outcome));
+                (span.first..span.first + u64::from(span.count))
+                    .for_each(|sequence| self.end(sequence, outcome));
             }
             Parts::Joined(parts) => parts.iter().for_each(|part| part.end_all(outcome)),
             Parts::Emitted | Parts::Finished { .. } => {}
@@ -314,7 +351,10 @@ mod tests {
         mark.end(3, Outcome::Expired);
         drop(mark);
         let settled = heard.settled()[0];
-        assert_eq!((settled.completed(), settled.dead_lettered, settled.dropped, settled.expired), (2, 1, 0, 1));
+        assert_eq!(
+            (settled.completed(), settled.dead_lettered, settled.dropped, settled.expired),
+            (2, 1, 0, 1)
+        );
     }
 
     #[test]
@@ -328,6 +368,27 @@ mod tests {
         assert!(heard.released().is_empty());
         drop(emitted);
         assert_eq!(heard.released(), [Span { first: 0, count: 1 }]);
+    }
+
+    #[test]
+    fn a_hold_keeps_the_earliest_span_of_each_source_and_no_other() {
+        let heard = Arc::new(Heard::default());
+        let of = |first| Mark::new(Span { first, count: 1 }, heard.clone());
+        let (other, heard_other) = mark(9, 1);
+        let mut hold = Hold::default();
+        assert!(hold.is_empty());
+        for mark in [of(5), of(3), of(7), other] {
+            hold.extend(&mark);
+        }
+        assert_eq!(heard.released().iter().map(|span| span.first).collect::<Vec<_>>(), [5, 7]);
+        let mut merged = Hold::default();
+        merged.merge(&hold);
+        merged.extend(&of(2));
+        drop(hold);
+        assert_eq!(heard.released().iter().map(|span| span.first).collect::<Vec<_>>(), [5, 7, 3]);
+        assert!(heard_other.released().is_empty());
+        drop(merged);
+        assert_eq!((heard.released().len(), heard_other.released().len()), (4, 1));
     }
 
     #[test]

@@ -74,6 +74,13 @@ impl Output {
         self.failed.push((event, reason.to_string()));
     }
 
+    /// [`Output::fail`] for an event still in its batch: takes it out, leaving an empty one, and gives `false`, which is
+    /// what [`Batch::retain`] wants to hear.
+    pub fn refuse(&mut self, event: &mut Event, reason: impl fmt::Display) -> bool {
+        self.fail(std::mem::take(event), reason);
+        false
+    }
+
     /// Ends the event numbered `sequence` of the current batch as dropped on purpose; `reason` is a label of the
     /// `sidestream_stage_dropped_events_total` metric.
     pub fn drop_event(&mut self, sequence: u64, reason: &'static str) {
@@ -93,6 +100,11 @@ impl Output {
     /// The events dropped so far, with their reasons.
     pub fn take_dropped(&mut self) -> Vec<(u64, &'static str)> {
         std::mem::take(&mut self.dropped)
+    }
+
+    /// Whether nothing failed and nothing was dropped since the last look.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.failed.is_empty() && self.dropped.is_empty()
     }
 
     /// Moves the time of this output, for a caller that keeps one for many calls.

@@ -196,7 +196,7 @@ impl<T> Receiver<T> {
 
     /// Whether nothing is queued.
     #[inline]
-    pub fn is_empty(&mut self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.ring.is_empty()
     }
 

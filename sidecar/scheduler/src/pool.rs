@@ -36,7 +36,8 @@ impl Default for Config {
     }
 }
 
-/// A scheduler with its threads. They end when it is dropped; tasks then stay where they are.
+/// A scheduler with its threads. They end when it is dropped, which is not for a task to do; tasks then stay as they
+/// are, and never run.
 pub struct Pool {
     scheduler: Scheduler,
     stop: Arc<AtomicBool>,
@@ -67,12 +68,18 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
+        // SeqCst: a worker about to sleep sees it, or is seen and notified.
         self.stop.store(true, Ordering::SeqCst);
-        self.scheduler.shared.sleepers.notify_all();
-        for thread in self.threads.drain(..) {
-            if let Err(cause) = thread.join() {
-                panic::resume_unwind(cause);
-            }
+        let shared = &self.scheduler.shared;
+        shared.sleepers.notify_all();
+        let ends: Vec<_> = self.threads.drain(..).map(JoinHandle::join).collect();
+        // Queued tasks hold the scheduler, and it holds them: without this, none would ever be freed.
+        shared.injectors.clear();
+        // A task's panic stays in its task: this one is a fault of the scheduler itself, or of its panic hook.
+        if let Some(Err(cause)) = ends.into_iter().find(Result::is_err)
+            && !std::thread::panicking()
+        {
+            panic::resume_unwind(cause);
         }
     }
 }
@@ -119,6 +126,6 @@ fn sleep(worker: &Worker, until: Option<sidestream_host::Moment>, stop: &AtomicB
 }
 
 /// A look costs tens of nanoseconds, going to sleep and waking some microseconds: after about as long as that, sleep.
-const LOOKS_BEFORE_SLEEP: u32 = 100;
+const LOOKS_BEFORE_SLEEP: u32 = if cfg!(shuttle) { 2 } else { 100 };
 /// A shorter sleep would end late: the kernel's timer slack alone is 50 us.
 const SHORTEST_SLEEP: Duration = Duration::from_micros(50);

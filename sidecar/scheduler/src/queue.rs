@@ -21,7 +21,8 @@ pub enum Priority {
     Critical,
 }
 
-/// Every so many picks a worker looks from the lowest class up: the lowest gets at least 3 % of the turns.
+/// Every so many picks a worker takes a ticket of a lower class, of one after the other: a class that waits gets at
+/// least one turn in 3 x 32, which is 1 %, whatever the others ask for.
 pub const LOW_TURN: u32 = 32;
 /// Every so many picks a worker looks at the injector before its own deque, which may never run dry.
 const INJECTOR_TURN: u32 = 7;
@@ -54,8 +55,8 @@ impl Queues {
         self.0.iter().map(Deque::len).sum()
     }
 
-    /// The next task for worker `own`: of the highest class anybody has, or, when it is the low classes' turn, of the
-    /// lowest.
+    /// The next task for worker `own`: of the highest class anybody has; on a ticket, of the ticket's class, or else of
+    /// the lowest.
     pub(crate) fn pick(
         &self,
         turn: u32,
@@ -65,9 +66,9 @@ impl Queues {
     ) -> Option<Runnable> {
         let injector_first = turn.is_multiple_of(INJECTOR_TURN);
         let of_class = |class| self.pick_class(class, injector_first, own, injectors, stealers);
-        match turn.is_multiple_of(LOW_TURN) {
-            true => (0..CLASSES).find_map(of_class),
-            false => (0..CLASSES).rev().find_map(of_class),
+        match ticket(turn) {
+            None => (0..CLASSES).rev().find_map(of_class),
+            Some(class) => of_class(class).or_else(|| (0..CLASSES).find_map(of_class)),
         }
     }
 
@@ -87,7 +88,9 @@ impl Queues {
         };
         first.or_else(|| {
             let others = (1..stealers.len()).map(|step| &stealers[(own + step) % stealers.len()].0[class]);
-            others.filter(|victim| !victim.is_empty()).find_map(|victim| retried(|| victim.steal_batch_and_pop(local)))
+            others
+                .filter(|victim| !victim.is_empty())
+                .find_map(|victim| retried(|| victim.steal_batch_and_pop(local)))
         })
     }
 }
@@ -100,12 +103,22 @@ impl Injectors {
     pub(crate) fn is_empty(&self) -> bool {
         self.0.iter().all(Injector::is_empty)
     }
+
+    /// Lets go of what is queued.
+    pub(crate) fn clear(&self) {
+        self.0.iter().for_each(|class| while retried(|| class.steal()).is_some() {});
+    }
 }
 
 impl Stealers {
     pub(crate) fn is_empty(&self) -> bool {
         self.0.iter().all(Stealer::is_empty)
     }
+}
+
+/// The class whose ticket comes up at this turn: all but the highest in rotation.
+fn ticket(turn: u32) -> Option<usize> {
+    turn.is_multiple_of(LOW_TURN).then(|| (turn / LOW_TURN) as usize % (CLASSES - 1))
 }
 
 fn retried(mut steal: impl FnMut() -> Steal<Runnable>) -> Option<Runnable> {

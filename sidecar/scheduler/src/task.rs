@@ -1,39 +1,27 @@
-//! A task: work, and the word that says who may touch it.
-//!
-//! ```text
-//!             wake                 step                    Wait
-//!     IDLE ─────────▶ SCHEDULED ─────────▶ RUNNING ─────────────────▶ IDLE
-//!                        ▲                   │ wake while it runs
-//!                        └── Again, or ── NOTIFIED                 Done ─▶ DONE
-//! ```
-//!
-//! Every wake is a read-modify-write of the word, also where it changes nothing: that is what makes whatever the waker
-//! wrote before visible to the run that follows.
+//! A task: work, what may wake it, and the one timer it waits for.
 
 use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, PoisonError},
     task::{Wake, Waker},
 };
 
-use sidestream_ring::sync::{AtomicU8, AtomicU64, Mutex, Ordering};
+use sidestream_ring::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 
-use crate::{Moment, Next, Priority, Shared, Turn, Work, worker};
-
-const IDLE: u8 = 0;
-const SCHEDULED: u8 = 1;
-const RUNNING: u8 = 2;
-const NOTIFIED: u8 = 3;
-const DONE: u8 = 4;
+use crate::{Moment, Next, Priority, Shared, Turn, Work, state::State, timers::Timers, worker};
 
 /// An actor of a [`crate::Scheduler`].
 pub struct Task {
     name: String,
     priority: Priority,
     shared: Arc<Shared>,
-    state: AtomicU8,
-    /// Locked by the worker for the length of a turn, and by [`Task::retire`]; the state word keeps it uncontended.
+    state: State,
+    /// Locked by the worker for the length of a turn, and by [`Task::retire`]; the state keeps it uncontended.
     work: Mutex<Option<Box<dyn Work>>>,
-    /// The earliest timer that is set for it, in nanoseconds; 0 for none. Keeps timers from piling up.
+    /// The number of the timer it waits for; 0 for none. Set by its runner, and cleared by the worker whose timer it is.
+    timer: AtomicU64,
+    /// The moment of that timer, in nanoseconds. Its runner's.
     timer_nanos: AtomicU64,
 }
 
@@ -43,22 +31,25 @@ impl Task {
             name,
             priority,
             shared,
-            state: AtomicU8::new(IDLE),
+            state: State::idle(),
             work: Mutex::new(None),
+            timer: AtomicU64::new(NO_TIMER),
             timer_nanos: AtomicU64::new(0),
         })
     }
 
-    /// Gives the task its work and schedules it.
+    /// Gives the task its work and schedules it. Does nothing good for one that is done: it stays done.
     pub fn start(self: &Arc<Self>, work: Box<dyn Work>) {
-        *self.work.lock().unwrap_or_else(PoisonError::into_inner) = Some(work);
+        let before = self.work().replace(work);
+        // Dropped here, outside the lock: it may hold anything.
+        drop(before);
         self.schedule();
     }
 
-    /// Takes the work away, between two turns: it waits for a turn that is going on, and there is none after it.
-    /// `None` where the task is done. Not to be called from the work itself.
+    /// Takes the work away, between two turns: it waits for a turn that is going on, and there is none after it, until
+    /// another [`Task::start`]. `None` where the task has no work, or is done. Not to be called from the work itself.
     pub fn retire(&self) -> Option<Box<dyn Work>> {
-        self.work.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.work().take()
     }
 
     /// What wakes the task.
@@ -76,97 +67,104 @@ impl Task {
         self.priority
     }
 
-    /// Whether its work has said that it is done.
+    /// Whether its work has said that it is done, or has panicked.
     pub fn is_done(&self) -> bool {
-        self.state.load(Ordering::Acquire) == DONE
+        self.state.is_done()
     }
 
     /// Schedules the task, unless it is going to run after this anyway.
-    pub(crate) fn schedule(self: &Arc<Self>) {
-        let mut state = self.state.load(Ordering::Relaxed);
-        loop {
-            let after = match state {
-                IDLE => SCHEDULED,
-                RUNNING => NOTIFIED,
-                DONE => return,
-                same => same,
-            };
-            // AcqRel: pairs with the swap in `run`, which must see what the waker wrote.
-            match self.state.compare_exchange_weak(state, after, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(IDLE) => return self.enqueue(),
-                Ok(_) => return,
-                Err(now) => state = now,
-            }
+    fn schedule(self: &Arc<Self>) {
+        if !self.state.wake() {
+            return;
         }
-    }
-
-    fn enqueue(self: &Arc<Self>) {
         if let Err(task) = worker::keep_for_this_worker(&self.shared, self.clone()) {
             self.shared.injectors.push(task);
             self.shared.sleepers.notify_one();
         }
     }
 
-    /// Runs one turn. Says whether the task is to be queued again, and the time it asks for.
-    pub(crate) fn run(self: &Arc<Self>, turn: Turn) -> (bool, Option<Moment>) {
-        // AcqRel: pairs with every `schedule` since the last run.
-        self.state.swap(RUNNING, Ordering::AcqRel);
-        let next = {
-            let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
-            let next = work.as_mut().map_or(Next::Done, |work| work.work(turn));
-            if next == Next::Done {
-                *work = None;
-            }
-            next
-        };
-        let until = match next {
-            Next::Until(moment) => Some(moment),
-            _ => None,
-        };
-        match next {
+    /// Runs one turn. True: the caller must queue the task.
+    pub(crate) fn run(self: &Arc<Self>, turn: Turn, timers: &mut Timers) -> bool {
+        self.state.begin();
+        match self.turn(turn) {
             Next::Again => {
-                self.state.store(SCHEDULED, Ordering::Release);
-                (true, None)
+                self.state.again();
+                true
+            }
+            Next::Wait => self.state.rest(),
+            Next::Until(moment) => {
+                // Before `rest`: after it, another worker may be the runner.
+                timers.set(moment, self);
+                self.state.rest()
             }
             Next::Done => {
-                self.state.store(DONE, Ordering::Release);
-                (false, None)
-            }
-            Next::Wait | Next::Until(_) => {
-                // Release: the next run, perhaps on another worker, sees what this one did.
-                let idle = self.state.compare_exchange(RUNNING, IDLE, Ordering::AcqRel, Ordering::Acquire);
-                match idle {
-                    Ok(_) => (false, until),
-                    Err(_) => {
-                        self.state.store(SCHEDULED, Ordering::Release);
-                        (true, until)
-                    }
-                }
+                self.timer.store(NO_TIMER, Ordering::Relaxed);
+                self.state.end();
+                false
             }
         }
     }
 
-    /// Whether a timer for `moment` has to be set: not where an earlier one is set already.
-    pub(crate) fn arm(&self, moment: Moment) -> bool {
-        let nanos = moment.as_nanos().max(1);
-        let armed = self.timer_nanos.load(Ordering::Relaxed);
-        if armed != 0 && armed <= nanos {
+    fn turn(&self, turn: Turn) -> Next {
+        let mut slot = self.work();
+        // Woken before it was started, or after it was retired.
+        let Some(work) = slot.as_mut() else { return Next::Wait };
+        let next = contained(|| work.work(turn));
+        let last = match next {
+            Ok(Next::Done) | Err(_) => slot.take(),
+            Ok(_) => None,
+        };
+        drop(slot);
+        // Also the end of a work's life is user code.
+        let dropped = contained(|| drop(last));
+        next.and_then(|next| dropped.map(|()| next)).unwrap_or_else(|message| {
+            self.shared.panicked(self, &message);
+            Next::Done
+        })
+    }
+
+    fn work(&self) -> MutexGuard<'_, Option<Box<dyn Work>>> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Timer `number`, for `moment`, is what the task now waits for; unless it waits for one that comes no later.
+    pub(crate) fn await_timer(&self, moment: Moment, number: u64) -> bool {
+        // Relaxed, here and below: runners are ordered by the state, and a number tells nobody anything else.
+        let nanos = moment.as_nanos();
+        let waits = self.timer.load(Ordering::Relaxed) != NO_TIMER;
+        if waits && self.timer_nanos.load(Ordering::Relaxed) <= nanos {
             return false;
         }
         self.timer_nanos.store(nanos, Ordering::Relaxed);
+        self.timer.store(number, Ordering::Relaxed);
         true
     }
 
-    /// The timer for `moment` has gone off.
-    pub(crate) fn disarm(&self, moment: Moment) {
-        // A failure means that an earlier timer was set meanwhile, and went off, or will.
-        let _ = self.timer_nanos.compare_exchange(
-            moment.as_nanos().max(1),
-            0,
-            Ordering::Relaxed,
-            Ordering::Relaxed,
-        );
+    /// Whether timer `number` is what it waits for.
+    pub(crate) fn awaits_timer(&self, number: u64) -> bool {
+        self.timer.load(Ordering::Relaxed) == number
     }
+
+    /// Timer `number` has gone off. True: the task waited for it; wake it.
+    pub(crate) fn end_timer(&self, number: u64) -> bool {
+        self.timer.compare_exchange(number, NO_TIMER, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// For a worker: true says that it must queue the task.
+    pub(crate) fn wake_here(&self) -> bool {
+        self.state.wake()
+    }
+}
+
+const NO_TIMER: u64 = 0;
+
+/// Calls `act`, and makes a panic its message.
+fn contained<R>(act: impl FnOnce() -> R) -> Result<R, String> {
+    // Unwind safe: after a panic nobody sees the work again.
+    catch_unwind(AssertUnwindSafe(act)).map_err(|cause: Box<dyn Any + Send>| {
+        let text = cause.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        text.or_else(|| cause.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+    })
 }
 
 impl Wake for Task {
@@ -181,6 +179,9 @@ impl Wake for Task {
 
 impl std::fmt::Debug for Task {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Task").field("name", &self.name).field("priority", &self.priority).finish_non_exhaustive()
+        out.debug_struct("Task")
+            .field("name", &self.name)
+            .field("priority", &self.priority)
+            .finish_non_exhaustive()
     }
 }

@@ -35,33 +35,45 @@ pub enum Step {
 
 impl Worker {
     pub(crate) fn new(index: usize, queues: Queues, shared: Arc<Shared>) -> Self {
-        Self { index, queues, timers: Timers::default(), shared, picks: 0, woken: Vec::new() }
+        Self { index, queues, timers: Timers::of(index), shared, picks: 0, woken: Vec::new() }
     }
 
     /// Runs one task, if there is one to run.
     pub fn step(&mut self) -> Step {
         let now = self.shared.clock.now();
         while let Some(task) = self.timers.take_due(now) {
-            // Scheduled through the usual door, and kept here, because this thread says it is this worker.
-            self.as_this_worker(|| task.schedule());
+            if task.wake_here() {
+                self.queues.push(task);
+            }
         }
         self.picks = self.picks.wrapping_add(1);
-        let Some(task) = self.queues.pick(self.picks, self.index, &self.shared.injectors, &self.shared.stealers)
+        let Some(task) =
+            self.queues.pick(self.picks, self.index, &self.shared.injectors, &self.shared.stealers)
         else {
             return Step::Idle { until: self.timers.next() };
         };
-        let (again, until) = self.as_this_worker(|| task.run(Turn { now }));
-        if let Some(moment) = until {
-            self.timers.set(moment, task.clone());
-        }
-        if again {
-            self.queues.push(task);
-        }
-        // One task is this worker's next turn; a second one is somebody else's chance.
-        if self.queues.len() > 1 {
+        // What is left behind it is somebody else's chance.
+        if self.queues.len() > 0 {
             self.shared.sleepers.notify_one();
         }
+        if self.run(&task, Turn { now }) {
+            self.queues.push(task);
+        }
         Step::Ran
+    }
+
+    /// Runs `task` once, then queues what it woke here. True: it is to be queued itself.
+    fn run(&mut self, task: &Runnable, turn: Turn) -> bool {
+        let own =
+            Current { scheduler: Arc::as_ptr(&self.shared).addr(), woken: std::mem::take(&mut self.woken) };
+        let before = CURRENT.with(|current| current.replace(Some(own)));
+        let again = task.run(turn, &mut self.timers);
+        let own = CURRENT.with(|current| current.replace(before));
+        self.woken = own.map(|own| own.woken).unwrap_or_default();
+        for woken in self.woken.drain(..) {
+            self.queues.push(woken);
+        }
+        again
     }
 
     /// Whether any worker, or nobody yet, has a task to run.
@@ -73,20 +85,6 @@ impl Worker {
 
     pub(crate) fn shared(&self) -> &Shared {
         &self.shared
-    }
-
-    /// Runs `act` so that tasks it wakes are kept for this worker.
-    fn as_this_worker<R>(&mut self, act: impl FnOnce() -> R) -> R {
-        let woken = std::mem::take(&mut self.woken);
-        let own = Current { scheduler: Arc::as_ptr(&self.shared).addr(), woken };
-        let before = CURRENT.with(|current| current.replace(Some(own)));
-        let result = act();
-        let own = CURRENT.with(|current| current.replace(before));
-        self.woken = own.map(|own| own.woken).unwrap_or_default();
-        for task in self.woken.drain(..) {
-            self.queues.push(task);
-        }
-        result
     }
 }
 

@@ -25,7 +25,7 @@ union! {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EncodeCsv {
     /// The fields, in order; one that is not there is empty.
-    #[schemars(length(min = 1, max = 256))]
+    #[schemars(length(min = 1, max = 256), inner(length(min = 1, max = 256)))]
     pub columns: Vec<String>,
     /// One character; `,` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -5,15 +5,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::Size;
 
-/// Lines of files that grow: one event a line, its body the text without the line break, header `file` the path.
-/// Rotated and truncated files are followed; with a `checkpoint`, a restart goes on where the last delivered line ended.
+/// Lines of files that grow: one event a line, its body the text without the line break; where `paths` can mean several
+/// files, header `file` is the path. Rotated and truncated files are followed; with a `checkpoint`, a restart goes on
+/// where the last delivered line ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FileSource {
     /// Paths, or patterns with `*` in the last part: `/var/log/app/*.log`.
-    #[schemars(length(min = 1, max = 64))]
+    #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 4096)))]
     pub paths: Vec<String>,
-    /// Where a file met for the first time is read from; Start by default.
+    /// Where a file that is there at the first start is read from; Start by default. Later ones are read whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_from: Option<ReadFrom>,
     /// The file that remembers positions; absent: positions are not remembered.
@@ -45,7 +46,7 @@ pub struct FileSink {
     /// The path; its folder must exist.
     #[schemars(length(min = 1, max = 4096))]
     pub path: String,
-    /// The size at which the file is renamed to `path.1` and a new one begun; absent means never.
+    /// The size beyond which the file is renamed to `path.1` and a new one begun; absent means never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotate_at: Option<Size>,
     /// How many rotated files are kept; 5 by default.

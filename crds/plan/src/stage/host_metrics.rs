@@ -24,7 +24,7 @@ pub struct HostMetrics {
 pub enum HostMetricsGroup {
     /// Load averages.
     Load,
-    /// Busy share of every processor and of all.
+    /// Busy share of every processor, label `cpu` its number, and of all, `cpu` being `all`.
     Cpu,
     /// Memory in bytes.
     Memory,

@@ -29,7 +29,7 @@ pub struct Set {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Unset {
     /// Fields or dotted paths.
-    #[schemars(length(min = 1, max = 64))]
+    #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 256)))]
     pub fields: Vec<String>,
 }
 

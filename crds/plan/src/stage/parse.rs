@@ -40,7 +40,7 @@ pub struct ParseCsv {
     #[schemars(length(min = 1, max = 256))]
     pub field: Option<String>,
     /// Names of the columns, in order. Numbers become numbers, everything else stays text.
-    #[schemars(length(min = 1, max = 256))]
+    #[schemars(length(min = 1, max = 256), inner(length(min = 1, max = 256)))]
     pub columns: Vec<String>,
     /// One character; `,` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -80,3 +80,23 @@ pub struct Quantile {
     #[schemars(length(min = 1, max = 16))]
     pub at: Vec<f64>,
 }
+
+impl Quantile {
+    /// The field that the quantile `share` is emitted as: `p50` for 0.5, `p99_9` for 0.999.
+    pub fn field(share: f64) -> String {
+        // As many digits as a person writes: 0.999 * 100 is 99.9 and not 99.90000000000001.
+        let percent = format!("{:.6}", share * 100.0);
+        format!("p{}", percent.trim_end_matches('0').trim_end_matches('.').replace('.', "_"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantile_is_named_by_its_percentage() {
+        let names: Vec<String> = [0.0, 0.5, 0.99, 0.999, 0.07, 1.0].into_iter().map(Quantile::field).collect();
+        assert_eq!(names, ["p0", "p50", "p99", "p99_9", "p7", "p100"]);
+    }
+}

@@ -24,9 +24,7 @@ impl Work {
     }
 
     fn find(&self) -> bool {
-        let found = self.items.load(Ordering::Relaxed);
-        found > 0
-            && self.items.compare_exchange(found, found - 1, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        self.items.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |items| items.checked_sub(1)).is_ok()
     }
 
     /// Sleeps until it has taken one item.

@@ -1,0 +1,131 @@
+//! Resources -> plans, and everything that is wrong with them. Pure: the same text gives the same answer, anywhere.
+//!
+//! ```text
+//! text --yaml--> documents --structure--> Pipeline --+-> wiring ----> who takes events from whom
+//!                                                    +-> failure ---> who gets what nobody could handle
+//!                                                    +-> settings --> what a kind asks for beyond its schema
+//!                                                    +-> flow ------> what is in the events, and do expressions fit it
+//!                                                    \-> fuse ------> which stages one worker calls in a row --> Plan
+//! ```
+//!
+//! No step stops at the first mistake, and a later step looks at everything that the earlier ones left sound.
+
+mod expressions;
+mod failure;
+mod flow;
+mod fuse;
+mod resource;
+mod settings;
+mod shape;
+mod wiring;
+
+use sidestream_plan::{Input, Kind, Latency, PLAN_VERSION, Plan, Stage};
+
+use crate::{
+    crd::PIPELINE_SCHEMA,
+    diagnostic::{Code, Diagnostic, Severity},
+    path::Path,
+    pipeline::Pipeline,
+    structure::{self, Origin},
+};
+
+/// What became of a file.
+#[derive(Clone, Debug, Default)]
+pub struct Compiled {
+    /// The pipelines that could be read, in the order of the file.
+    pub pipelines: Vec<CompiledPipeline>,
+    /// All that is wrong or worth knowing, in the order of the file.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// One pipeline.
+#[derive(Clone, Debug)]
+pub struct CompiledPipeline {
+    /// As it was written.
+    pub resource: Pipeline,
+    /// What runs; none where there is an error.
+    pub plan: Option<Plan>,
+}
+
+impl Compiled {
+    /// Whether everything in the file may run.
+    pub fn is_ok(&self) -> bool {
+        !self.diagnostics.iter().any(Diagnostic::is_error)
+    }
+}
+
+/// Compiles the text of a file; `file` is what diagnostics call it.
+pub fn compile(text: &[u8], file: &str) -> Compiled {
+    resource::compile_file(text, file)
+}
+
+/// Compiles a pipeline that a program built, which may use the kinds `push` and `custom`.
+pub fn compile_pipeline(pipeline: &Pipeline) -> (Option<Plan>, Vec<Diagnostic>) {
+    let value = serde_json::to_value(pipeline).unwrap_or_default();
+    let mut found = structure::check(&value, &PIPELINE_SCHEMA, &[], Origin::Code);
+    let mut plan = None;
+    if found.is_empty() {
+        (plan, found) = compile_sound(pipeline);
+    }
+    for diagnostic in &mut found {
+        diagnostic.resource = Some(pipeline.full_name());
+    }
+    (plan, found)
+}
+
+/// Compiles a pipeline whose fields are known to have the shapes of the schema.
+fn compile_sound(pipeline: &Pipeline) -> (Option<Plan>, Vec<Diagnostic>) {
+    let mut report = Report::default();
+    let spec = &pipeline.spec;
+    let mut kinds: Vec<Kind> = spec.stages.iter().filter_map(|stage| stage.kind()).collect();
+    if kinds.len() != spec.stages.len() {
+        return (None, report.diagnostics);
+    }
+    let wiring = wiring::resolve(spec, &kinds, &mut report);
+    let on_error = failure::resolve(spec, &kinds, &mut report);
+    settings::check(&kinds, &mut report);
+    flow::check(spec, &mut kinds, &wiring, &mut report);
+    if report.diagnostics.iter().any(Diagnostic::is_error) {
+        // What is worth knowing of a pipeline that runs is noise beside what keeps it from running.
+        report.diagnostics.retain(|diagnostic| diagnostic.severity != Severity::Note);
+        return (None, report.diagnostics);
+    }
+
+    let mut names: Vec<String> = kinds.iter().map(|kind| format!("{}/{}", kind.role(), kind.name())).collect();
+    names.sort();
+    names.dedup();
+    let stages: Vec<Stage> = (spec.stages.iter().zip(kinds).zip(wiring).zip(on_error))
+        .map(|(((stage, kind), from), on_error)| Stage {
+            name: stage.name.clone(),
+            from,
+            when: stage.when.clone(),
+            otherwise: stage.otherwise == Some(true),
+            priority: stage.priority.unwrap_or_default(),
+            input: stage.input.clone().unwrap_or_else(Input::default),
+            on_error,
+            kind,
+        })
+        .collect();
+    let runs = fuse::runs(&stages);
+    let plan = Plan {
+        version: PLAN_VERSION,
+        pipeline: pipeline.full_name(),
+        kinds: names,
+        latency: spec.latency.unwrap_or(Latency::Park),
+        stages,
+        runs,
+    };
+    (Some(plan), report.diagnostics)
+}
+
+/// Where the steps write down what they find.
+#[derive(Default)]
+struct Report {
+    diagnostics: Vec<Diagnostic>,
+}
+
+impl Report {
+    fn say(&mut self, code: Code, path: Path, reason: impl Into<String>, cure: impl Into<String>) {
+        self.diagnostics.push(Diagnostic::new(code, path, reason, cure));
+    }
+}

@@ -1,0 +1,172 @@
+//! Reference pages, from the schema and the table of codes: what they say is what the compiler does.
+
+use std::fmt::Write;
+
+use serde_json::Value;
+use sidestream_plan::{Process, Sink, Source};
+
+use crate::{
+    crd::{IS_CEL, PIPELINE_SCHEMA},
+    diagnostic::Code,
+};
+
+/// `docs/reference/pipeline.md`: every field of a Pipeline.
+pub fn pipeline_page() -> String {
+    let spec = &PIPELINE_SCHEMA["properties"]["spec"];
+    let stage = &spec["properties"]["stages"]["items"];
+    let mut page = Page::default();
+    page.text("# Pipeline");
+    page.text(GENERATED);
+    page.text(&format!("{} This is a whole one:", description(spec)));
+    page.yaml(include_str!("../cases/ok/hello.yaml"));
+    page.text("A file may hold several, with `---` between them. Where a field is unknown, missing or of the wrong type, \
+        [`sidestream check`](diagnostics.md) says so, for all of them at once. No text is longer than 4 KiB.");
+    page.text("## `spec`");
+    page.fields(spec, &["stages"]);
+    page.text("## A stage");
+    page.text(&description(stage));
+    page.fields(stage, &["source", "process", "sink"]);
+    let kinds = [("source", Source::KINDS), ("process", Process::KINDS), ("sink", Sink::KINDS)];
+    for (role, names) in kinds {
+        page.text(&format!("## `{role}`: {}", description(&stage["properties"][role]).trim_end_matches('.')));
+        for name in names {
+            let kind = &stage["properties"][role]["properties"][name];
+            page.text(&format!("### `{name}`"));
+            page.text(&description(kind));
+            if let Some(example) = example(role, name) {
+                page.yaml(example);
+            }
+            page.fields(kind, &[]);
+        }
+    }
+    page.0
+}
+
+/// `docs/reference/diagnostics.md`: every code.
+pub fn diagnostics_page() -> String {
+    let mut page = Page::default();
+    page.text("# Diagnostics");
+    page.text(GENERATED);
+    page.text("What `sidestream check` and `sidestream run` say of a file, all of it at once: what is wrong, where, and what \
+        to write instead. An error keeps the whole file from starting (exit status 2); a warning and a note do not. A \
+        code never changes its meaning.");
+    let mut table = String::from("| code | severity | meaning |\n|---|---|---|");
+    for code in Code::ALL {
+        let _ = write!(table, "\n| `{code}` | {} | {} |", code.severity(), code.meaning());
+    }
+    page.text(&table);
+    page.0
+}
+
+const GENERATED: &str = "<!-- Generated from the types by `make generate`. Do not edit. -->";
+
+/// One stage of every kind: `cases/ok/every-kind.yaml` has each on one line.
+fn example(role: &str, kind: &str) -> Option<&'static str> {
+    let stages = include_str!("../cases/ok/every-kind.yaml").lines().map(str::trim_start);
+    let wanted = format!("{role}: {{{kind}: ");
+    stages.filter(|line| line.starts_with("- ")).find(|line| line.contains(&wanted))
+}
+
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    fn text(&mut self, text: &str) {
+        if !self.0.is_empty() {
+            self.0.push('\n');
+        }
+        self.0.push_str(text.trim_end());
+        self.0.push('\n');
+    }
+
+    fn yaml(&mut self, yaml: &str) {
+        self.text(&format!("```yaml\n{}\n```", yaml.trim_end()));
+    }
+
+    /// The fields of a map and of the maps in it. Of those named in `apart`, the page speaks elsewhere.
+    fn fields(&mut self, schema: &Value, apart: &[&str]) {
+        let mut rows = Vec::new();
+        collect(schema, "", apart, &mut rows);
+        if rows.is_empty() {
+            return self.text("It has no fields: write `{}`.");
+        }
+        if schema["maxProperties"] == 1 && schema["properties"].is_object() {
+            self.text("Exactly one of its fields is there.");
+        }
+        self.text(&format!("| field | type | bounds | meaning |\n|---|---|---|---|\n{}", rows.join("\n")));
+    }
+}
+
+fn collect(schema: &Value, prefix: &str, apart: &[&str], rows: &mut Vec<String>) {
+    let required = |name: &str| schema["required"].as_array().is_some_and(|names| names.iter().any(|one| one == name));
+    let properties = schema["properties"].as_object();
+    let mut names: Vec<(&String, &Value)> = properties.into_iter().flatten().collect();
+    names.sort_by_key(|(name, _)| !required(name));
+    for (name, field) in names {
+        let path = format!("{prefix}{name}");
+        let mark = if required(name) { ", required" } else { "" };
+        let meaning = description(field).replace("\n- ", "<br>• ").replace('\n', " ").replace('|', "\\|");
+        rows.push(format!("| `{path}` | {}{mark} | {} | {meaning} |", type_name(field), bounds(field)));
+        if !apart.contains(&name.as_str()) {
+            collect(field, &format!("{path}."), &[], rows);
+        }
+    }
+}
+
+fn description(schema: &Value) -> String {
+    let text = schema["description"].as_str().unwrap_or_default();
+    text.trim_end_matches(IS_CEL).trim_end().into()
+}
+
+fn type_name(schema: &Value) -> String {
+    let pattern = schema["pattern"].as_str().unwrap_or_default();
+    let is_cel = schema["description"].as_str().is_some_and(|text| text.ends_with(IS_CEL));
+    match schema["type"].as_str().unwrap_or_default() {
+        "string" if schema["enum"].is_array() => "one of".into(),
+        "string" if is_cel => "expression".into(),
+        "string" if crate::structure::is_duration(pattern) => "duration".into(),
+        "string" if crate::structure::is_size(pattern) => "size".into(),
+        "string" => "text".into(),
+        "integer" => "whole number".into(),
+        "number" => "number".into(),
+        "boolean" => "`true` or `false`".into(),
+        "array" if schema["items"]["enum"].is_array() => "list of some of".into(),
+        "array" => format!("list of {}", type_name(&schema["items"])),
+        _ if schema["additionalProperties"].is_object() => {
+            format!("map of {}", type_name(&schema["additionalProperties"]))
+        }
+        _ if schema["maxProperties"] == 1 => "exactly one of".into(),
+        _ => "map".into(),
+    }
+}
+
+fn bounds(schema: &Value) -> String {
+    if let Some(values) = schema["enum"].as_array() {
+        return values.iter().filter_map(Value::as_str).map(|value| format!("`{value}`")).collect::<Vec<_>>().join(", ");
+    }
+    if schema["items"]["enum"].is_array() {
+        return bounds(&schema["items"]);
+    }
+    let is_quantity = matches!(type_name(schema).as_str(), "duration" | "size" | "expression");
+    let pairs = [("minimum", "maximum", ""), ("minLength", "maxLength", " characters"), ("minItems", "maxItems", " elements"), ("minProperties", "maxProperties", " entries")];
+    let said = pairs.into_iter().filter_map(|(least_name, most_name, what)| {
+        let is_said = !is_quantity && !(least_name == "minProperties" && schema["properties"].is_object());
+        let (least, most) = (&schema[least_name], &schema[most_name]);
+        match (least.is_null(), most.is_null() || is_unbounded(most)) {
+            _ if !is_said => None,
+            (true, true) => None,
+            (false, true) if *least == 0 => None,
+            (false, true) if *least == 1 && least_name == "minLength" => Some("not empty".into()),
+            (false, true) => Some(format!("at least {least}{what}")),
+            (true, false) => Some(format!("at most {most}{what}")),
+            (false, false) if least == most => Some(format!("{least}{what}")),
+            (false, false) => Some(format!("{least} to {most}{what}")),
+        }
+    });
+    said.collect::<Vec<_>>().join(", ")
+}
+
+/// Bounds of machine words and of every text are not worth a column.
+fn is_unbounded(most: &Value) -> bool {
+    [i64::from(u32::MAX), i64::MAX, 4096].iter().any(|bound| *most == *bound)
+}

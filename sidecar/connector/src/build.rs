@@ -1,0 +1,43 @@
+//! From what a stage says to the connector that does it: the one list of source and sink kinds.
+
+use sidestream_plan as plan;
+
+use crate::{
+    BuildError, Environment, Sink, Source,
+    alertmanager::Alerts,
+    blackhole::Blackhole,
+    console::Console,
+    file::{FileSink, FileSource},
+    generator::Generator,
+    host_metrics,
+    http::Server, prometheus::Scrape,
+    stdin::Stdin,
+    webhook::Requests,
+};
+
+/// The source of a stage.
+pub fn source(kind: &plan::Source, env: &Environment) -> Result<Source, BuildError> {
+    Ok(match kind {
+        plan::Source::Generator(stage) => Source::Polled(Box::new(Generator::new(stage)?)),
+        plan::Source::File(stage) => Source::Blocking(Box::new(FileSource::new(stage)?)),
+        plan::Source::HostMetrics(stage) => host_metrics::source(stage)?,
+        plan::Source::Stdin(stage) => Source::Blocking(Box::new(Stdin::new(stage))),
+        plan::Source::Prometheus(stage) => Source::Async(Box::new(Scrape::new(stage, env)?)),
+        plan::Source::Http(stage) => Source::Async(Box::new(Server::new(stage, env)?)),
+        other => {
+            let reason = "is no source that can be built from a plan".into();
+            return Err(BuildError { field: other.kind(), reason });
+        }
+    })
+}
+
+/// The sink of a stage.
+pub fn sink(kind: &plan::Sink, env: &Environment) -> Result<Sink, BuildError> {
+    Ok(match kind {
+        plan::Sink::Console(stage) => Sink::Blocking(Box::new(Console::new(stage))),
+        plan::Sink::File(stage) => Sink::Blocking(Box::new(FileSink::new(stage)?)),
+        plan::Sink::Blackhole(_) => Sink::Inline(Box::new(Blackhole)),
+        plan::Sink::Webhook(stage) => Sink::Async(Box::new(Requests::new(stage, env)?)),
+        plan::Sink::Alertmanager(stage) => Sink::Async(Box::new(Alerts::new(stage, env)?)),
+    })
+}

@@ -1,0 +1,219 @@
+//! A pipeline at work: started, watched, drained.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use sidestream_connector::Ledger;
+use sidestream_event::Pool;
+use sidestream_graph::StageStats;
+use sidestream_plan::Plan;
+use sidestream_ring::{Gauge, sync::Ordering};
+
+use crate::{
+    AssembleError, Registry, World,
+    assemble::{Assembly, Parts, RunTask, assemble},
+    latch::Latch,
+    prepare::prepare,
+};
+
+/// A plan at work in a [`World`]. Dropping it leaves it running: [`Pipeline::drain`] ends it.
+pub struct Pipeline {
+    pub(crate) world: World,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) running: Mutex<Running>,
+    /// Set when all runs and sinks have ended by themselves, or by draining.
+    ended: Latch,
+}
+
+pub(crate) struct Running {
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) assembly: Assembly,
+    /// Counts the plans: whoever waits for the runs of an old one looks again.
+    pub(crate) generation: u64,
+}
+
+/// One stage, to look at.
+#[derive(Clone)]
+pub struct StageView {
+    /// Its name.
+    pub name: String,
+    /// `source`, `process` or `sink`.
+    pub role: &'static str,
+    /// The key of its kind.
+    pub kind: &'static str,
+    /// What it counts.
+    pub stats: Arc<StageStats>,
+    /// The books of a source.
+    pub ledger: Option<Ledger>,
+}
+
+/// One ring, to look at.
+#[derive(Clone)]
+pub struct RingView {
+    /// The stage it leads from.
+    pub from: String,
+    /// The stage it leads to.
+    pub to: String,
+    /// Its depth, limit and blocked time.
+    pub gauge: Gauge,
+}
+
+/// How a drain ended.
+#[derive(Clone, Debug)]
+pub struct Drained {
+    /// The books at the end.
+    pub ledger: Ledger,
+    /// Events that were still waiting, by the stage they waited for; empty when everything was delivered.
+    pub undelivered: Vec<(String, u64)>,
+}
+
+impl Drained {
+    /// Whether every event has ended.
+    pub fn is_complete(&self) -> bool {
+        self.undelivered.is_empty() && self.ledger.in_flight == 0
+    }
+}
+
+impl Pipeline {
+    /// Puts a plan to work.
+    pub fn start(plan: Plan, world: &World, registry: &mut Registry) -> Result<Arc<Pipeline>, AssembleError> {
+        let pool = Arc::new(Pool::new(SPARE_BATCHES));
+        let prepared = prepare(&plan, world, registry, |_| false)?;
+        let assembly =
+            assemble(&plan, prepared, Parts::default(), &pool, world).map_err(AssembleError::Machine)?;
+        let running = Mutex::new(Running { plan: Arc::new(plan), assembly, generation: 0 });
+        let pipeline =
+            Arc::new(Pipeline { world: world.clone(), pool, running, ended: Latch::default() });
+        world.sockets.spawn(watch(pipeline.clone()));
+        Ok(pipeline)
+    }
+
+    /// The plan that is running.
+    pub fn plan(&self) -> Arc<Plan> {
+        self.running().plan.clone()
+    }
+
+    /// Every stage, in the order of the plan.
+    pub fn stages(&self) -> Vec<StageView> {
+        let running = self.running();
+        let view = |stage: &sidestream_plan::Stage| StageView {
+            name: stage.name.clone(),
+            role: stage.kind.role(),
+            kind: stage.kind.name(),
+            stats: running.assembly.stats[&stage.name].clone(),
+            ledger: running.assembly.sources.get(&stage.name).map(|source| source.origin.ledger()),
+        };
+        running.plan.stages.iter().map(view).collect()
+    }
+
+    /// Every ring.
+    pub fn rings(&self) -> Vec<RingView> {
+        let view = |(from, to, gauge): &(String, String, Gauge)| RingView {
+            from: from.clone(),
+            to: to.clone(),
+            gauge: gauge.clone(),
+        };
+        self.running().assembly.rings.iter().map(view).collect()
+    }
+
+    /// The books of all sources together.
+    pub fn ledger(&self) -> Ledger {
+        self.running().ledger()
+    }
+
+    /// Waits until every source has come to its end and everything is delivered; for ever where a source has no end.
+    pub async fn ended(&self) {
+        self.ended.wait().await;
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&self) -> bool {
+        self.ended.is_set()
+    }
+
+    /// Stops the sources and lets everything that was accepted come to its end, for at most `grace`. Blocks.
+    pub fn drain(&self, grace: Duration) -> Drained {
+        let until = self.world.clock.now() + grace;
+        let hung: Vec<_> = {
+            let running = self.running();
+            running.assembly.sources.values().for_each(|source| source.stop());
+            running.assembly.tasks.iter().for_each(|run| run.task.waker().wake());
+            running.assembly.tasks.iter().filter_map(RunTask::abandon).collect()
+        };
+        // A source that hangs in a read cannot be asked; what it has sent is taken, and nothing more.
+        let asked = SOURCE_STOPS_WITHIN.min(grace);
+        let stopped = self.world.clock.now() + asked;
+        while self.world.clock.now() < stopped && !self.running().assembly.sources.values().all(|own| own.has_ended()) {
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        hung.into_iter().for_each(|abandon| abandon());
+        self.ended.wait_blocking(until.since(self.world.clock.now()), &self.world.clock);
+        let running = self.running();
+        let mut undelivered: Vec<(String, u64)> = Vec::new();
+        for (_, to, gauge) in &running.assembly.rings {
+            match undelivered.iter_mut().find(|(name, _)| name == to) {
+                Some((_, events)) => *events += gauge.depth() as u64,
+                None => undelivered.push((to.clone(), gauge.depth() as u64)),
+            }
+        }
+        undelivered.retain(|(_, events)| *events > 0);
+        Drained { ledger: running.ledger(), undelivered }
+    }
+
+    pub(crate) fn running(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Running {
+    fn ledger(&self) -> Ledger {
+        self.assembly.sources.values().fold(Ledger::default(), |sum, source| sum.plus(source.origin.ledger()))
+    }
+}
+
+impl RunTask {
+    /// What ends a run although the thread of its source hangs.
+    fn abandon(&self) -> Option<impl FnOnce() + use<>> {
+        let (abandoned, waker) = (self.abandoned.clone()?, self.task.waker());
+        Some(move || {
+            abandoned.store(true, Ordering::Release);
+            waker.wake();
+        })
+    }
+}
+
+/// Waits for the runs to end, then lets the sinks finish.
+async fn watch(pipeline: Arc<Pipeline>) {
+    loop {
+        let (generation, runs) = {
+            let running = pipeline.running();
+            let runs: Vec<_> = running.assembly.tasks.iter().map(|run| run.ended.clone()).collect();
+            (running.generation, runs)
+        };
+        for run in &runs {
+            run.wait().await;
+        }
+        let sinks: Vec<_> = {
+            let running = pipeline.running();
+            if running.generation != generation {
+                continue;
+            }
+            running.assembly.sinks.values().for_each(|sink| sink.finish());
+            running.assembly.sinks.values().map(|sink| sink.ended().clone()).collect()
+        };
+        for sink in &sinks {
+            sink.wait().await;
+        }
+        if pipeline.running().generation == generation {
+            return pipeline.ended.set();
+        }
+    }
+}
+
+/// Batches kept for their storage: about one for every stage and ring that has one in hand.
+const SPARE_BATCHES: usize = 64;
+/// A source that does not end within this, when asked, hangs in a read.
+const SOURCE_STOPS_WITHIN: Duration = Duration::from_millis(250);
+const LOOK_AGAIN: Duration = Duration::from_micros(500);

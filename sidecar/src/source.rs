@@ -1,0 +1,218 @@
+//! Sources at work: each has a worker's turn, a thread, or a task on the socket runtime.
+
+use std::{sync::Arc, thread, time::Duration};
+
+use sidestream_connector::{
+    AsyncSource, BlockingSource, Failure, Filled, Intake, Origin, PolledSource, Source, Stop, intake,
+};
+use sidestream_event::{Batch, Pool, Timestamp};
+use sidestream_graph::{Fed, Feed, StageStats};
+use sidestream_host::Moment;
+use sidestream_ring::{Receiver, Sender, channel::channel_by};
+use tokio::sync::watch;
+
+use crate::{Door, World, backoff::Backoff, latch::Latch};
+
+/// A source that brings events in.
+pub(crate) struct RunningSource {
+    pub(crate) origin: Origin,
+    stop: watch::Sender<bool>,
+    ended: Latch,
+}
+
+/// What the run that a source heads takes from.
+pub(crate) enum Head {
+    /// A source that the run calls.
+    Feed(Box<dyn Feed>),
+    /// The ring that a source with a thread or task fills.
+    Ring(Receiver<Batch>),
+}
+
+impl RunningSource {
+    /// Starts a source. It waits at its ring until somebody takes from it.
+    pub(crate) fn start(
+        name: &str,
+        source: Source,
+        stats: Arc<StageStats>,
+        pool: &Arc<Pool>,
+        world: &World,
+    ) -> std::io::Result<(RunningSource, Head)> {
+        let origin = Origin::new(name, world.clock.clone());
+        let (stop, stopped) = Stop::new();
+        let ended = Latch::default();
+        let running = RunningSource { origin: origin.clone(), stop, ended: ended.clone() };
+        let open = |origin| {
+            let (sender, receiver): (Sender<Batch>, _) = channel_by(SOURCE_BATCHES, SOURCE_EVENTS, Batch::len);
+            (intake(sender, origin, pool.clone(), world.clock.clone(), stopped.clone()), receiver)
+        };
+        let head = match source {
+            Source::Polled(source) => {
+                let feed = PolledFeed { source, origin, pool: pool.clone(), stop: stopped, ended: Some(ended) };
+                Head::Feed(Box::new(feed))
+            }
+            Source::Blocking(source) => {
+                let (intake, receiver) = open(origin);
+                let name = name.to_owned();
+                thread::Builder::new()
+                    .name(format!("source-{name}"))
+                    .spawn(move || run_blocking(&name, source, intake, &stats, ended))?;
+                Head::Ring(receiver)
+            }
+            Source::Async(source) => {
+                let (intake, receiver) = open(origin);
+                world.sockets.spawn(run_async(name.to_owned(), source, intake, stats, ended));
+                Head::Ring(receiver)
+            }
+        };
+        Ok((running, head))
+    }
+
+    /// Opens the door of a `push` source.
+    pub(crate) fn open(name: &str, door: &Door, pool: &Arc<Pool>, world: &World) -> (RunningSource, Head) {
+        let origin = Origin::new(name, world.clock.clone());
+        let (stop, stopped) = Stop::new();
+        let ended = Latch::default();
+        let (sender, receiver) = channel_by(SOURCE_BATCHES, SOURCE_EVENTS, Batch::len);
+        door.open(intake(sender, origin.clone(), pool.clone(), world.clock.clone(), stopped.clone()));
+        let (door, latch) = (door.clone(), ended.clone());
+        world.sockets.spawn(async move {
+            stopped.stopped().await;
+            door.close();
+            latch.set();
+        });
+        (RunningSource { origin, stop, ended }, Head::Ring(receiver))
+    }
+
+    /// Asks the source to end; what it has brought in stays in its ring.
+    pub(crate) fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.is_set()
+    }
+}
+
+fn run_blocking(
+    name: &str,
+    mut source: Box<dyn BlockingSource>,
+    mut intake: Intake,
+    stats: &StageStats,
+    ended: Latch,
+) {
+    let mut backoff = Backoff::new(None);
+    loop {
+        let begun = intake.clock().now();
+        match source.run(&mut intake) {
+            Ok(()) => break,
+            Err(failure) => {
+                let wait = rest_after(name, &failure, &mut backoff, intake.clock().now().since(begun), stats);
+                // In short sleeps, because nothing can wake a sleeping thread to tell it to stop.
+                let until = intake.clock().now() + wait;
+                while intake.clock().now() < until && !intake.is_stopped() {
+                    thread::sleep(wait.min(SHORT_SLEEP));
+                }
+            }
+        }
+        if intake.is_stopped() {
+            break;
+        }
+    }
+    drop(intake);
+    ended.set();
+}
+
+async fn run_async(
+    name: String,
+    mut source: Box<dyn AsyncSource>,
+    mut intake: Intake,
+    stats: Arc<StageStats>,
+    ended: Latch,
+) {
+    let mut backoff = Backoff::new(None);
+    loop {
+        let begun = intake.clock().now();
+        match source.run(&mut intake).await {
+            Ok(()) => break,
+            Err(failure) => {
+                let wait = rest_after(&name, &failure, &mut backoff, intake.clock().now().since(begun), &stats);
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    () = intake.stopped() => {}
+                }
+            }
+        }
+        if intake.is_stopped() {
+            break;
+        }
+    }
+    drop((intake, source));
+    ended.set();
+}
+
+fn rest_after(name: &str, failure: &Failure, backoff: &mut Backoff, ran: Duration, stats: &StageStats) -> Duration {
+    if ran > WELL_AFTER {
+        backoff.reset();
+    }
+    let wait = backoff.next(None).unwrap_or(WELL_AFTER);
+    stats.retries.add(1);
+    tracing::warn!(stage = name, retry_seconds = wait.as_secs_f64(), "source failed: {failure}");
+    wait
+}
+
+/// A polled source as a run sees it.
+struct PolledFeed {
+    source: Box<dyn PolledSource>,
+    origin: Origin,
+    pool: Arc<Pool>,
+    stop: Stop,
+    /// Gone once it is set.
+    ended: Option<Latch>,
+}
+
+impl Feed for PolledFeed {
+    fn next(&mut self, limit: usize, now: Moment, wall: Timestamp) -> Fed {
+        if self.ended.is_none() || self.stop.is_stopped() {
+            return self.end();
+        }
+        let mut batch = self.pool.take();
+        let filled = self.source.fill(&mut batch, limit, now, wall);
+        if !batch.is_empty() {
+            self.origin.accept(&mut batch);
+            if filled == Filled::End {
+                self.end();
+            }
+            return Fed::Batch(batch);
+        }
+        self.pool.give(batch);
+        match filled {
+            Filled::More => Fed::Until(now),
+            Filled::Until(moment) => Fed::Until(moment),
+            Filled::End => self.end(),
+        }
+    }
+}
+
+impl PolledFeed {
+    fn end(&mut self) -> Fed {
+        if let Some(ended) = self.ended.take() {
+            ended.set();
+        }
+        Fed::End
+    }
+}
+
+impl Drop for PolledFeed {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// The ring between a source and its first stage: enough to ride out a stall of some milliseconds.
+const SOURCE_EVENTS: usize = 8_192;
+/// In batches: a source that sends single events is held to this many.
+const SOURCE_BATCHES: usize = 1_024;
+/// A source that ran so long before it failed starts its backoff anew.
+const WELL_AFTER: Duration = Duration::from_secs(60);
+const SHORT_SLEEP: Duration = Duration::from_millis(100);
