@@ -90,7 +90,9 @@ impl Chunk<'_> {
 
     /// The place of a line and column of this document, both from 1.
     fn place(&self, line: usize, column: usize) -> Option<Place> {
-        let text = self.text.lines().nth(line.checked_sub(1)?)?;
+        let (index, text) = self.text.lines().enumerate().take(line).last()?;
+        // What is missing at the end is missing after the last line.
+        let (line, column) = if index + 1 < line { (index + 1, text.chars().count() + 1) } else { (line, column) };
         let text = text.chars().take(LINE_SHOWN_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
         Some(Place { line: self.lines_before + line, column, text })
     }

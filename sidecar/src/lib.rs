@@ -13,6 +13,7 @@ mod assemble;
 mod backoff;
 mod door;
 mod latch;
+pub mod observe;
 mod pipeline;
 mod prepare;
 mod reload;

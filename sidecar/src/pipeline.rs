@@ -212,8 +212,9 @@ async fn watch(pipeline: Arc<Pipeline>) {
     }
 }
 
-/// Batches kept for their storage: about one for every stage and ring that has one in hand.
-const SPARE_BATCHES: usize = 64;
+/// Batches kept for their storage: as many as may be on their way at once, when full ones fill every ring of a long
+/// pipeline. There are never more than there have been.
+const SPARE_BATCHES: usize = 256;
 /// A source that does not end within this, when asked, hangs in a read.
 const SOURCE_STOPS_WITHIN: Duration = Duration::from_millis(250);
 const LOOK_AGAIN: Duration = Duration::from_micros(500);

@@ -142,8 +142,8 @@ fn bring(value: &Value) -> cel::Value {
         Value::Float(number) => cel::Value::Float(*number),
         Value::Text(text) => cel::Value::from(text.as_str()),
         Value::List(list) => cel::Value::from(list.iter().map(bring).collect::<Vec<_>>()),
-        Value::Map(map) => {
-            cel::Value::from(map.iter().map(|(name, value)| (name.to_string(), bring(value))).collect::<HashMap<_, _>>())
-        }
+        Value::Map(map) => cel::Value::from(
+            map.iter().map(|(name, value)| (name.to_string(), bring(value))).collect::<HashMap<_, _>>(),
+        ),
     }
 }

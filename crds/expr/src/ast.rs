@@ -80,7 +80,9 @@ pub(crate) fn text_literal(node: &IdedExpr) -> Option<&str> {
 pub(crate) fn written(node: &IdedExpr) -> Option<String> {
     match &node.expr {
         Expr::Ident(name) => Some(name.clone()),
-        Expr::Select(select) if !select.test => Some(format!("{}.{}", written(&select.operand)?, select.field)),
+        Expr::Select(select) if !select.test => {
+            Some(format!("{}.{}", written(&select.operand)?, select.field))
+        }
         Expr::Literal(LiteralValue::Int(number)) => Some(number.inner().to_string()),
         Expr::Literal(LiteralValue::String(text)) => Some(format!("{:?}", text.inner())),
         Expr::Call(CallExpr { func_name, target: None, args }) if func_name == operators::INDEX => {

@@ -7,17 +7,17 @@ use cel::{
     IdedExpr,
     common::ast::{CallExpr, EntryExpr, Expr, LiteralValue, MapExpr, SelectExpr, operators as op},
 };
-use regex::Regex;
 
 use crate::{
     Problem, Shape, Type,
     ast::{self, LoopKind},
-    functions::{FUNCTIONS, Kind, MACROS, TYPES},
+    functions::{Kind, TYPES},
     limits,
     parse::Parsed,
     problem::nearest,
 };
 
+mod calls;
 mod operators;
 
 /// What is known of a checked expression.
@@ -29,8 +29,14 @@ pub(crate) struct Checked {
 
 /// Checks `parsed` for events whose bodies are `event`, or says everything that is wrong with it.
 pub(crate) fn check(parsed: &Parsed, event: &Type) -> Result<Checked, Vec<Problem>> {
-    let mut checker =
-        Checker { parsed, event, meta: envelope(), variables: Vec::new(), problems: Vec::new(), complete: true };
+    let mut checker = Checker {
+        parsed,
+        event,
+        meta: envelope(),
+        variables: Vec::new(),
+        problems: Vec::new(),
+        complete: true,
+    };
     let result = checker.of(parsed.tree());
     let Checker { mut problems, complete, .. } = checker;
     if problems.is_empty() {
@@ -123,7 +129,9 @@ impl<'p> Checker<'p> {
             return Some(near.to_string());
         }
         match self.event {
-            Type::Map(shape) if shape.fields().any(|(field, _)| field == name) => Some(format!("event.{name}")),
+            Type::Map(shape) if shape.fields().any(|(field, _)| field == name) => {
+                Some(format!("event.{name}"))
+            }
             _ if self.meta.get(name).is_some() => Some(format!("meta.{name}")),
             Type::Map(shape) => match nearest(name, shape.fields().map(|(field, _)| field.as_str())) {
                 Some(field) => Some(format!("event.{field}")),
@@ -154,8 +162,12 @@ impl<'p> Checker<'p> {
             }
         };
         if self.is_headers(operand) && name.contains(|c: char| c.is_ascii_uppercase()) {
-            let problem = Problem::new(format!("no header is ever named `{name}`: their names are in lower case"));
-            return self.wrong(node, problem.help(format!("write `meta.headers[\"{}\"]`", name.to_ascii_lowercase())));
+            let problem =
+                Problem::new(format!("no header is ever named `{name}`: their names are in lower case"));
+            return self.wrong(
+                node,
+                problem.help(format!("write `meta.headers[\"{}\"]`", name.to_ascii_lowercase())),
+            );
         }
         match shape.get(name) {
             Some(field) => {
@@ -195,7 +207,9 @@ impl<'p> Checker<'p> {
                     self.wrong(&entry.key, Problem::new(format!("the field `{name}` is set twice")));
                 }
                 Some(name) => shape = shape.with(name, value),
-                None if Kind::Text.takes(&key) => others = Some(others.map_or(value.clone(), |all| all.or(value))),
+                None if Kind::Text.takes(&key) => {
+                    others = Some(others.map_or(value.clone(), |all| all.or(value)))
+                }
                 None => {
                     let problem = Problem::new(format!("fields are named by text, and this is {key}"));
                     self.wrong(&entry.key, problem.help("write `string(x)`, or quotes around the name"));
@@ -204,7 +218,9 @@ impl<'p> Checker<'p> {
         }
         match others {
             None => Type::Map(shape),
-            Some(kind) => Type::Map(Shape::of(shape.fields().fold(kind, |all, (_, field)| all.or(field.kind.clone())))),
+            Some(kind) => {
+                Type::Map(Shape::of(shape.fields().fold(kind, |all, (_, field)| all.or(field.kind.clone()))))
+            }
         }
     }
 
@@ -219,7 +235,8 @@ impl<'p> Checker<'p> {
             ),
         };
         if self.variables.len() == limits::LOOPS_NESTED_MAX {
-            let problem = Problem::new(format!("more than {} loops inside one another", limits::LOOPS_NESTED_MAX));
+            let problem =
+                Problem::new(format!("more than {} loops inside one another", limits::LOOPS_NESTED_MAX));
             return self.wrong(node, problem.help("set a field with the inner list first"));
         }
         self.variables.push((it.variable, item.clone()));
@@ -285,89 +302,12 @@ impl<'p> Checker<'p> {
                 self.complete = false;
                 Type::Dyn
             }
-            (Type::List(_), by) => {
-                self.wrong(index, Problem::new(format!("a list is indexed by a whole number, and this is {by}")))
+            (Type::List(_), by) => self
+                .wrong(index, Problem::new(format!("a list is indexed by a whole number, and this is {by}"))),
+            (Type::Map(_), by) => {
+                self.wrong(index, Problem::new(format!("a map is indexed by text, and this is {by}")))
             }
-            (Type::Map(_), by) => self.wrong(index, Problem::new(format!("a map is indexed by text, and this is {by}"))),
             (other, _) => self.wrong(node, Problem::new(format!("{other} has no index"))),
-        }
-    }
-
-    fn function(
-        &mut self,
-        node: &'p IdedExpr,
-        name: &'p str,
-        target: Option<&'p IdedExpr>,
-        args: &'p [IdedExpr],
-    ) -> Type {
-        // A macro that stayed a call has the wrong number of arguments, whose names would only be told as unknown.
-        if let Some((name, usage)) = MACROS.iter().find(|(own, _)| *own == name) {
-            let problem = Problem::new(format!("`{name}` is not called like this"));
-            return self.wrong(node, problem.help(format!("write `{usage}`")));
-        }
-        let known: Vec<_> = FUNCTIONS.iter().filter(|overload| overload.name == name).collect();
-        if known.is_empty() {
-            let names = FUNCTIONS.iter().map(|overload| overload.name).chain(MACROS.iter().map(|(name, _)| *name));
-            let problem = Problem::new(format!("there is no function `{name}`"));
-            let problem = match nearest(name, names) {
-                Some(near) => problem.help(format!("did you mean `{near}`?")),
-                None => problem,
-            };
-            args.iter().chain(target).for_each(|arg| drop(self.of(arg)));
-            return self.wrong(node, problem);
-        }
-        let receiver = target.map(|target| self.of(target));
-        let kinds: Vec<Type> = args.iter().map(|arg| self.of(arg)).collect();
-        let fitting: Vec<_> = known
-            .iter()
-            .filter(|overload| {
-                overload.receiver.is_some() == receiver.is_some()
-                    && overload.receiver.iter().zip(&receiver).all(|(wanted, kind)| wanted.takes(kind))
-                    && overload.args.len() == kinds.len()
-                    && overload.args.iter().zip(&kinds).all(|(wanted, kind)| wanted.takes(kind))
-            })
-            .collect();
-        let Some(first) = fitting.first() else {
-            let given: Vec<String> = kinds.iter().map(Type::to_string).collect();
-            let on = receiver.map(|kind| format!("{kind}.")).unwrap_or_default();
-            let mut ways: Vec<String> = known.iter().map(|overload| format!("`{}`", overload.signature())).collect();
-            ways.dedup();
-            let problem = Problem::new(format!("there is no `{on}{name}({})`", given.join(", ")));
-            return self.wrong(node, problem.help(format!("there is {}", ways.join(", "))));
-        };
-        let result = if fitting.iter().all(|overload| overload.result == first.result) {
-            first.result.as_type()
-        } else {
-            Type::Dyn
-        };
-        self.literals(node, name, target.into_iter().chain(args).collect::<Vec<_>>().as_slice());
-        result
-    }
-
-    /// Checks what a function will make of arguments that are written out.
-    fn literals(&mut self, node: &'p IdedExpr, name: &str, args: &[&'p IdedExpr]) {
-        match (name, args) {
-            ("matches", [_, pattern]) => match ast::text_literal(pattern).map(Regex::new) {
-                Some(Ok(_)) => {}
-                Some(Err(error)) => {
-                    let reason = error.to_string();
-                    let reason = reason.lines().last().unwrap_or("").trim_start_matches("error: ").to_string();
-                    let problem = Problem::new(format!("the pattern is no regular expression: {reason}"));
-                    self.wrong(pattern, problem.help("the syntax is RE2's; write it as r'...' to keep backslashes"));
-                }
-                None => {
-                    let problem = Problem::new("the pattern of `matches` is computed");
-                    self.wrong(pattern, problem.help("write the pattern out: patterns are compiled once, before any event"));
-                }
-            },
-            ("timestamp" | "duration", [text]) if ast::text_literal(text).is_some() => {
-                if cel::Value::resolve(node, &cel::Context::default()).is_err() {
-                    let example = if name == "timestamp" { "2026-01-31T12:00:00Z" } else { "1h30m" };
-                    let problem = Problem::new(format!("this is no {name}"));
-                    self.wrong(text, problem.help(format!("write it as \"{example}\"")));
-                }
-            }
-            _ => {}
         }
     }
 }

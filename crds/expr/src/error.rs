@@ -63,17 +63,22 @@ pub enum EvalError {
 impl fmt::Display for EvalError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            EvalError::NoSuchField { field, there } if there.is_empty() => write!(out, "no such field `{field}`"),
+            EvalError::NoSuchField { field, there } if there.is_empty() => {
+                write!(out, "no such field `{field}`")
+            }
             EvalError::NoSuchField { field, there } => {
                 write!(out, "no such field `{field}`; there are {}", there.join(", "))
             }
             EvalError::NoSuchIndex { index, len } => write!(out, "no index {index} in a list of {len}"),
             EvalError::NoOverload { operation, kinds } => {
                 write!(out, "`{operation}` does not take {}", kinds.join(" and "))?;
-                let mixed = kinds.iter().any(|kind| kind == "int") && kinds.iter().any(|kind| kind == "float");
+                let mixed =
+                    kinds.iter().any(|kind| kind == "int") && kinds.iter().any(|kind| kind == "float");
                 if mixed { out.write_str("; convert the int: `double(x)`") } else { Ok(()) }
             }
-            EvalError::NotABool { kind } => write!(out, "a condition must be true or false, and this is {kind}"),
+            EvalError::NotABool { kind } => {
+                write!(out, "a condition must be true or false, and this is {kind}")
+            }
             EvalError::NotANumber { kind } => write!(out, "a number is wanted, and this is {kind}"),
             EvalError::Overflow { operation } => write!(out, "`{operation}` overflows 64 bits"),
             EvalError::DivisionByZero => out.write_str("division of a whole number by zero"),

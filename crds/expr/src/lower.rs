@@ -33,8 +33,9 @@ impl<'e> Lowering<'e> {
             Expr::Select(select) => self.select(select),
             Expr::Call(call) => self.call(call),
             Expr::List(list) if list.optional_indices.is_empty() => {
-                let items: Vec<Node> = list.elements.iter().map(|item| self.node(item)).collect::<Option<_>>()?;
-                Some(settled(items).unwrap_or_else(|items| Node::List(items)))
+                let items: Vec<Node> =
+                    list.elements.iter().map(|item| self.node(item)).collect::<Option<_>>()?;
+                Some(settled(items).unwrap_or_else(Node::List))
             }
             Expr::Map(map) => self.map(map),
             Expr::Comprehension(it) => self.comprehension(ast::Loop::of(it)?),
@@ -94,7 +95,7 @@ impl<'e> Lowering<'e> {
                     "endsWith" => Test::EndsWith,
                     _ => return None,
                 };
-                Some(test(search, self.pair(of, part)?))
+                Some(test(search, [self.node(of)?, self.node(part)?]))
             }
             _ => None,
         }
@@ -110,10 +111,10 @@ impl<'e> Lowering<'e> {
         if self.is_headers(right) && name == op::IN {
             return ast::text_literal(left).map(|name| Node::HasHeader(name.into()));
         }
-        let sides = self.pair(left, right)?;
+        let sides = [self.node(left)?, self.node(right)?];
         Some(match name {
-            op::LOGICAL_AND => Node::And(sides),
-            op::LOGICAL_OR => Node::Or(sides),
+            op::LOGICAL_AND => Node::And(Box::new(sides)),
+            op::LOGICAL_OR => Node::Or(Box::new(sides)),
             op::EQUALS => test(Test::Equal, sides),
             op::NOT_EQUALS => test(Test::Differ, sides),
             op::LESS => test(Test::Less, sides),
@@ -121,15 +122,15 @@ impl<'e> Lowering<'e> {
             op::GREATER => test(Test::More, sides),
             op::GREATER_EQUALS => test(Test::MoreOrEqual, sides),
             op::IN => test(Test::In, sides),
-            op::INDEX => match *sides {
+            op::INDEX => match sides {
                 [of, Node::Place(Place::Const(Value::Text(name)))] => field(of, name),
                 sides => Node::Index(Box::new(sides)),
             },
-            op::ADD => Node::Arithmetic(Arithmetic::Add, sides),
-            op::SUBSTRACT => Node::Arithmetic(Arithmetic::Subtract, sides),
-            op::MULTIPLY => Node::Arithmetic(Arithmetic::Multiply, sides),
-            op::DIVIDE => Node::Arithmetic(Arithmetic::Divide, sides),
-            op::MODULO => Node::Arithmetic(Arithmetic::Remainder, sides),
+            op::ADD => Node::Arithmetic(Arithmetic::Add, Box::new(sides)),
+            op::SUBSTRACT => Node::Arithmetic(Arithmetic::Subtract, Box::new(sides)),
+            op::MULTIPLY => Node::Arithmetic(Arithmetic::Multiply, Box::new(sides)),
+            op::DIVIDE => Node::Arithmetic(Arithmetic::Divide, Box::new(sides)),
+            op::MODULO => Node::Arithmetic(Arithmetic::Remainder, Box::new(sides)),
             _ => return None,
         })
     }
@@ -148,10 +149,6 @@ impl<'e> Lowering<'e> {
             _ => return None,
         };
         Some(Node::Convert(conversion, Box::new(of)))
-    }
-
-    fn pair(&mut self, left: &'e IdedExpr, right: &'e IdedExpr) -> Option<Box<[Node; 2]>> {
-        Some(Box::new([self.node(left)?, self.node(right)?]))
     }
 
     fn matches(&mut self, of: &'e IdedExpr, pattern: &'e IdedExpr) -> Option<Node> {
@@ -215,8 +212,8 @@ fn field(of: Node, name: Text) -> Node {
     }
 }
 
-fn test(test: Test, sides: Box<[Node; 2]>) -> Node {
-    match *sides {
+fn test(test: Test, sides: [Node; 2]) -> Node {
+    match sides {
         [Node::Place(left), Node::Place(right)] => Node::TestPlaces(test, Box::new([left, right])),
         sides => Node::Test(test, Box::new(sides)),
     }

@@ -94,6 +94,14 @@ impl<'s, 'a> Scope<'s, 'a> {
 }
 
 impl Node {
+    /// The fields of a map that is written out with names; `None` for everything else.
+    pub(crate) fn fields(&self) -> Option<&[(Text, Node)]> {
+        match self {
+            Node::Map(fields) => Some(fields),
+            _ => None,
+        }
+    }
+
     /// Whether the condition holds.
     pub(crate) fn truth<'a>(&'a self, scope: &Scope<'_, 'a>) -> Result<bool, Fault<'a>> {
         match self {
@@ -221,7 +229,11 @@ fn places_test(test: Test, places: &[Place; 2], scope: &Scope<'_, '_>) -> Option
 }
 
 #[inline(never)]
-fn rarer_places_test<'a>(test: Test, places: &'a [Place; 2], scope: &Scope<'_, 'a>) -> Result<bool, Fault<'a>> {
+fn rarer_places_test<'a>(
+    test: Test,
+    places: &'a [Place; 2],
+    scope: &Scope<'_, 'a>,
+) -> Result<bool, Fault<'a>> {
     let (left, right) = (places[0].get(scope.event)?, places[1].get(scope.event)?);
     scope.read(|| left.heap_bytes() + right.heap_bytes())?;
     test.of(&Operand::from(left), &Operand::from(right))
@@ -235,7 +247,9 @@ impl MetaField {
             MetaField::Key => text(meta.key.as_ref()),
             MetaField::Source => Operand::Text(&meta.source),
             MetaField::Sequence => Operand::Int(i64::try_from(meta.sequence).unwrap_or(i64::MAX)),
-            MetaField::Traceparent => text(meta.context.as_ref().and_then(|context| context.traceparent.as_ref())),
+            MetaField::Traceparent => {
+                text(meta.context.as_ref().and_then(|context| context.traceparent.as_ref()))
+            }
         }
     }
 }

@@ -159,7 +159,9 @@ impl<'a> Operand<'a> {
             let place = match *index {
                 Operand::Int(place) => place,
                 // As the crate has it: a whole float is an index, short of the ends of what 64 bits hold.
-                Operand::Float(place) if place.trunc() == place && place.abs() < -(i64::MIN as f64) => place as i64,
+                Operand::Float(place) if place.trunc() == place && place.abs() < -(i64::MIN as f64) => {
+                    place as i64
+                }
                 _ => return Err(refused()),
             };
             let in_list = usize::try_from(place).ok().filter(|place| *place < list.len());

@@ -110,7 +110,8 @@ impl Conversion {
     }
 
     pub(crate) fn of<'a>(self, from: Operand<'a>) -> Result<Operand<'a>, Fault<'a>> {
-        let failed = |from: &dyn ToString| Fault::Conversion { to: self.name(), from: from.to_string().into() };
+        let failed =
+            |from: &dyn ToString| Fault::Conversion { to: self.name(), from: from.to_string().into() };
         if let Some(text) = from.as_text() {
             return match self {
                 Conversion::Int => text.parse().map(Operand::Int).map_err(|_| failed(&text)),

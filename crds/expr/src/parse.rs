@@ -55,13 +55,16 @@ pub(crate) fn parse(source: &str) -> Result<Parsed, Vec<Problem>> {
         .stack_size(limits::PARSER_STACK_BYTES)
         .spawn(parser)
         .map_err(|error| vec![Problem::new(format!("no thread to parse it on: {error}"))])?;
-    let parsed = started.join().unwrap_or_else(|_| Err(vec![Problem::new("the parser gave up on this expression")]));
+    let parsed =
+        started.join().unwrap_or_else(|_| Err(vec![Problem::new("the parser gave up on this expression")]));
     parsed.map(|program| Parsed { program })
 }
 
 fn parse_here(source: &str) -> Result<Program, Vec<Problem>> {
     match Program::compile(source) {
-        Ok(program) if depth(program.expression()) > limits::DEPTH_MAX => Err(vec![too_deep()]),
+        Ok(program) if depth(program.expression()) > limits::DEPTH_MAX => {
+            Err(vec![too_deep(limits::DEPTH_MAX)])
+        }
         Ok(program) => Ok(program),
         Err(errors) => Err(worded(source, errors.errors)),
     }
@@ -78,17 +81,18 @@ fn guard(source: &str) -> Result<(), Problem> {
             .help("split it over several stages"));
     }
     if source.bytes().filter(|byte| b".[({+-*/%<>=!?&|".contains(byte)).count() > limits::OPERATORS_MAX {
-        return Err(too_deep());
+        return Err(too_deep(limits::DEPTH_MAX));
     }
     Ok(())
 }
 
-fn too_deep() -> Problem {
-    Problem::new(format!("the expression is nested deeper than {} levels", limits::DEPTH_MAX))
+pub(crate) fn too_deep(max: usize) -> Problem {
+    Problem::new(format!("the expression is nested deeper than {max} levels"))
         .help("split it over several stages, or set a field with a part of it first")
 }
 
-fn depth(node: &IdedExpr) -> usize {
+/// How many levels the tree has.
+pub(crate) fn depth(node: &IdedExpr) -> usize {
     1 + children(node).into_iter().map(depth).max().unwrap_or(0)
 }
 
@@ -102,7 +106,9 @@ pub(crate) fn children(node: &IdedExpr) -> Vec<&IdedExpr> {
         Expr::List(list) => list.elements.iter().collect(),
         Expr::Select(select) => vec![&select.operand],
         Expr::Map(map) => map.entries.iter().flat_map(|entry| entry_children(&entry.expr)).collect(),
-        Expr::Struct(message) => message.entries.iter().flat_map(|entry| entry_children(&entry.expr)).collect(),
+        Expr::Struct(message) => {
+            message.entries.iter().flat_map(|entry| entry_children(&entry.expr)).collect()
+        }
         Expr::Unspecified | Expr::Ident(_) | Expr::Literal(_) => Vec::new(),
     }
 }
@@ -133,7 +139,7 @@ fn worded(source: &str, errors: Vec<ParseError>) -> Vec<Problem> {
 
 fn word(source: &str, message: &str, at: Option<usize>) -> Problem {
     if message.contains("Recursion limit") {
-        return too_deep().at(at);
+        return too_deep(limits::DEPTH_MAX).at(at);
     }
     let message = message.strip_prefix("Syntax error: ").unwrap_or(message);
     // What could have stood there is a list of nearly every token: not worth a reader's time.
@@ -142,7 +148,9 @@ fn word(source: &str, message: &str, at: Option<usize>) -> Problem {
     let word: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
     let problem = if message.contains("'<EOF>'") || rest.is_empty() {
         Problem::new("the expression ends too early").at(Some(source.trim_end().len()))
-    } else if let Some(found) = message.strip_prefix("mismatched input ").or(message.strip_prefix("extraneous input ")) {
+    } else if let Some(found) =
+        message.strip_prefix("mismatched input ").or(message.strip_prefix("extraneous input "))
+    {
         Problem::new(format!("{found} is not expected here")).at(at)
     } else if let Some(found) = message.strip_prefix("token recognition error at: ") {
         Problem::new(format!("{found} is not understood")).at(at)
@@ -157,7 +165,9 @@ fn word(source: &str, message: &str, at: Option<usize>) -> Problem {
         "ne" => "write `!=`",
         _ if rest.starts_with("= ") || message.contains("at: '= ") => "write `==` to compare",
         _ if message.contains("has() macro") => "write `has(event.name)`",
-        _ if message.contains("simple name") => "the first argument names each value: `event.list.all(x, x > 0)`",
+        _ if message.contains("simple name") => {
+            "the first argument names each value: `event.list.all(x, x > 0)`"
+        }
         _ if message.contains("unsupported syntax '.?'") => "write `has(event.name) ? event.name : 0`",
         _ if rest.starts_with('`') => "write `event[\"a-b\"]`",
         _ if message.contains("invalid int") => "whole numbers have 64 bits; write `1e30` for a larger one",

@@ -111,14 +111,17 @@ impl Test {
 
     /// Whether it holds.
     pub(crate) fn of<'a>(self, left: &Operand<'a>, right: &Operand<'a>) -> Result<bool, Fault<'a>> {
-        let refused = || Fault::NoOverload { operation: self.name(), left: left.kind(), right: Some(right.kind()) };
+        let refused =
+            || Fault::NoOverload { operation: self.name(), left: left.kind(), right: Some(right.kind()) };
         match self {
             Test::Equal => Ok(left.equals(right)),
             Test::Differ => Ok(!left.equals(right)),
             Test::In => left.is_in(right).ok_or_else(refused),
             Test::Less | Test::LessOrEqual | Test::More | Test::MoreOrEqual => {
                 // Beside a NaN nothing holds.
-                left.order(right).map(|found| found.is_some_and(|found| self.found(found))).ok_or_else(refused)
+                left.order(right)
+                    .map(|found| found.is_some_and(|found| self.found(found)))
+                    .ok_or_else(refused)
             }
             Test::Contains | Test::StartsWith | Test::EndsWith => match (left.as_text(), right.as_text()) {
                 (Some(text), Some(part)) => Ok(match self {

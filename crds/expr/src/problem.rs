@@ -55,7 +55,9 @@ pub(crate) fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str
         .filter(|name| *name != written)
         .map(|name| (edits(&written_chars, &name.chars().collect::<Vec<_>>()), name))
         .min()
-        .filter(|(edits, name)| *edits <= (written_chars.len().max(name.len()) / 3).max(1) && *edits < written_chars.len())
+        .filter(|(edits, name)| {
+            *edits <= (written_chars.len().max(name.len()) / 3).max(1) && *edits < written_chars.len()
+        })
         .map(|(_, name)| name)
 }
 

@@ -11,7 +11,7 @@ use crate::{
     lower::lower,
     node::{Node, Scope},
     operand::Operand,
-    parse::{Parsed, parse},
+    parse::{self, Parsed, parse},
 };
 
 /// A compiled expression. A clone shares it; any thread may evaluate it, and many at once.
@@ -38,7 +38,7 @@ impl Program {
     pub fn compile(source: &str, event: &Type) -> Result<Program, Vec<Problem>> {
         let parsed = parse(source)?;
         let checked = check::check(&parsed, event)?;
-        Ok(Self::of(source, &parsed, checked))
+        Self::of(source, &parsed, checked)
     }
 
     /// Compiles a condition: as [`Program::compile`], and the result must be [`Type::Bool`], or [`Type::Dyn`].
@@ -49,18 +49,21 @@ impl Program {
         let parsed = parse(source)?;
         let checked = check::check(&parsed, event)?;
         match &checked.result {
-            Type::Bool | Type::Dyn => Ok(Self::of(source, &parsed, checked)),
+            Type::Bool | Type::Dyn => Self::of(source, &parsed, checked),
             other => Err(vec![check::not_a_condition(other, parsed.tree()).at(Some(0))]),
         }
     }
 
-    fn of(source: &str, parsed: &Parsed, checked: check::Checked) -> Self {
+    fn of(source: &str, parsed: &Parsed, checked: check::Checked) -> Result<Self, Vec<Problem>> {
         let code = match lower(parsed.tree()) {
             Some(node) => Code::Lowered(node),
+            None if parse::depth(parsed.tree()) > limits::INTERPRETED_DEPTH_MAX => {
+                return Err(vec![parse::too_deep(limits::INTERPRETED_DEPTH_MAX)]);
+            }
             None => Code::Interpreted(Interpreted::new(parsed.tree())),
         };
         let source = source.to_string();
-        Self(Arc::new(Compiled { source, result: checked.result, checked: checked.complete, code }))
+        Ok(Self(Arc::new(Compiled { source, result: checked.result, checked: checked.complete, code })))
     }
 
     /// What it gives; [`Type::Timestamp`] and [`Type::Duration`] come out of [`Program::eval`] as text.
@@ -93,6 +96,27 @@ impl Program {
             Code::Lowered(node) => Ok(node.value(&Scope::new(event, &full())).map(Operand::into_value)?),
             Code::Interpreted(code) => code.eval(event),
         }
+    }
+
+    /// As [`Program::eval`], into `value`, whose map storage is used again where the expression makes a map: what keeps a
+    /// stage that makes new bodies from allocating. After an error `value` holds something, but not what was asked.
+    ///
+    /// # Errors
+    /// As [`Program::eval`].
+    pub fn eval_into(&self, event: &Event, value: &mut Value) -> Result<(), EvalError> {
+        if let Code::Lowered(node) = &self.0.code
+            && let Some(fields) = node.fields()
+        {
+            let work = full();
+            let scope = Scope::new(event, &work);
+            let map = value.reset_map();
+            for (name, field) in fields {
+                map.push_new(name.clone(), field.value(&scope)?.into_value());
+            }
+            return Ok(());
+        }
+        *value = self.eval(event)?;
+        Ok(())
     }
 
     /// Whether the condition holds for `event`. Comparisons and searches that are lowered allocate nothing.

@@ -66,23 +66,44 @@ fn an_unknown_field_is_told_with_the_field_that_was_meant_or_the_fields_there_ar
 
 #[test]
 fn an_unknown_function_is_told_with_the_function_that_was_meant() {
-    refuses("event.path.startswith('/')", &["11: there is no function `startswith`; did you mean `startsWith`?"]);
+    refuses(
+        "event.path.startswith('/')",
+        &["11: there is no function `startswith`; did you mean `startsWith`?"],
+    );
     refuses("event.path.frobnicate('/')", &["11: there is no function `frobnicate`"]);
     refuses(
         "startsWith(event.path, '/')",
         &["0: there is no `startsWith(text, text)`; there is `text.startsWith(text)`"],
     );
-    refuses("event.status.contains('5')", &["13: there is no `int.contains(text)`; there is `text.contains(text)`"]);
-    refuses("event.sizes.all(x > 0)", &["12: `all` is not called like this; write `event.list.all(x, x > 0)`"]);
+    refuses(
+        "event.status.contains('5')",
+        &["13: there is no `int.contains(text)`; there is `text.contains(text)`"],
+    );
+    refuses(
+        "event.sizes.all(x > 0)",
+        &["12: `all` is not called like this; write `event.list.all(x, x > 0)`"],
+    );
 }
 
 #[test]
 fn arithmetic_of_int_and_float_is_told_with_the_conversion() {
     refuses("event.seconds * 1000", &["14: `*` does not take float and int; write `1000.0`"]);
-    refuses("event.seconds + event.status", &["14: `+` does not take float and int; write `double(event.status)`"]);
-    refuses("event.status / 2.0 > 1.0", &["13: `/` does not take int and float; write `double(event.status)`"]);
-    refuses("event.seconds % 2.0", &["14: `%` does not take float and float; `%` is for whole numbers: write `int(x)`"]);
-    refuses("'took ' + event.seconds", &["8: `+` does not take text and float; write `string(event.seconds)`"]);
+    refuses(
+        "event.seconds + event.status",
+        &["14: `+` does not take float and int; write `double(event.status)`"],
+    );
+    refuses(
+        "event.status / 2.0 > 1.0",
+        &["13: `/` does not take int and float; write `double(event.status)`"],
+    );
+    refuses(
+        "event.seconds % 2.0",
+        &["14: `%` does not take float and float; `%` is for whole numbers: write `int(x)`"],
+    );
+    refuses(
+        "'took ' + event.seconds",
+        &["8: `+` does not take text and float; write `string(event.seconds)`"],
+    );
 }
 
 #[test]
@@ -96,7 +117,10 @@ fn a_comparison_that_cannot_hold_is_told() {
         &["7: `in` looks into a list or a map, and this is text; write `event.path.contains(\"/api\")`"],
     );
     refuses("'a' in event.sizes", &["4: text is never in a list of int"]);
-    refuses("event.sizes[0] + event.sizes['a']", &["29: a list is indexed by a whole number, and this is text"]);
+    refuses(
+        "event.sizes[0] + event.sizes['a']",
+        &["29: a list is indexed by a whole number, and this is text"],
+    );
 }
 
 #[test]
@@ -115,20 +139,35 @@ fn everything_wrong_is_told_at_once_and_in_order() {
 fn what_is_written_out_is_tried_when_compiled() {
     refuses(
         "event.path.matches('[a-')",
-        &["19: the pattern is no regular expression: unclosed character class; the syntax is RE2's; write it as r'...' to keep backslashes"],
+        &[
+            "19: the pattern is no regular expression: unclosed character class; the syntax is RE2's; write it as r'...' to keep backslashes",
+        ],
     );
     refuses(
         "event.path.matches(event.user)",
-        &["25: the pattern of `matches` is computed; write the pattern out: patterns are compiled once, before any event"],
+        &[
+            "25: the pattern of `matches` is computed; write the pattern out: patterns are compiled once, before any event",
+        ],
     );
-    refuses("meta.time > timestamp('yesterday')", &["22: this is no timestamp; write it as \"2026-01-31T12:00:00Z\""]);
-    refuses("meta.time - timestamp(0) > duration('5 minutes')", &["36: this is no duration; write it as \"1h30m\""]);
+    refuses(
+        "meta.time > timestamp('yesterday')",
+        &["22: this is no timestamp; write it as \"2026-01-31T12:00:00Z\""],
+    );
+    refuses(
+        "meta.time - timestamp(0) > duration('5 minutes')",
+        &["36: this is no duration; write it as \"1h30m\""],
+    );
     refuses("{'a': 1, 'a': 2}", &["9: the field `a` is set twice"]);
-    refuses("{1: 2}", &["1: fields are named by text, and this is int; write `string(x)`, or quotes around the name"]);
+    refuses(
+        "{1: 2}",
+        &["1: fields are named by text, and this is int; write `string(x)`, or quotes around the name"],
+    );
     refuses("Foo{a: 1}", &["3: there is no message type `Foo`; write a map: `{\"name\": value}`"]);
     refuses(
         "meta.headers['Content-Type'] == 'a'",
-        &["12: no header is ever named `Content-Type`: their names are in lower case; write `meta.headers[\"content-type\"]`"],
+        &[
+            "12: no header is ever named `Content-Type`: their names are in lower case; write `meta.headers[\"content-type\"]`",
+        ],
     );
 }
 
@@ -141,7 +180,10 @@ fn a_condition_must_be_true_or_false() {
     let wrong = "a condition must be true or false, and this is";
     assert_eq!(refused("event.status"), [format!("{wrong} int; compare it: `event.status != 0`")]);
     assert_eq!(refused("event.path"), [format!("{wrong} text; compare it: `event.path != \"\"`")]);
-    assert_eq!(refused("event.sizes"), [format!("{wrong} list of int; compare its size: `size(event.sizes) > 0`")]);
+    assert_eq!(
+        refused("event.sizes"),
+        [format!("{wrong} list of int; compare its size: `size(event.sizes) > 0`")]
+    );
     assert!(Program::compile_predicate("event.raw", &request()).is_ok());
     refuses("event.status && event.ok", &[&format!("6: {wrong} int; compare it: `event.status != 0`")]);
     refuses("event.path ? 1 : 2", &[&format!("6: {wrong} text; compare it: `event.path != \"\"`")]);

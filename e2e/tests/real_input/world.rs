@@ -14,18 +14,18 @@ use std::{
 use serde_json::Value;
 
 /// Programs that run until the world is dropped, and the folder they write to.
-pub struct World {
-    pub folder: tempfile::TempDir,
+pub(crate) struct World {
+    pub(crate) folder: tempfile::TempDir,
     programs: Vec<(String, Child)>,
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         World { folder: tempfile::tempdir().expect("a folder for the test"), programs: Vec::new() }
     }
 
     /// Writes a file that appears whole, as the node exporter's text files must.
-    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.folder.path().join(name);
         let part = path.with_extension("part");
         fs::create_dir_all(path.parent().expect("a file has a folder")).expect("the folder can be made");
@@ -35,7 +35,7 @@ impl World {
     }
 
     /// Starts a program; what it says goes to `NAME.log`.
-    pub fn start(&mut self, name: &str, program: &Path, arguments: &[&str]) {
+    pub(crate) fn start(&mut self, name: &str, program: &Path, arguments: &[&str]) {
         let log = fs::File::create(self.folder.path().join(format!("{name}.log"))).expect("a log file");
         let child = Command::new(program)
             .args(arguments)
@@ -48,7 +48,7 @@ impl World {
     }
 
     /// Asks a program to end with SIGTERM and gives its exit code.
-    pub fn stop(&mut self, name: &str) -> Option<i32> {
+    pub(crate) fn stop(&mut self, name: &str) -> Option<i32> {
         let index = self.programs.iter().position(|(own, _)| own == name).expect("a program of this world");
         let (_, mut child) = self.programs.remove(index);
         let ended = Command::new("kill").arg(child.id().to_string()).status();
@@ -56,7 +56,7 @@ impl World {
         child.wait().expect("it ends").code()
     }
 
-    pub fn log(&self, name: &str) -> String {
+    pub(crate) fn log(&self, name: &str) -> String {
         fs::read_to_string(self.folder.path().join(format!("{name}.log"))).unwrap_or_default()
     }
 }
@@ -76,12 +76,12 @@ impl Drop for World {
 }
 
 /// A port that was free a moment ago.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
 }
 
 /// The body of a GET, or why there is none.
-pub fn get(port: u16, path: &str) -> Result<String, String> {
+pub(crate) fn get(port: u16, path: &str) -> Result<String, String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).map_err(|error| error.to_string())?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).map_err(|error| error.to_string())?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n").map_err(|error| error.to_string())?;
@@ -92,12 +92,12 @@ pub fn get(port: u16, path: &str) -> Result<String, String> {
     if status == "200" { Ok(body.to_owned()) } else { Err(format!("{status}: {body}")) }
 }
 
-pub fn get_json(port: u16, path: &str) -> Result<Value, String> {
+pub(crate) fn get_json(port: u16, path: &str) -> Result<Value, String> {
     serde_json::from_str(&get(port, path)?).map_err(|error| error.to_string())
 }
 
 /// Asks again and again until there is an answer; fails with the last reason after `limit`.
-pub fn eventually<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Result<T, String>) -> T {
+pub(crate) fn eventually<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Result<T, String>) -> T {
     let begun = Instant::now();
     loop {
         match ask() {
@@ -109,13 +109,13 @@ pub fn eventually<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Resul
 }
 
 /// An HTTP server that keeps the JSON bodies it is sent: the one an Alertmanager notifies.
-pub struct Notified {
-    pub port: u16,
+pub(crate) struct Notified {
+    pub(crate) port: u16,
     bodies: Arc<Mutex<Vec<Value>>>,
 }
 
 impl Notified {
-    pub fn listen() -> Notified {
+    pub(crate) fn listen() -> Notified {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("a bound port").port();
         let bodies: Arc<Mutex<Vec<Value>>> = Arc::default();
@@ -130,7 +130,7 @@ impl Notified {
         Notified { port, bodies }
     }
 
-    pub fn with_status(&self, status: &str) -> Option<Value> {
+    pub(crate) fn with_status(&self, status: &str) -> Option<Value> {
         let bodies = self.bodies.lock().expect("nobody panics with it");
         bodies.iter().find(|body| body["status"] == status).cloned()
     }

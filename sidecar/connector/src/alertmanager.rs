@@ -328,7 +328,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const RESEND: Duration = Duration::from_secs(60);
 /// An alert ends by itself when it has not come for this many times `resend`: what Prometheus does.
 const LEASE_RESENDS: u32 = 4;
-/// Alerts that stand at once; with labels and annotations of ordinary size they take about 5 MiB.
+/// Alerts that stand at once. One takes about a kibibyte.
 const STANDING_MAX: usize = 10_000;
 const REQUEST_ALERTS_MAX: usize = 1_000;
 const LABEL_BYTES_MAX: usize = 1 << 10;

@@ -10,7 +10,8 @@ use crate::{
     file::{FileSink, FileSource},
     generator::Generator,
     host_metrics,
-    http::Server, prometheus::Scrape,
+    http::Server,
+    prometheus::Scrape,
     stdin::Stdin,
     webhook::Requests,
 };
@@ -24,9 +25,9 @@ pub fn source(kind: &plan::Source, env: &Environment) -> Result<Source, BuildErr
         plan::Source::Stdin(stage) => Source::Blocking(Box::new(Stdin::new(stage))),
         plan::Source::Prometheus(stage) => Source::Async(Box::new(Scrape::new(stage, env)?)),
         plan::Source::Http(stage) => Source::Async(Box::new(Server::new(stage, env)?)),
-        other => {
-            let reason = "is no source that can be built from a plan".into();
-            return Err(BuildError { field: other.kind(), reason });
+        plan::Source::Push(_) => {
+            let reason = "is fed by the program that embeds the pipeline, not built from a plan".into();
+            return Err(BuildError { field: "push", reason });
         }
     })
 }

@@ -41,7 +41,10 @@ impl Scrape {
     pub(crate) fn new(stage: &Prometheus, env: &Environment) -> Result<Self, BuildError> {
         let interval = stage.interval.map_or(INTERVAL, |own| own.get());
         if interval.is_zero() {
-            return Err(BuildError { field: "interval", reason: "0s would scrape without pause; write `15s`".into() });
+            return Err(BuildError {
+                field: "interval",
+                reason: "0s would scrape without pause; write `15s`".into(),
+            });
         }
         let timeout = stage.timeout.map_or(TIMEOUT, |own| own.get()).min(interval);
         let endpoint = Endpoint::new(&stage.url, stage.credentials.as_ref(), timeout, env)?;
@@ -119,15 +122,18 @@ impl Scrape {
 
 /// A body that is metrics from its first line to its last.
 fn checked(body: Bytes) -> Result<Bytes, String> {
-    let text = str::from_utf8(&body).map_err(|error| format!("the answer is no text: {error}; is it the right URL?"))?;
-    prometheus::samples(text, |_| ()).map_err(|error| format!("the answer is {error}; is it the right URL?"))?;
+    let text = str::from_utf8(&body)
+        .map_err(|error| format!("the answer is no text: {error}; is it the right URL?"))?;
+    prometheus::samples(text, |_| ())
+        .map_err(|error| format!("the answer is {error}; is it the right URL?"))?;
     Ok(body)
 }
 
 /// The text, in parts of at most [`BATCH_EVENTS`] whole lines.
 fn parts(mut text: &str) -> impl Iterator<Item = &str> {
     std::iter::from_fn(move || {
-        let mut ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(index, _)| index + 1);
+        let mut ends =
+            text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(index, _)| index + 1);
         let (part, rest) = text.split_at(ends.nth(BATCH_EVENTS - 1).unwrap_or(text.len()));
         text = rest;
         (!part.is_empty()).then_some(part)
@@ -143,7 +149,57 @@ const BATCH_EVENTS: usize = 512;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use sidestream_host::Clock;
+    use tracing::{Level, Metadata, Subscriber, span};
+
     use super::*;
+    use crate::Secrets;
+
+    /// Hears the levels of what is logged.
+    struct Ear(Arc<Mutex<Vec<Level>>>);
+
+    impl Subscriber for Ear {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+        fn event(&self, event: &tracing::Event<'_>) {
+            self.0.lock().unwrap().push(*event.metadata().level());
+        }
+        fn enter(&self, _: &span::Id) {}
+        fn exit(&self, _: &span::Id) {}
+    }
+
+    #[test]
+    fn a_change_is_logged_once_and_a_target_that_was_always_up_never() {
+        let env = Environment {
+            pipeline: "a/b".into(),
+            clock: Clock::machine(),
+            secrets: Secrets::default(),
+            compile: Arc::new(|_| Err("no expression here".into())),
+        };
+        let stage = Prometheus {
+            url: "http://127.0.0.1:1/".into(),
+            interval: None,
+            timeout: None,
+            credentials: None,
+        };
+        let mut scrape = Scrape::new(&stage, &env).unwrap();
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let reason = "it is gone".to_owned();
+        tracing::subscriber::with_default(Ear(heard.clone()), || {
+            for outcome in [Ok(()), Ok(()), Err(&reason), Err(&reason), Ok(()), Ok(()), Err(&reason)] {
+                scrape.note(outcome);
+            }
+        });
+        assert_eq!(*heard.lock().unwrap(), [Level::WARN, Level::INFO, Level::WARN]);
+    }
 
     #[test]
     fn a_text_falls_into_parts_of_whole_lines() {

@@ -34,9 +34,10 @@ async fn samples_come_every_interval_until_the_source_is_stopped() {
     }
     stop.send(true).unwrap();
     timeout(Duration::from_secs(10), running).await.expect("the source ends").unwrap().unwrap();
-    let busy = rounds[1..].iter().flat_map(Batch::events).find(|event| {
-        event.body.at("name").and_then(|name| name.as_text()) == Some("node_cpu_busy_ratio")
-    });
+    let busy = rounds[1..]
+        .iter()
+        .flat_map(Batch::events)
+        .find(|event| event.body.at("name").and_then(|name| name.as_text()) == Some("node_cpu_busy_ratio"));
     if let Some(ratio) = busy.and_then(|event| event.body.at("value")?.as_f64()) {
         assert!((0.0..=1.0).contains(&ratio), "{ratio}");
     }

@@ -3,7 +3,7 @@
 //! Reading bounds depth at 128 levels. Whole numbers beyond 64 bits become floats. Of a name given twice the last
 //! value stands. Writing turns NaN and infinities into `null`, bytes into text where they are UTF-8 and else into base64.
 
-use std::{collections::HashSet, fmt, io};
+use std::{fmt, io};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::{
@@ -12,7 +12,7 @@ use serde::{
     ser::{SerializeMap, SerializeSeq},
 };
 
-use crate::{List, Map, Text, Value};
+use crate::{List, Text, Value, map::Builder};
 
 /// Why a text is no JSON: where and what, in serde_json's words.
 #[derive(Debug)]
@@ -103,24 +103,11 @@ impl<'de> Visitor<'de> for ValueVisitor {
         Ok(Value::List(list))
     }
     fn visit_map<A: MapAccess<'de>>(self, mut input: A) -> Result<Value, A::Error> {
-        let mut map = Map::with_capacity(USUAL_FIELDS);
-        // Beyond a few fields a set of the names seen keeps a hostile text from costing the square of its length.
-        let mut seen: HashSet<Text> = HashSet::new();
+        let mut map = Builder::with_capacity(USUAL_FIELDS);
         while let Some(Name(name)) = input.next_key()? {
-            let value: Value = input.next_value()?;
-            if map.len() < SCANNED_FIELDS {
-                map.insert(name, value);
-            } else {
-                if seen.is_empty() {
-                    seen.extend(map.iter().map(|(name, _)| name.clone()));
-                }
-                match seen.insert(name.clone()) {
-                    true => map.push_new(name, value),
-                    false => map.insert(name, value),
-                }
-            }
+            map.insert(name, input.next_value()?);
         }
-        Ok(Value::Map(map))
+        Ok(Value::Map(map.build()))
     }
 }
 
@@ -157,8 +144,6 @@ impl io::Write for Infallible<'_> {
 
 /// Storage a parsed map starts with, so that an ordinary log line allocates its map once.
 const USUAL_FIELDS: usize = 8;
-/// Up to this many fields, scanning for a repeated name is cheaper than hashing it.
-const SCANNED_FIELDS: usize = 64;
 
 #[cfg(test)]
 mod tests {

@@ -1,5 +1,7 @@
 //! Named values, in order.
 
+use std::collections::HashMap;
+
 use ecow::EcoVec;
 
 use crate::{Text, Value};
@@ -95,6 +97,49 @@ impl Map {
     }
 }
 
+/// A map as a parser fills it: in time linear in the number of fields, also where a hostile text gives a hundred
+/// thousand names, or all of them twice.
+#[derive(Debug, Default)]
+pub struct Builder {
+    map: Map,
+    /// Where each name stands, once there are more than [`SCANNED_FIELDS`].
+    places: HashMap<Text, usize>,
+}
+
+impl Builder {
+    /// A builder with room for `capacity` fields.
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self { map: Map::with_capacity(capacity), places: HashMap::new() }
+    }
+
+    /// Sets field `name`; of a name given twice the last value stands, in the place of the first.
+    pub fn insert(&mut self, name: Text, value: Value) {
+        if self.map.len() < SCANNED_FIELDS {
+            return self.map.insert(name, value);
+        }
+        if self.places.is_empty() {
+            self.places =
+                self.map.iter().enumerate().map(|(place, (name, _))| (name.clone(), place)).collect();
+        }
+        let fields = &mut self.map.fields;
+        match self.places.get(&name) {
+            Some(place) => fields.make_mut()[*place].1 = value,
+            None => {
+                self.places.insert(name.clone(), fields.len());
+                fields.push((name, value));
+            }
+        }
+    }
+
+    /// The map.
+    pub fn build(self) -> Map {
+        self.map
+    }
+}
+
+/// Up to this many fields, scanning for a repeated name is cheaper than hashing it.
+const SCANNED_FIELDS: usize = 64;
+
 /// Equal when they hold the same fields, in whatever order.
 impl PartialEq for Map {
     fn eq(&self, other: &Self) -> bool {
@@ -129,6 +174,19 @@ mod tests {
         second.insert("a", 9);
         assert_eq!(first.get("a"), Some(&Value::Int(1)));
         assert_eq!(second.get("a"), Some(&Value::Int(9)));
+    }
+
+    #[test]
+    fn a_builder_keeps_the_last_value_of_a_name_however_many_there_are() {
+        let mut builder = Builder::with_capacity(8);
+        for round in 0..2 {
+            for n in 0..50_000 {
+                builder.insert(format!("f{n}").into(), Value::Int(n + round));
+            }
+        }
+        let map = builder.build();
+        assert_eq!((map.len(), map.get("f49999")), (50_000, Some(&Value::Int(50_000))));
+        assert_eq!(map.iter().next().map(|(name, _)| name.as_str()), Some("f0"));
     }
 
     #[test]

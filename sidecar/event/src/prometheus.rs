@@ -407,7 +407,7 @@ rpc:empty{ } -Inf
             ("a{b=\"x} 1", 5, OpenQuote),
             ("a{b=\"x\\", 5, OpenQuote),
             ("a{b=\"x\" c=\"y\"} 1", 9, LabelEnd),
-            ("a{b=\"x\"", 9, LabelEnd),
+            ("a{b=\"x\"", 8, LabelEnd),
             ("a", 2, Value),
             ("a x", 3, Value),
             ("a 1 x", 5, Time),

@@ -15,6 +15,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     task::Waker,
+    time::Duration,
 };
 
 use sidestream_event::{Batch, Event, Mark, Outcome, Pool, Timestamp};
@@ -96,6 +97,8 @@ pub struct Run {
 pub const TIMED_EVERY: u32 = 32;
 /// Events a turn takes before others of its class get theirs.
 const TURN_EVENTS: usize = 1024;
+/// A run that always has more to take does what time asks for so late.
+const OVERDUE: Duration = Duration::from_millis(100);
 /// Most events a called source makes at once.
 const FEED_EVENTS: usize = 512;
 
@@ -202,9 +205,10 @@ impl Run {
         self.held.is_empty() && !self.outlet.is_blocked()
     }
 
-    fn tick(&mut self, now: Moment) {
+    /// Calls the operators whose time came at least `overdue` ago.
+    fn tick(&mut self, now: Moment, overdue: Duration) {
         for index in 0..self.operators.len() {
-            if self.operators[index].processor.due().is_some_and(|due| due <= now) {
+            if self.operators[index].processor.due().is_some_and(|due| due + overdue <= now) {
                 self.call(index, None, |processor, _, output| {
                     processor.tick(output);
                     Flow::Continue
@@ -448,7 +452,6 @@ impl Work for Run {
         if !self.is_free(turn.now) {
             return self.wait_for_room();
         }
-        self.tick(turn.now);
         let mut taken = 0;
         let mut until = None;
         while taken < TURN_EVENTS && !self.ended {
@@ -484,8 +487,11 @@ impl Work for Run {
             return Next::Done;
         }
         if taken >= TURN_EVENTS {
+            self.tick(turn.now, OVERDUE);
             return Next::Again;
         }
+        // Only now that nothing waits in the rings: what has queued up comes before what time alone would do.
+        self.tick(turn.now, Duration::ZERO);
         if self.wait_to_flush() {
             return Next::Again;
         }

@@ -18,7 +18,7 @@ use std::{
     time::Instant,
 };
 
-use common::{Contender, contenders::*, median, nanos, pin, report, rounds, table};
+use common::{Contender, contenders::*, median, nanos, pin, report, rounds, table, wanted};
 
 const SLOTS: usize = 1024;
 const BATCH: usize = 64;
@@ -116,6 +116,7 @@ fn main() {
         (Disruptor::NAME, single::<Disruptor>, batched::<Disruptor>),
         (Tokio::NAME, single::<Tokio>, batched::<Tokio>),
     ];
+    let contenders: Vec<_> = contenders.into_iter().filter(|(name, ..)| wanted(name)).collect();
     let mut figures = vec![(Vec::new(), Vec::new()); contenders.len()];
     for _ in 0..rounds(9) {
         for ((_, single, batched), figures) in contenders.iter().zip(&mut figures) {

@@ -118,7 +118,7 @@ impl Stealers {
 
 /// The class whose ticket comes up at this turn: all but the highest in rotation.
 fn ticket(turn: u32) -> Option<usize> {
-    turn.is_multiple_of(LOW_TURN).then(|| (turn / LOW_TURN) as usize % (CLASSES - 1))
+    turn.is_multiple_of(LOW_TURN).then_some((turn / LOW_TURN) as usize % (CLASSES - 1))
 }
 
 fn retried(mut steal: impl FnMut() -> Steal<Runnable>) -> Option<Runnable> {

@@ -35,7 +35,8 @@ impl State {
     /// The caller took the task from a queue and is going to run it.
     pub(crate) fn begin(&self) {
         // AcqRel: sees what every waker until now wrote, and what the last run did, perhaps on another thread.
-        self.0.swap(RUNNING, Ordering::AcqRel);
+        let before = self.0.swap(RUNNING, Ordering::AcqRel);
+        debug_assert_eq!(before, WOKEN, "only a queued task is begun, and it is queued once");
     }
 
     /// The run is over, and there is more to do: the caller must queue the task.
@@ -70,7 +71,7 @@ mod models {
     use loom::{sync::Arc, thread};
 
     use super::*;
-    use sidestream_ring::sync::{AtomicUsize, UnsafeCell};
+    use sidestream_ring::sync::AtomicUsize;
 
     /// Mutants: `again` as a store, `rest` as a store where it finds the task woken, a wake that is a load where it
     /// changes nothing.
@@ -122,7 +123,9 @@ mod models {
                 state: State::idle(),
                 queued: AtomicUsize::new(0),
                 wakes: AtomicUsize::new(0),
-                runs: UnsafeCell::new(0),
+                begun: AtomicUsize::new(0),
+                runs: AtomicUsize::new(0),
+                seen: AtomicUsize::new(0),
             });
             task.wake();
             let threads = [
@@ -139,7 +142,9 @@ mod models {
             threads.into_iter().for_each(|thread| thread.join().unwrap());
             task.try_run();
             assert_eq!(task.queued.load(Ordering::Relaxed), 0);
-            assert_eq!(task.last_seen(), 2, "the last run saw every wake");
+            assert_eq!(task.seen.load(Ordering::Relaxed), 2, "the last run saw every wake");
+            let (begun, runs) = (task.begun.load(Ordering::Relaxed), task.runs.load(Ordering::Relaxed));
+            assert_eq!(begun, runs, "each run saw what the one before had done");
         });
     }
 
@@ -148,8 +153,12 @@ mod models {
         state: State,
         queued: AtomicUsize,
         wakes: AtomicUsize,
-        /// Only the runner touches it: loom fails the model where that is not so.
-        runs: UnsafeCell<usize>,
+        /// Runs, counted so that none is missed.
+        begun: AtomicUsize,
+        /// Runs, counted as work counts them: read, add, write, with nothing but the word to order one run after another.
+        runs: AtomicUsize,
+        /// The wakes that the last run saw.
+        seen: AtomicUsize,
     }
 
     impl Task {
@@ -168,22 +177,13 @@ mod models {
         fn try_run(&self) {
             while self.queued.compare_exchange(1, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 self.state.begin();
-                let wakes = self.wakes.load(Ordering::Relaxed);
-                self.look(|seen| *seen = wakes);
+                self.begun.fetch_add(1, Ordering::Relaxed);
+                self.runs.store(self.runs.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+                self.seen.store(self.wakes.load(Ordering::Relaxed), Ordering::Relaxed);
                 if self.state.rest() {
                     self.queue();
                 }
             }
-        }
-
-        fn last_seen(&self) -> usize {
-            self.look(|seen| *seen)
-        }
-
-        #[allow(unsafe_code, reason = "loom watches the cell: that is what the model is for")]
-        fn look<R>(&self, look: impl FnOnce(&mut usize) -> R) -> R {
-            // SAFETY: the caller is the runner, or has joined all others; loom fails the model where it is not so.
-            self.runs.with_mut(|seen| look(unsafe { &mut *seen }))
         }
     }
 }

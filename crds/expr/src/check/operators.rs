@@ -9,7 +9,13 @@ use super::{Checker, op_sign};
 use crate::{Problem, Type, ast};
 
 impl<'p> Checker<'p> {
-    pub(super) fn binary(&mut self, node: &'p IdedExpr, name: &str, left: &'p IdedExpr, right: &'p IdedExpr) -> Type {
+    pub(super) fn binary(
+        &mut self,
+        node: &'p IdedExpr,
+        name: &str,
+        left: &'p IdedExpr,
+        right: &'p IdedExpr,
+    ) -> Type {
         let (a, b) = (self.of(left), self.of(right));
         if let Some(name) = ast::text_literal(left).filter(|_| self.is_headers(right)) {
             self.field(left, right, &b, name);
@@ -89,9 +95,13 @@ impl Sides<'_> {
     fn order(&self) -> Result<Type, Problem> {
         use Type::{Bool, Bytes, Duration, Dyn, Null, Text, Timestamp};
         match (self.a, self.b) {
-            (Null | Type::List(_) | Type::Map(_), _) | (_, Null | Type::List(_) | Type::Map(_)) => Err(self.refused()),
+            (Null | Type::List(_) | Type::Map(_), _) | (_, Null | Type::List(_) | Type::Map(_)) => {
+                Err(self.refused())
+            }
             (Dyn, _) | (_, Dyn) => Ok(Bool),
-            (Bool, Bool) | (Text, Text) | (Bytes, Bytes) | (Timestamp, Timestamp) | (Duration, Duration) => Ok(Bool),
+            (Bool, Bool) | (Text, Text) | (Bytes, Bytes) | (Timestamp, Timestamp) | (Duration, Duration) => {
+                Ok(Bool)
+            }
             (a, b) if a.may_be_number() && b.may_be_number() => Ok(Bool),
             _ => Err(self.with_conversion(self.refused())),
         }
@@ -130,7 +140,9 @@ impl Sides<'_> {
                 problem.help(format!("write {literal} without quotes"))
             }
             (Some(_), _) if is_scalar(kind) => problem.help(format!("write {}", converted("string", other))),
-            (None, Type::Int | Type::Float) => problem.help(format!("write {}", converted(number_function(kind), text))),
+            (None, Type::Int | Type::Float) => {
+                problem.help(format!("write {}", converted(number_function(kind), text)))
+            }
             _ => problem,
         }
     }

@@ -87,8 +87,11 @@ fn turns<'a>(
 ) -> Result<(), Fault<'a>> {
     for item in items {
         around.spend(1)?;
-        let inside =
-            Scope { event: around.event, work_left: around.work_left, turn: Some(Turn { item: &item, around }) };
+        let inside = Scope {
+            event: around.event,
+            work_left: around.work_left,
+            turn: Some(Turn { item: &item, around }),
+        };
         if !turn(&inside, &item)? {
             break;
         }

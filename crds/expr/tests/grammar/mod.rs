@@ -1,4 +1,6 @@
 //! Expressions and events made at random, for the properties.
+//! Some tests use some of it.
+#![allow(dead_code, reason = "each test that uses this uses a part of it")]
 
 use proptest::prelude::*;
 use sidestream_event::{Event, Map, Value};
@@ -52,7 +54,8 @@ fn literal() -> impl Strategy<Value = Written> {
         Just("{'k': 1}".to_string()),
     ];
     // Behind `dyn` the checker lets through what fails when it runs.
-    (plain, 0..4).prop_map(|(text, shown)| Written::same(if shown == 0 { text } else { format!("dyn({text})") }))
+    (plain, 0..4)
+        .prop_map(|(text, shown)| Written::same(if shown == 0 { text } else { format!("dyn({text})") }))
 }
 
 /// What only the interpreter does: programs with it are not lowered.
@@ -90,7 +93,8 @@ pub(crate) fn expression(rarely: u32) -> BoxedStrategy<Written> {
 }
 
 fn tree(rarely: u32, variables: u32) -> BoxedStrategy<Written> {
-    let leaf = prop_oneof![6 => read(), 4 => literal(), variables => Just(Written::same("x")), rarely => rare()];
+    let leaf =
+        prop_oneof![6 => read(), 4 => literal(), variables => Just(Written::same("x")), rarely => rare()];
     leaf.prop_recursive(5, 40, 3, |inner| {
         let one = prop_oneof![
             Just("!({0})"),
@@ -190,7 +194,10 @@ impl Typed {
         let two = |template: &'static str, a: &BoxedStrategy<Written>, b: &BoxedStrategy<Written>| {
             (a.clone(), b.clone()).prop_map(move |(a, b)| Written::of(template, &[&a, &b])).boxed()
         };
-        let settled = |sign: &'static str, name: &'static str, a: &BoxedStrategy<Written>, b: &BoxedStrategy<Written>| {
+        let settled = |sign: &'static str,
+                       name: &'static str,
+                       a: &BoxedStrategy<Written>,
+                       b: &BoxedStrategy<Written>| {
             let both = (a.clone(), b.clone());
             both.prop_map(move |(a, b)| Written {
                 ours: format!("({} {sign} {})", a.ours, b.ours),
@@ -303,7 +310,8 @@ fn value() -> impl Strategy<Value = Value> {
         (-3_i64..3).prop_map(Value::from),
         prop_oneof![Just(i64::MIN), Just(i64::MAX), any::<i64>()].prop_map(Value::from),
         (-3_i32..3).prop_map(|number| Value::from(f64::from(number) / 2.0)),
-        prop_oneof![Just(f64::NAN), Just(f64::INFINITY), Just(-0.0), Just(1e300), any::<f64>()].prop_map(Value::from),
+        prop_oneof![Just(f64::NAN), Just(f64::INFINITY), Just(-0.0), Just(1e300), any::<f64>()]
+            .prop_map(Value::from),
         "[ab1é水]{0,3}".prop_map(Value::from),
         proptest::collection::vec(any::<u8>(), 0..3).prop_map(|bytes| Value::Bytes(bytes.into())),
     ];
@@ -319,7 +327,8 @@ fn value() -> impl Strategy<Value = Value> {
 pub(crate) fn event() -> impl Strategy<Value = Event> {
     let field = |name: &'static str| value().prop_map(move |value| (name, value));
     let int = || prop_oneof![4 => -20_i64..20, 1 => Just(i64::MIN), 1 => Just(i64::MAX)];
-    let float = || prop_oneof![4 => (-8..8).prop_map(|n| f64::from(n) / 2.0), 1 => Just(f64::NAN), 1 => any::<f64>()];
+    let float =
+        || prop_oneof![4 => (-8..8).prop_map(|n| f64::from(n) / 2.0), 1 => Just(f64::NAN), 1 => any::<f64>()];
     // `e` and `h` are never there.
     let body = (
         (field("a"), field("b"), field("c"), field("d"), field("f"), field("g")),
@@ -348,4 +357,3 @@ pub(crate) fn event() -> impl Strategy<Value = Event> {
         Event::new(body)
     })
 }
-

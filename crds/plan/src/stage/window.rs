@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use crate::{Duration, Expression};
 
 /// Aggregates events over spans of time, for all events together or for each key. Time is the events' own; a window
-/// closes when an event `lateness` past its end has come, or, when none comes, when the clock is that far past it.
+/// closes when an event `lateness` past its end has come, or, when none comes, when the clock is half a second and that
+/// far past it.
 /// It emits `{by, start, end}` (seconds since the epoch) and the aggregates, at the time of its end.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

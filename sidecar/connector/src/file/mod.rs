@@ -33,6 +33,14 @@ fn describe(what: &str, path: &Path, error: &io::Error) -> String {
     format!("cannot {what} {}: {why}", path.display())
 }
 
+/// Makes the names in the folder of `path` last; only Unix lets a folder be synced.
+fn sync_folder_of(path: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    std::fs::File::open(folder_of(path))?.sync_all()?;
+    let _ = path;
+    Ok(())
+}
+
 /// The folder a file stands in.
 fn folder_of(path: &Path) -> &Path {
     match path.parent() {

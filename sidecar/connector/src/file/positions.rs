@@ -20,8 +20,9 @@ use serde::{Deserialize, Serialize};
 use sidestream_host::Moment;
 
 use super::{
-    describe, folder_of,
+    describe,
     identity::{Fingerprint, Identity},
+    sync_folder_of,
 };
 
 /// One file in the checkpoint.
@@ -180,10 +181,8 @@ impl Positions {
         file.write_all(&text)?;
         file.sync_all()?;
         fs::rename(&beside, &self.checkpoint)?;
-        // The rename itself must last too; only Unix lets a folder be synced.
-        #[cfg(unix)]
-        File::open(folder_of(&self.checkpoint))?.sync_all()?;
-        Ok(())
+        // The rename itself must last too.
+        sync_folder_of(&self.checkpoint)
     }
 
     fn forget_delivered(&mut self, file: u64) {

@@ -16,7 +16,7 @@ use std::{
 use sidestream_event::{Batch, Value, json};
 use sidestream_plan::stage;
 
-use super::{describe, folder_of, identity::Identity};
+use super::{describe, folder_of, identity::Identity, sync_folder_of};
 use crate::{BlockingSink, BuildError, Undelivered};
 
 pub(crate) struct FileSink {
@@ -63,32 +63,28 @@ impl BlockingSink for FileSink {
 
 impl FileSink {
     fn append(&mut self) -> Result<(), String> {
-        let fail = |what| move |error: io::Error, path: &Path| describe(what, path, &error);
-        let mut open = self.current().map_err(|error| fail("open")(error, &self.path))?;
-        if open.is_regular
-            && open.length > 0
-            && self.rotate_at.is_some_and(|at| open.length + self.text.len() as u64 > at)
-        {
+        let mut open = self.current()?;
+        let is_full = self.rotate_at.is_some_and(|at| open.length + self.text.len() as u64 > at);
+        if is_full && open.is_regular && open.length > 0 {
             drop(open);
-            self.rotate().map_err(|error| fail("rotate")(error, &self.path))?;
-            open = self.current().map_err(|error| fail("open")(error, &self.path))?;
+            self.rotate().map_err(|error| describe("rotate", &self.path, &error))?;
+            open = self.current()?;
         }
-        let written = open.append(&self.text, self.sync);
         // After a failure the file is opened anew, which also finds a line that could not be cut off.
-        written.map_err(|error| fail("write")(error, &self.path))?;
+        open.append(&self.text, self.sync).map_err(|error| describe("write", &self.path, &error))?;
         self.open = Some(open);
         Ok(())
     }
 
     /// The file that has the path: the one that is open, unless somebody has renamed or removed it.
-    fn current(&mut self) -> io::Result<Open> {
+    fn current(&mut self) -> Result<Open, String> {
         if let Some(open) = self.open.take()
             && fs::metadata(&self.path)
                 .is_ok_and(|metadata| Identity::of(&self.path, &metadata) == open.identity)
         {
             return Ok(open);
         }
-        Open::at(&self.path, self.sync)
+        Open::at(&self.path, self.sync).map_err(|error| describe("open", &self.path, &error))
     }
 
     fn rotate(&self) -> io::Result<()> {
@@ -126,14 +122,12 @@ impl Open {
             Ok(file) => file,
             Err(_) => OpenOptions::new().append(true).create(true).open(path)?,
         };
-        #[cfg(unix)]
         if sync && is_new {
-            File::open(folder_of(path))?.sync_all()?;
+            sync_folder_of(path)?;
         }
-        let _ = (is_new, sync);
         let metadata = file.metadata()?;
         let (length, is_regular) = (metadata.len(), metadata.is_file());
-        let torn = is_regular && length > 0 && last_byte(&mut file)? != b'\n';
+        let torn = is_regular && length > 0 && last_byte(&mut file).is_ok_and(|byte| byte != b'\n');
         Ok(Self { identity: Identity::of(path, &metadata), file, length, is_regular, torn })
     }
 
@@ -158,7 +152,7 @@ impl Open {
         let mend: &[u8] = if self.torn { b"\n" } else { b"" };
         self.file.write_all(mend)?;
         self.file.write_all(text)?;
-        if sync {
+        if sync && self.is_regular {
             self.file.sync_data()?;
         }
         Ok((mend.len() + text.len()) as u64)

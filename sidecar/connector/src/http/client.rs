@@ -185,6 +185,12 @@ fn checked(text: &str) -> Result<Uri, BuildError> {
 }
 
 fn bearer(token: &str) -> Result<HeaderValue, BuildError> {
+    if token.is_empty() {
+        return Err(BuildError {
+            field: "credentials",
+            reason: "the secret is empty; write a token into it".into(),
+        });
+    }
     let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| BuildError {
         field: "credentials",
         reason: "the token holds a line break or another character that no header may hold".into(),
@@ -249,3 +255,116 @@ const SAID_CHARS_MAX: usize = 200;
 const REST_BYTES_MAX: usize = 64 << 10;
 const REST_WAIT: Duration = Duration::from_millis(100);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+
+#[cfg(test)]
+mod tests {
+    use rustls::{
+        RootCertStore, ServerConfig,
+        crypto::aws_lc_rs,
+        pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
+    };
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+    use crate::Secrets;
+
+    fn env() -> Environment {
+        Environment {
+            pipeline: "a/b".into(),
+            clock: Clock::machine(),
+            secrets: Secrets::default(),
+            compile: Arc::new(|_| Err("no expression here".into())),
+        }
+    }
+
+    /// A TLS server that answers `a 1` to everyone; its port and its certificate.
+    async fn secured() -> (u16, CertificateDer<'static>) {
+        let own = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let certificate = own.cert.der().clone();
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(own.signing_key.serialize_der()));
+        let settings = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.clone()], key)
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            let acceptor = TlsAcceptor::from(Arc::new(settings));
+            while let Ok((socket, _)) = listener.accept().await {
+                if let Ok(mut socket) = acceptor.accept(socket).await {
+                    let _ = socket.read(&mut [0; 1024]).await;
+                    let _ = socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\na 1\n").await;
+                    let _ = socket.shutdown().await;
+                }
+            }
+        });
+        (port, certificate)
+    }
+
+    async fn get(url: &str, trusted: Option<CertificateDer<'static>>) -> Result<Bytes, String> {
+        let mut authorities = RootCertStore::empty();
+        authorities.add_parsable_certificates(trusted);
+        let settings = || Arc::new(tls::trusting(authorities));
+        let endpoint = Endpoint::trusting(url, None, Duration::from_secs(2), &env(), settings).unwrap();
+        endpoint.get(&HeaderMap::new(), 100).await.map_err(|trouble| trouble.to_string())
+    }
+
+    #[tokio::test]
+    async fn a_peer_is_asked_over_tls_when_its_authority_is_trusted() {
+        let (port, certificate) = secured().await;
+        let body = get(&format!("https://127.0.0.1:{port}/"), Some(certificate)).await.unwrap();
+        assert_eq!(body, "a 1\n");
+    }
+
+    #[tokio::test]
+    async fn a_peer_nobody_vouches_for_is_not_asked_and_the_cure_is_said() {
+        let (port, certificate) = secured().await;
+        let (_, other) = secured().await;
+        for trusted in [None, Some(other)] {
+            let said = get(&format!("https://127.0.0.1:{port}/"), trusted).await.unwrap_err();
+            assert!(
+                said.starts_with(&format!(
+                    "cannot reach https://127.0.0.1:{port}/: its certificate is not trusted"
+                )),
+                "{said}"
+            );
+            assert!(said.ends_with("name a PEM file in SSL_CERT_FILE"), "{said}");
+        }
+        let said = get(&format!("https://localhost:{port}/"), Some(certificate)).await.unwrap_err();
+        assert!(said.contains("not trusted"), "a certificate of another name: {said}");
+    }
+
+    #[tokio::test]
+    async fn a_url_with_the_wrong_scheme_is_told_apart() {
+        let (port, certificate) = secured().await;
+        assert!(get(&format!("http://127.0.0.1:{port}/"), None).await.unwrap_err().contains("broke off"));
+        let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = plain.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (mut socket, _) = plain.accept().await.unwrap();
+            socket.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+        });
+        let said = get(&format!("https://{address}/"), Some(certificate)).await.unwrap_err();
+        assert!(said.contains("does the URL begin with http:// ?"), "{said}");
+    }
+
+    #[tokio::test]
+    async fn a_host_without_an_address_is_said_with_its_cure() {
+        let said = get("http://no-such-host.invalid/", None).await.unwrap_err();
+        assert!(said.contains("is the host's name right?"), "{said}");
+    }
+
+    #[test]
+    fn an_instance_always_has_its_port_and_a_message_never_the_query() {
+        let endpoint = |url| Endpoint::new(url, None, Duration::from_secs(1), &env()).unwrap();
+        assert_eq!(endpoint("http://host/").instance(), "host:80");
+        assert_eq!(endpoint("http://[::1]:9100/metrics").instance(), "[::1]:9100");
+        assert_eq!(&*endpoint("http://host/a?token=s3cret").shown, "http://host/a");
+    }
+}

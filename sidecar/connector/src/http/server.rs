@@ -70,14 +70,28 @@ impl Server {
                 format!("`{}` is no address and port; write one such as `127.0.0.1:8080`", stage.listen);
             return Err(BuildError { field: "listen", reason });
         }
+        let path = stage.path.clone().unwrap_or_else(|| "/".into());
+        if !path.starts_with('/') {
+            return Err(BuildError {
+                field: "path",
+                reason: format!("`{path}` is no path; write `/{path}`"),
+            });
+        }
+        let token = stage.credentials.as_ref().map(|reference| env.secrets.get(reference)).transpose()?;
+        if token.as_ref().is_some_and(String::is_empty) {
+            return Err(BuildError {
+                field: "credentials",
+                reason: "the secret is empty, which would open the door to everyone".into(),
+            });
+        }
         let max_body = stage.max_body.map_or(MAX_BODY, |own| own.bytes());
         let max_body = usize::try_from(max_body).unwrap_or(usize::MAX).min(MAX_BODY_MOST);
         Ok(Self {
             listen: stage.listen.clone(),
             door: Arc::new(Door {
-                path: stage.path.clone().unwrap_or_else(|| "/".into()),
+                path,
                 max_body,
-                token: stage.credentials.as_ref().map(|reference| env.secrets.get(reference)).transpose()?,
+                token,
                 bodies: Arc::new(Semaphore::new(kibibytes(max_body.max(BODIES_BYTES)) as usize)),
             }),
         })

@@ -113,14 +113,6 @@ pub(super) fn shown(url: &Uri) -> Arc<str> {
 /// Why there is no connection, and what to do about it.
 pub(super) fn unreachable(error: &(dyn Error + 'static)) -> Kind {
     Kind::Unreachable(match root(error) {
-        Root::Io(kind, said) => match kind {
-            io::ErrorKind::ConnectionRefused => {
-                "connection refused; is it running, and is the port right?".into()
-            }
-            io::ErrorKind::TimedOut => "no connection within the time; is a firewall in between?".into(),
-            _ if said.contains("lookup address") => format!("{said}; is the host's name right?"),
-            _ => said,
-        },
         Root::Tls(rustls::Error::InvalidCertificate(why)) => format!(
             "its certificate is not trusted ({why}); add its authority to this machine's, or name a PEM file in SSL_CERT_FILE"
         ),
@@ -128,41 +120,51 @@ pub(super) fn unreachable(error: &(dyn Error + 'static)) -> Kind {
             "it speaks no TLS; does the URL begin with http:// ?".into()
         }
         Root::Tls(error) => format!("TLS: {error}"),
-        Root::Other(said) => said,
+        Root::Said(Some(io::ErrorKind::ConnectionRefused), _) => {
+            "connection refused; is it running, and is the port right?".into()
+        }
+        Root::Said(Some(io::ErrorKind::TimedOut), _) => {
+            "no connection within the time; is a firewall in between?".into()
+        }
+        Root::Said(_, said) if said.contains("lookup address") => {
+            format!("{said}; is the host's name right?")
+        }
+        Root::Said(_, said) => said,
     })
 }
 
 /// Why a connection ended early.
 pub(super) fn broken_off(error: &(dyn Error + 'static)) -> Kind {
     Kind::BrokenOff(match root(error) {
-        Root::Io(_, said) | Root::Other(said) => said,
         Root::Tls(error) => format!("TLS: {error}"),
+        Root::Said(_, said) => said,
     })
 }
 
+/// The innermost cause: the one that says something.
 enum Root<'a> {
-    Io(io::ErrorKind, String),
     Tls(&'a rustls::Error),
-    Other(String),
+    /// What it says, and the kind of the last error of the system on the way to it.
+    Said(Option<io::ErrorKind>, String),
 }
 
-/// The innermost cause: the one that says something.
 fn root<'a>(error: &'a (dyn Error + 'static)) -> Root<'a> {
-    let mut cause = error;
+    let (mut cause, mut kind) = (error, None);
     loop {
         if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
             return Root::Tls(tls);
         }
-        let io = cause.downcast_ref::<io::Error>();
-        // An io::Error that wraps another error names that one's source as its own, and so hides it.
-        let inner = match io {
-            Some(io) => io.get_ref().map(|inner| inner as &(dyn Error + 'static)),
+        let inner = match cause.downcast_ref::<io::Error>() {
+            // Its `source` is that of the error it wraps, which would be passed over.
+            Some(io) => {
+                kind = Some(io.kind());
+                io.get_ref().map(|inner| inner as &(dyn Error + 'static))
+            }
             None => cause.source(),
         };
-        match (inner, io) {
-            (Some(inner), _) => cause = inner,
-            (None, Some(io)) => return Root::Io(io.kind(), io.to_string()),
-            (None, None) => return Root::Other(cause.to_string()),
+        match inner {
+            Some(inner) => cause = inner,
+            None => return Root::Said(kind, cause.to_string()),
         }
     }
 }

@@ -93,7 +93,7 @@ impl Reading {
     }
 
     /// Takes and delivers what is there until `enough` of the lines so far.
-    fn until(&mut self, enough: impl Fn(&[String]) -> bool) {
+    pub(crate) fn until(&mut self, enough: impl Fn(&[String]) -> bool) {
         for _ in 0..4_000 {
             while let Some(batch) = self.batches.try_recv() {
                 self.seen.extend(batch.events().iter().map(line));
@@ -112,12 +112,6 @@ impl Reading {
         self.until(|seen| seen.len() >= lines.len());
         assert_eq!(self.seen, lines);
         self.seen.clear();
-    }
-
-    /// Waits until so many lines have come, and gives them.
-    pub(crate) fn lines(&mut self, count: usize) -> Vec<String> {
-        self.until(|seen| seen.len() >= count);
-        std::mem::take(&mut self.seen)
     }
 
     /// Asks the source to stop, delivers what is in flight, and lets it remember; gives the lines that still came.

@@ -25,8 +25,8 @@ fn stage(url: String) -> Alertmanager {
         labels: None,
         annotations: None,
         credentials: None,
-        resend: Some(sidestream_plan::Duration::from_millis(300)),
-        timeout: Some(sidestream_plan::Duration::from_secs(2)),
+        resend: Some(sidestream_plan::Duration::from_secs(1)),
+        timeout: None,
     }
 }
 
@@ -71,7 +71,7 @@ async fn an_alert_says_what_the_threshold_said_and_ends_by_itself_after_four_res
     assert!(peer.asked()[0].head.starts_with("POST /api/v2/alerts HTTP/1.1"));
     assert_eq!(
         peer.bodies()[0],
-        r#"[{"labels":{"alertname":"Slow","by":"/cart"},"annotations":{"bound":"0.5","value":"0.75"},"startsAt":"2096-10-02T07:06:40Z","endsAt":"2096-10-02T07:06:41.200Z"}]"#
+        r#"[{"labels":{"alertname":"Slow","by":"/cart"},"annotations":{"bound":"0.5","value":"0.75"},"startsAt":"2096-10-02T07:06:40Z","endsAt":"2096-10-02T07:06:44Z"}]"#
     );
 }
 
@@ -120,12 +120,12 @@ async fn a_stream_of_batches_does_not_keep_standing_alerts_from_being_sent_again
     let peer = Peer::new([Act::Answer(200, "")]).await;
     let mut sink = to(&peer);
     sink.deliver(&changes(&[("firing", "a")])).await.unwrap();
-    for _ in 0..8 {
-        sleep(Duration::from_millis(50)).await;
+    for _ in 0..12 {
+        sleep(Duration::from_millis(100)).await;
         sink.deliver(&changes(&[("resolved", "b")])).await.unwrap();
     }
     let again = peer.bodies().iter().skip(1).filter(|body| alerts(body).contains(&stands("a"))).count();
-    assert_eq!(again, 1);
+    assert!((1..=3).contains(&again), "{again} times");
 }
 
 #[tokio::test]
@@ -256,7 +256,7 @@ impl Real {
 
     async fn comes_to_hold(&self, expected: &[&str]) {
         let mut standing = Vec::new();
-        for _ in 0..100 {
+        for _ in 0..200 {
             standing = self.standing().await;
             if standing == expected {
                 return;
@@ -279,12 +279,14 @@ const REAL: &str = "/usr/bin/prometheus-alertmanager";
 #[tokio::test]
 async fn a_real_alertmanager_holds_an_alert_until_it_resolves() {
     let Some(real) = Real::start(free_port()).await else { return };
-    let mut sink = sink(Sink::Alertmanager(stage(format!("http://{}", real.address))));
+    let half_second = Some(sidestream_plan::Duration::from_millis(500));
+    let stage = Alertmanager { resend: half_second, ..stage(format!("http://{}", real.address)) };
+    let mut sink = sink(Sink::Alertmanager(stage));
     sink.deliver(&changes(&[("firing", "/cart"), ("firing", "/pay")])).await.unwrap();
     real.comes_to_hold(&["/cart", "/pay"]).await;
     sink.deliver(&changes(&[("resolved", "/cart")])).await.unwrap();
     real.comes_to_hold(&["/pay"]).await;
-    for _ in 0..6 {
+    for _ in 0..5 {
         sleep(sink.tend_after().unwrap()).await;
         sink.tend().await.unwrap();
     }

@@ -129,6 +129,32 @@ async fn a_body_without_a_length_is_cut_off_at_the_limit_too() {
 }
 
 #[tokio::test]
+async fn bodies_being_read_are_bounded_together() {
+    let (mut running, address) = serve(|stage| stage.max_body = Some(Size::from_bytes(32 << 20)), 8192).await;
+    let mut first = TcpStream::connect(address).await.unwrap();
+    first.write_all(b"POST /in HTTP/1.1\r\nhost: here\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
+    sleep(Duration::from_millis(50)).await;
+    let (status, text) = post(address, "", "x").await.unwrap();
+    assert_eq!((status, text.as_str()), (429, "too many bodies are being read; try again\n"));
+    first.write_all(b"1\r\na\r\n0\r\n\r\n").await.unwrap();
+    drop(running.next().await);
+    let answer = post(address, "", "x");
+    drop(running.next().await);
+    assert_eq!(answer.await.unwrap().0, 202);
+}
+
+#[tokio::test]
+async fn a_head_without_end_is_refused() {
+    let (_running, address) = serve(|_| {}, 8192).await;
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    let head = format!("POST /in HTTP/1.1\r\nhost: here\r\nx: {}", "x".repeat(80 << 10));
+    let _ = socket.write_all(head.as_bytes()).await;
+    let mut answer = [0; 12];
+    socket.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 431");
+}
+
+#[tokio::test]
 async fn only_the_right_token_opens_the_door() {
     let credentials = SecretRef { secret_ref: SecretKey { name: "door".into(), key: "token".into() } };
     let (mut running, address) = serve(|stage| stage.credentials = Some(credentials), 8192).await;
@@ -237,6 +263,23 @@ async fn a_port_in_use_is_a_failure_that_names_the_address_and_the_cure() {
         "{failure}"
     );
     drop(running);
+}
+
+#[test]
+fn a_door_that_nobody_or_everybody_could_enter_is_refused() {
+    let refused = |stage, secrets| match build::source(&Source::Http(stage), &env(secrets)) {
+        Err(error) => error.to_string(),
+        Ok(_) => panic!("it was built"),
+    };
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("door")).unwrap();
+    std::fs::write(folder.path().join("door/token"), "\n").unwrap();
+    let credentials = SecretRef { secret_ref: SecretKey { name: "door".into(), key: "token".into() } };
+    let secured = Http { credentials: Some(credentials), ..stage(1) };
+    assert!(refused(secured.clone(), Secrets::at(folder.path())).contains("open the door to everyone"));
+    assert!(refused(secured, Secrets::default()).contains("pass --secrets DIR"));
+    let lost = Http { path: Some("in".into()), ..stage(1) };
+    assert_eq!(refused(lost, Secrets::default()), "`path`: `in` is no path; write `/in`");
 }
 
 #[test]

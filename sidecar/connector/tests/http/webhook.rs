@@ -15,14 +15,7 @@ use crate::{
 };
 
 fn webhook(url: String) -> Webhook {
-    Webhook {
-        url,
-        method: None,
-        headers: None,
-        credentials: None,
-        batch_size: None,
-        timeout: Some(sidestream_plan::Duration::from_millis(500)),
-    }
+    Webhook { url, method: None, headers: None, credentials: None, batch_size: None, timeout: None }
 }
 
 fn to(peer: &Peer) -> Box<dyn AsyncSink> {
@@ -141,7 +134,6 @@ async fn a_misbehaving_peer_is_tried_again_with_a_reason_that_names_it() {
         assert_eq!(after, None);
         reason
     };
-    assert!(retried(Act::Silence).await.contains("did not answer within 500ms"));
     assert!(retried(Act::Reset).await.contains("broke off"));
     assert!(retried(Act::Raw(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec())).await.contains("broke off"));
     assert!(retried(Act::Raw(Vec::new())).await.contains("broke off"));
@@ -151,6 +143,15 @@ async fn a_misbehaving_peer_is_tried_again_with_a_reason_that_names_it() {
             .await
             .contains("broke off")
     );
+}
+
+#[tokio::test]
+async fn a_silent_peer_is_left_after_the_time_limit() {
+    let peer = Peer::new([Act::Silence]).await;
+    let half_second = Some(sidestream_plan::Duration::from_millis(500));
+    let mut sink = sink(Sink::Webhook(Webhook { timeout: half_second, ..webhook(peer.url("/hook")) }));
+    let (reason, _) = retried(sink.deliver(&numbers(1)).await);
+    assert!(reason.contains("/hook did not answer within 500ms"), "{reason}");
 }
 
 #[tokio::test]

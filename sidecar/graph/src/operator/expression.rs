@@ -63,6 +63,11 @@ impl Formula {
         self.program.eval(event).map_err(|error| self.failed(error))
     }
 
+    /// What the expression says of `event`, into a value whose storage is used again.
+    pub(super) fn eval_into(&self, event: &Event, value: &mut Value) -> Result<(), Unusable<'_>> {
+        self.program.eval_into(event, value).map_err(|error| self.failed(error))
+    }
+
     /// The number the expression says, which is not NaN: a NaN can be neither compared nor added up.
     pub(super) fn number(&self, event: &Event) -> Result<f64, Unusable<'_>> {
         match self.program.eval_f64(event) {

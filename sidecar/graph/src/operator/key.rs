@@ -71,8 +71,7 @@ pub(super) fn shown(value: &Value) -> Text {
         Value::Text(text) => text.clone(),
         other => {
             let mut text = Text::new();
-            // Writing to a text cannot fail.
-            let _ = write!(text, "{other}");
+            write!(text, "{other}").expect("a text takes all that is written to it");
             text
         }
     }
@@ -93,40 +92,43 @@ fn write_identity(value: &Value, out: &mut String) {
     if out.len() > KEY_BYTES_MAX + 1 {
         return;
     }
-    // Writing to a text cannot fail.
     match value {
         Value::Null => out.push('0'),
         Value::Bool(true) => out.push('y'),
         Value::Bool(false) => out.push('n'),
-        Value::Int(number) => drop(write!(out, "i{number}")),
+        Value::Int(number) => put(out, format_args!("i{number}")),
         Value::Float(number) if number.fract() == 0.0 && number.abs() < WHOLE_MAX => {
-            drop(write!(out, "i{}", *number as i64));
+            put(out, format_args!("i{}", *number as i64));
         }
         Value::Float(number) if number.is_nan() => out.push_str("fn"),
-        Value::Float(number) => drop(write!(out, "f{:x}", number.to_bits())),
+        Value::Float(number) => put(out, format_args!("f{:x}", number.to_bits())),
         Value::Text(text) => {
             // A length, so that no text inside a list or map can pass for the end of it.
-            let _ = write!(out, "t{}:", text.len());
-            out.push_str(text);
+            put(out, format_args!("t{}:", text.len()));
+            out.push_str(&text[..text.floor_char_boundary(KEY_BYTES_MAX + 1)]);
         }
         Value::Bytes(bytes) => {
-            let _ = write!(out, "b{}:", bytes.len());
-            bytes.iter().for_each(|byte| drop(write!(out, "{byte:02x}")));
+            put(out, format_args!("b{}:", bytes.len()));
+            bytes.iter().take(KEY_BYTES_MAX).for_each(|byte| put(out, format_args!("{byte:02x}")));
         }
         Value::List(list) => {
-            let _ = write!(out, "l{}:", list.len());
+            put(out, format_args!("l{}:", list.len()));
             list.iter().for_each(|value| write_identity(value, out));
         }
         Value::Map(map) => {
-            let _ = write!(out, "m{}:", map.len());
+            put(out, format_args!("m{}:", map.len()));
             let mut fields: Vec<_> = map.iter().collect();
             fields.sort_unstable_by(|one, other| one.0.cmp(other.0));
             for (name, value) in fields {
-                let _ = write!(out, "{}:{name}", name.len());
+                put(out, format_args!("{}:{name}", name.len()));
                 write_identity(value, out);
             }
         }
     }
+}
+
+fn put(out: &mut String, text: fmt::Arguments<'_>) {
+    out.write_fmt(text).expect("a text takes all that is written to it");
 }
 
 impl fmt::Display for NoKey<'_> {

@@ -1,6 +1,6 @@
 //! Makes a new body from an expression.
 
-use sidestream_event::Batch;
+use sidestream_event::{Batch, Value};
 use sidestream_expr::Type;
 use sidestream_plan::stage;
 
@@ -10,19 +10,22 @@ use crate::{Flow, Output, Processor};
 /// `map`: the envelope stays.
 pub(super) struct Map {
     body: Formula,
+    /// The body of the event before, kept for its storage: the next body is made in it.
+    spare: Value,
 }
 
 impl Map {
     pub(super) fn new(config: &stage::Map, input: &Type) -> Result<Self, BuildError> {
-        Ok(Self { body: Formula::new("body", &config.body, input)? })
+        Ok(Self { body: Formula::new("body", &config.body, input)?, spare: Value::Null })
     }
 }
 
 impl Processor for Map {
     fn process(&mut self, batch: &mut Batch, out: &mut Output) -> Flow {
-        batch.retain(|event| match self.body.eval(event) {
-            Ok(body) => {
-                event.body = body;
+        let Self { body, spare } = self;
+        batch.retain(|event| match body.eval_into(event, spare) {
+            Ok(()) => {
+                std::mem::swap(&mut event.body, spare);
                 true
             }
             Err(reason) => out.refuse(event, reason),

@@ -17,6 +17,8 @@
 mod aggregate;
 mod rate;
 mod sketch;
+#[cfg(test)]
+mod tests;
 mod time;
 
 use std::{collections::VecDeque, fmt, time::Duration};

@@ -78,6 +78,17 @@ pub(crate) fn rounds(otherwise: usize) -> usize {
     std::env::args().find_map(|arg| arg.parse().ok()).unwrap_or(otherwise)
 }
 
+/// Whether `name` is among the contenders asked for: `-- 3 sidestream rtrb`. Asking for none asks for all.
+pub(crate) fn wanted(name: &str) -> bool {
+    let mut asked =
+        std::env::args().skip(1).filter(|arg| !arg.starts_with('-') && arg.parse::<u32>().is_err());
+    let mut any = false;
+    asked.any(|arg| {
+        any = true;
+        name.starts_with(&arg)
+    }) || !any
+}
+
 /// Nanoseconds, as a float.
 pub(crate) fn nanos(duration: Duration) -> f64 {
     duration.as_nanos() as f64

@@ -9,9 +9,7 @@
 //! inside quotes all is text, with JSON's escapes. A key alone is `true`; a key with `=` and nothing is the empty text.
 //! Of a key given twice the last value stands.
 
-use std::collections::HashSet;
-
-use sidestream_event::{Map, Text, Value};
+use sidestream_event::{Builder, Map, Text, Value};
 
 use super::{Format, Malformed, utf8};
 use crate::operator::number::number_or_text;
@@ -41,7 +39,7 @@ impl Format for Logfmt {
 impl Logfmt {
     fn read(&mut self, line: &str) -> Result<Map, Wrong> {
         let bytes = line.as_bytes();
-        let mut fields = Fields::default();
+        let mut fields = Builder::with_capacity(USUAL_FIELDS);
         let mut at = 0;
         loop {
             at += bytes[at..].iter().take_while(|byte| byte.is_ascii_whitespace()).count();
@@ -56,7 +54,7 @@ impl Logfmt {
                 Some(b'=') if key.is_empty() => return Err(Wrong("no key before `=`", at)),
                 Some(b'=') => at += 1,
                 _ => {
-                    fields.insert(key, Value::Bool(true));
+                    fields.insert(key.into(), Value::Bool(true));
                     continue;
                 }
             }
@@ -76,9 +74,9 @@ impl Logfmt {
                     bare => number_or_text(bare),
                 }
             };
-            fields.insert(key, value);
+            fields.insert(key.into(), value);
         }
-        Ok(fields.map)
+        Ok(fields.build())
     }
 
     /// The value in quotes that begins at `start`, and where it ends.
@@ -153,31 +151,8 @@ fn unit(digits: &str) -> Option<u32> {
     digits.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| u32::from_str_radix(digits, 16).ok())?
 }
 
-/// Fields as they are read: beyond a few, a set of names keeps a hostile text from costing the square of its length.
-#[derive(Default)]
-struct Fields {
-    map: Map,
-    seen: HashSet<Text>,
-}
-
-impl Fields {
-    fn insert(&mut self, key: &str, value: Value) {
-        let key = Text::from(key);
-        if self.map.len() < SCANNED_FIELDS {
-            return self.map.insert(key, value);
-        }
-        if self.seen.is_empty() {
-            self.seen.extend(self.map.iter().map(|(name, _)| name.clone()));
-        }
-        match self.seen.insert(key.clone()) {
-            true => self.map.push_new(key, value),
-            false => self.map.insert(key, value),
-        }
-    }
-}
-
-/// Up to this many fields, scanning for a repeated name is cheaper than hashing it.
-const SCANNED_FIELDS: usize = 64;
+/// Storage a map starts with, so that an ordinary line allocates its map once.
+const USUAL_FIELDS: usize = 8;
 
 #[cfg(test)]
 mod tests {

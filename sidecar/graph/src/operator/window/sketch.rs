@@ -52,6 +52,12 @@ impl Sketch {
     pub(super) fn quantile(&self, at: f64) -> f64 {
         let Some(last) = self.count.checked_sub(1) else { return f64::NAN };
         let rank = (at * last as f64) as u64;
+        // The ends are known exactly.
+        match rank {
+            0 => return self.min,
+            rank if rank == last => return self.max,
+            _ => {}
+        }
         let mut below = 0;
         let found = self.buckets.iter().find(|(_, count)| {
             below += count;

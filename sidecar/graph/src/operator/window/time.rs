@@ -6,15 +6,15 @@
 //!        lateness
 //!      ├──────────┤
 //!   ───┴──────────●──▶       ●  the newest event's time, and no later than the wall clock
-//!   watermark                   while no event comes it moves on as the monotonic clock does
+//!   watermark                   once no event has come for a while it moves on as the monotonic clock does
 //!
 //!   panes  … │  6  │  7  │  8  │ …     frontier 8: what ends with pane 7 or before is closed
 //! ```
 //!
-//! The wall clock alone closes nothing, so that yesterday's events can be read today: with none coming, the stream's
-//! time goes on from its newest event. Nor can one event from the future close windows for the others: the wall clock
-//! is the watermark's limit, and an event more than [`AHEAD_MAX`] ahead of it is refused. Where the wall clock itself
-//! was wrong and is set back, [`StreamTime::was_set_back`] says so and time starts anew.
+//! The wall clock alone closes nothing, so that yesterday's events can be read today: with none coming for
+//! [`PATIENCE`], the stream's time goes on from its newest event. Nor can one event from the future close windows for
+//! the others: the wall clock is the watermark's limit, and an event more than [`AHEAD_MAX`] ahead of it is refused.
+//! Where the wall clock itself was wrong and is set back, [`StreamTime::was_set_back`] says so and time starts anew.
 
 use std::time::Duration;
 
@@ -69,8 +69,10 @@ impl StreamTime {
     /// How long until the windows that end where pane `end` begins are closed, if no event comes.
     pub(super) fn until_closed(&self, end: i64, now: Moment, wall: Timestamp) -> Option<Duration> {
         let closes = self.start_of(end).as_nanos().saturating_add(self.lateness_nanos);
+        let (_, came) = self.newest?;
         let reached = self.reckoned(now)?.min(wall.as_nanos());
-        Some(Duration::from_nanos(u64::try_from(closes.saturating_sub(reached)).unwrap_or(0)))
+        let left = Duration::from_nanos(u64::try_from(closes.saturating_sub(reached)).unwrap_or(0));
+        Some(left + PATIENCE.saturating_sub(now.since(came)))
     }
 
     /// Whether the frontier lies ahead of the wall clock, which it never is set to: the clock has gone back since.
@@ -83,9 +85,10 @@ impl StreamTime {
         (self.newest, self.frontier) = (None, i64::MIN);
     }
 
-    /// The newest event's time, and what has passed since it came.
+    /// The newest event's time, and what has passed since it came and patience ended.
     fn reckoned(&self, now: Moment) -> Option<i64> {
-        self.newest.map(|(newest, came)| newest.saturating_add(nanos(now.since(came))))
+        self.newest
+            .map(|(newest, came)| newest.saturating_add(nanos(now.since(came).saturating_sub(PATIENCE))))
     }
 
     fn frontier_at(&self, time: i64) -> Option<i64> {
@@ -98,6 +101,9 @@ fn nanos(span: Duration) -> i64 {
     i64::try_from(span.as_nanos()).unwrap_or(i64::MAX)
 }
 
+/// How long no event must come before time goes on without one: events that a full ring or a reload holds up for a
+/// moment are not late for it.
+const PATIENCE: Duration = Duration::from_millis(500);
 /// How far an event's time may be ahead of the wall clock: more than clocks of one system are apart, and little enough
 /// that its window closes soon.
 pub(super) const AHEAD_MAX: Duration = Duration::from_secs(3600);

@@ -1,0 +1,120 @@
+//! The pipelines of a process: started together, changed together, drained together.
+
+use std::{collections::BTreeMap, sync::Arc, thread, time::Duration};
+
+use sidestream_plan::Plan;
+use sidestream_sidecar::{AssembleError, Drained, Pipeline, Registry, World, observe::Observed};
+
+/// Pipelines at work, by name.
+pub(crate) struct Fleet {
+    world: World,
+    observed: Observed,
+    pipelines: BTreeMap<String, Arc<Pipeline>>,
+}
+
+impl Fleet {
+    /// No pipelines yet.
+    pub(crate) fn new(world: &World, observed: &Observed) -> Fleet {
+        Fleet { world: world.clone(), observed: observed.clone(), pipelines: BTreeMap::new() }
+    }
+
+    /// Starts a pipeline.
+    pub(crate) fn start(&mut self, plan: Plan) -> Result<(), AssembleError> {
+        let name = plan.pipeline.clone();
+        let pipeline = Pipeline::start(plan, &self.world, &mut Registry::default())?;
+        self.observed.add(pipeline.clone());
+        self.pipelines.insert(name, pipeline);
+        Ok(())
+    }
+
+    /// Makes the pipelines those of `plans`, and says of each what was done. What cannot be changed stays as it is.
+    pub(crate) fn change_to(&mut self, plans: Vec<Plan>, grace: Duration) {
+        let gone: Vec<String> =
+            self.pipelines.keys().filter(|name| !plans.iter().any(|plan| plan.pipeline == **name)).cloned().collect();
+        for name in gone {
+            self.remove(&name, grace);
+        }
+        for plan in plans {
+            let name = plan.pipeline.clone();
+            match self.pipelines.get(&name) {
+                Some(running) if *running.plan() == plan => tracing::info!(pipeline = name, "unchanged"),
+                Some(running) if !running.has_ended() => reload(running, plan),
+                _ => match self.start(plan) {
+                    Ok(()) => tracing::info!(pipeline = name, "started"),
+                    Err(error) => tracing::error!(pipeline = name, "not started: {error}"),
+                },
+            }
+        }
+    }
+
+    /// Waits until all have come to their end.
+    pub(crate) async fn ended(&self) {
+        if self.pipelines.is_empty() {
+            return std::future::pending().await;
+        }
+        for pipeline in self.pipelines.values() {
+            pipeline.ended().await;
+        }
+    }
+
+    /// Drains all of them at once. Says whether everything was delivered, and what was not.
+    pub(crate) fn drain(self, grace: Duration) -> bool {
+        let drained: Vec<_> = thread::scope(|scope| {
+            let drains: Vec<_> = self
+                .pipelines
+                .iter()
+                .map(|(name, pipeline)| (name, scope.spawn(move || pipeline.drain(grace))))
+                .collect();
+            drains.into_iter().map(|(name, drain)| (name, drain.join())).collect()
+        });
+        // Each is told, so `all` must not stop at the first that is incomplete.
+        let complete = drained.into_iter().map(|(name, drained)| drained.is_ok_and(|drained| tell(name, &drained)));
+        complete.fold(true, |all, own| all & own)
+    }
+
+    fn remove(&mut self, name: &str, grace: Duration) {
+        let Some(pipeline) = self.pipelines.remove(name) else { return };
+        tell(name, &pipeline.drain(grace));
+        self.observed.remove(name);
+    }
+}
+
+fn reload(running: &Pipeline, plan: Plan) {
+    let name = plan.pipeline.clone();
+    match running.reload(plan, &mut Registry::default()) {
+        Ok(done) => {
+            let list = |stages: &[String]| stages.join(", ");
+            tracing::info!(
+                pipeline = name,
+                kept = list(&done.kept),
+                replaced = list(&done.replaced),
+                added = list(&done.added),
+                removed = list(&done.removed),
+                paused_ms = done.paused.as_secs_f64() * 1e3,
+                "reloaded"
+            );
+        }
+        Err(error) => tracing::error!(pipeline = name, "not reloaded: {error}"),
+    }
+}
+
+/// Says how a drain ended, and whether everything was delivered.
+fn tell(name: &str, drained: &Drained) -> bool {
+    let ledger = drained.ledger;
+    if drained.is_complete() {
+        let (accepted, completed) = (ledger.accepted, ledger.completed);
+        let (dead_lettered, dropped) = (ledger.dead_lettered, ledger.dropped + ledger.expired);
+        tracing::info!(pipeline = name, accepted, completed, dead_lettered, dropped, "stopped");
+        return true;
+    }
+    for (stage, events) in &drained.undelivered {
+        tracing::error!(pipeline = name, stage, events, "not delivered: the events were waiting for this stage");
+    }
+    tracing::error!(
+        pipeline = name,
+        accepted = ledger.accepted,
+        in_flight = ledger.in_flight,
+        "stopped before every event came to its end: give more time with --grace"
+    );
+    false
+}

@@ -1,0 +1,52 @@
+//! `sidestream`: the command line. One file per verb; this one tells the life of the process in order.
+
+mod files;
+mod fleet;
+mod log;
+mod output;
+mod signals;
+mod verb;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+fn main() -> ExitCode {
+    choose_crypto();
+    match Sidestream::parse().verb {
+        Verb::Run(run) => run.run(),
+        Verb::Check(check) => check.run(),
+        Verb::Plan(plan) => plan.run(),
+        Verb::Eval(eval) => eval.run(),
+        Verb::Top(top) => top.run(),
+    }
+}
+
+/// Event pipelines: sources, processors and sinks, written in YAML, on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "sidestream", version, arg_required_else_help = true, disable_help_subcommand = true)]
+struct Sidestream {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the pipelines of files until they end or are told to stop
+    Run(verb::run::Run),
+    /// Say everything that is wrong with files, or worth knowing
+    Check(verb::check::Check),
+    /// Show what would run: stages, fused runs, rings
+    Plan(verb::plan::ShowPlan),
+    /// Evaluate an expression
+    Eval(verb::eval::Eval),
+    /// Watch a running process: rates, latencies, queues
+    Top(verb::top::Top),
+}
+
+/// Two providers in one process panic at the first handshake, so the one of this house is named before anything else.
+fn choose_crypto() {
+    // It fails only where one was chosen before.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}

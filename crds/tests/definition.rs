@@ -1,0 +1,101 @@
+//! What the API server asks of a CustomResourceDefinition, and what is checked in.
+
+use std::{fs, path::Path};
+
+use serde_json::Value;
+use sidestream_crds::{generated, pipeline_crd};
+
+#[test]
+fn generated_files_are_up_to_date() {
+    for (file, text) in generated() {
+        let checked_in = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file));
+        assert!(checked_in.is_ok_and(|old| old == text), "{file} is stale; run `make generate`");
+    }
+}
+
+/// kubectl keeps what it applied in an annotation, which has at most 256 KiB.
+#[test]
+fn the_definition_is_small_enough_for_kubectl_apply() {
+    let bytes = serde_json::to_string(&pipeline_crd()).unwrap().len();
+    assert!(bytes <= 200_000, "{bytes} bytes");
+}
+
+#[test]
+fn the_definition_names_what_the_design_names() {
+    let spec = &pipeline_crd()["spec"];
+    assert_eq!(spec["group"], "sidestream.dev");
+    assert_eq!(spec["scope"], "Namespaced");
+    assert_eq!(spec["names"]["shortNames"], serde_json::json!(["spl"]));
+    assert_eq!(spec["names"]["categories"], serde_json::json!(["sidestream"]));
+    let version = &spec["versions"][0];
+    assert_eq!(version["name"], "v1alpha1");
+    assert!(version["subresources"]["status"].is_object());
+    let columns: Vec<&str> = version["additionalPrinterColumns"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|column| column["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(columns, ["Ready", "Stages", "Age"]);
+}
+
+/// <https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/#specifying-a-structural-schema>
+#[test]
+fn the_schema_is_structural_and_bounded() {
+    let crd = pipeline_crd();
+    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    let mut wrong = Vec::new();
+    for part in ["spec", "status"] {
+        check(&schema["properties"][part], part, &mut wrong);
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_union_takes_exactly_one_key() {
+    let crd = pipeline_crd();
+    let stage = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/stages/items/properties";
+    let unions = ["source", "process", "sink", "process/properties/parse", "process/properties/encode"];
+    for union in unions {
+        let schema = crd.pointer(&format!("{stage}/{union}")).unwrap();
+        assert_eq!((&schema["minProperties"], &schema["maxProperties"]), (&1.into(), &1.into()), "{union}");
+    }
+}
+
+fn check(schema: &Value, path: &str, wrong: &mut Vec<String>) {
+    let mut must = |holds: bool, what: &str| {
+        if !holds {
+            wrong.push(format!("{path}: {what}"));
+        }
+    };
+    let has = |key: &str| !schema[key].is_null();
+    must(schema["type"].is_string(), "has no type");
+    must(!(has("properties") && has("additionalProperties")), "has properties and additionalProperties");
+    must(schema["type"] != "object" || has("properties") || has("additionalProperties") || is_empty(schema), "is untyped");
+    must(!has("additionalProperties") || has("maxProperties"), "is a map without a limit");
+    must(schema["type"] != "array" || (has("items") && has("maxItems")), "is a list without a limit");
+    let is_text = schema["type"] == "string" && !has("enum") && !has("format");
+    must(!is_text || has("maxLength"), "is a text without a limit");
+    must(schema["type"] != "integer" || has("maximum") || path.ends_with("Generation"), "is a number without a limit");
+    for forbidden in ["$ref", "definitions", "oneOf", "anyOf", "allOf", "not", "uniqueItems", "patternProperties"] {
+        must(!has(forbidden), forbidden);
+    }
+    let format = schema["format"].as_str();
+    must(format.is_none_or(|format| ["int32", "int64", "double", "date-time"].contains(&format)), "has a format nobody knows");
+    for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
+        check(inner, &format!("{path}.{name}"), wrong);
+        if path.starts_with("spec") && inner["description"].is_null() {
+            wrong.push(format!("{path}.{name}: says nothing to `kubectl explain`"));
+        }
+    }
+    for inner in ["items", "additionalProperties"] {
+        if schema[inner].is_object() {
+            check(&schema[inner], &format!("{path}.{inner}"), wrong);
+        }
+    }
+}
+
+/// A kind without settings, such as `blackhole`.
+fn is_empty(schema: &Value) -> bool {
+    schema["properties"].is_null() && schema["description"].is_string()
+}

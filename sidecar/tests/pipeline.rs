@@ -1,0 +1,121 @@
+//! A plan at work: events come through fused and unfused alike, branches get what they ask for, the ledger balances.
+
+mod world;
+
+use std::time::Duration;
+
+use serde_json::json;
+use world::{custom, ended, filter, generator, plan, seen, sidecar, start, with};
+
+#[test]
+fn every_event_comes_through_once_and_in_order_however_the_stages_are_fused() {
+    for runs in [vec![&[0usize, 1, 2][..]], vec![&[0], &[1], &[2]], vec![&[0, 1], &[2]]] {
+        let sidecar = sidecar();
+        let (mut registry, seen) = seen();
+        let plan = plan(
+            &[
+                ("tick", &[], generator(json!({"count": 50_000}))),
+                ("even", &[0], filter("event.sequence % 2 == 0")),
+                ("seen", &[1], custom("seen")),
+            ],
+            &runs,
+        );
+        let pipeline = start(&sidecar, plan, &mut registry);
+        ended(&sidecar, &pipeline);
+        assert_eq!(seen.numbers("sequence"), (0..50_000).step_by(2).collect::<Vec<_>>());
+        let ledger = pipeline.ledger();
+        assert!(ledger.is_balanced(), "{ledger:?}");
+        assert_eq!((ledger.accepted, ledger.completed, ledger.in_flight), (50_000, 50_000, 0));
+        let stages = pipeline.stages();
+        assert_eq!(stages[1].stats.events_in.get(), 50_000);
+        assert_eq!(stages[1].stats.events_out.get(), 25_000);
+    }
+}
+
+#[test]
+fn branches_get_what_their_when_says_and_otherwise_gets_the_rest() {
+    let sidecar = sidecar();
+    let (mut registry, low) = seen();
+    let high = world::Seen::default();
+    let rest = world::Seen::default();
+    registry.processor("high", Box::new(high.clone()));
+    registry.processor("rest", Box::new(rest.clone()));
+    let plan = plan(
+        &[
+            ("tick", &[], generator(json!({"count": 1000}))),
+            ("low", &[0], with(custom("seen"), "when", json!("event.sequence < 100"))),
+            ("high", &[0], with(custom("high"), "when", json!("event.sequence >= 50 && event.sequence < 200"))),
+            ("rest", &[0], with(custom("rest"), "otherwise", json!(true))),
+        ],
+        &[&[0], &[1], &[2], &[3]],
+    );
+    let pipeline = start(&sidecar, plan, &mut registry);
+    ended(&sidecar, &pipeline);
+    assert_eq!(low.numbers("sequence"), (0..100).collect::<Vec<_>>());
+    assert_eq!(high.numbers("sequence"), (50..200).collect::<Vec<_>>());
+    assert_eq!(rest.numbers("sequence"), (200..1000).collect::<Vec<_>>());
+    assert_eq!(pipeline.ledger().completed, 1000);
+}
+
+#[test]
+fn an_event_a_stage_cannot_handle_goes_to_its_dead_letter_stage_and_counts_as_such() {
+    let sidecar = sidecar();
+    let (mut registry, letters) = seen();
+    let letter = json!({"deadLetter": "letters"});
+    let plan = plan(
+        &[
+            ("tick", &[], generator(json!({"count": 100}))),
+            ("bad", &[0], with(filter("10 / (event.sequence % 10) > 0"), "onError", letter)),
+            ("drop", &[1], json!({"sink": {"blackhole": {}}})),
+            ("letters", &[], custom("seen")),
+        ],
+        &[&[0, 1, 2], &[3]],
+    );
+    let pipeline = start(&sidecar, plan, &mut registry);
+    ended(&sidecar, &pipeline);
+    let events = letters.events();
+    assert_eq!(events.len(), 10);
+    assert_eq!(events[0].meta.header("sidestream-stage"), Some("bad"));
+    assert!(events[0].meta.header("sidestream-error").unwrap().contains("zero"), "{:?}", events[0].meta);
+    let ledger = pipeline.ledger();
+    assert_eq!((ledger.completed, ledger.dead_lettered, ledger.is_balanced()), (90, 10, true));
+}
+
+#[test]
+fn without_a_dead_letter_stage_an_error_is_dropped_and_counted() {
+    let sidecar = sidecar();
+    let plan = plan(
+        &[
+            ("tick", &[], generator(json!({"count": 100}))),
+            ("bad", &[0], filter("event.missing > 0")),
+            ("drop", &[1], json!({"sink": {"blackhole": {}}})),
+        ],
+        &[&[0, 1, 2]],
+    );
+    let pipeline = start(&sidecar, plan, &mut Default::default());
+    ended(&sidecar, &pipeline);
+    let ledger = pipeline.ledger();
+    assert_eq!((ledger.completed, ledger.dropped, ledger.is_balanced()), (0, 100, true));
+    let stats = &pipeline.stages()[1].stats;
+    assert_eq!((stats.errors.get(), stats.dropped()), (100, vec![("error", 100)]));
+    assert!(stats.last_error().unwrap().contains("missing"));
+}
+
+#[test]
+fn a_drain_stops_an_endless_source_and_delivers_what_it_gave() {
+    let sidecar = sidecar();
+    let plan = plan(
+        &[
+            ("tick", &[], generator(json!({}))),
+            ("keep", &[0], filter("true")),
+            ("drop", &[1], json!({"sink": {"blackhole": {}}})),
+        ],
+        &[&[0], &[1], &[2]],
+    );
+    let pipeline = start(&sidecar, plan, &mut Default::default());
+    std::thread::sleep(Duration::from_millis(100));
+    let drained = pipeline.drain(Duration::from_secs(5));
+    assert!(drained.is_complete(), "{drained:?}");
+    assert!(drained.ledger.accepted > 1000, "{drained:?}");
+    assert_eq!(drained.ledger.completed, pipeline.stages()[2].stats.events_out.get());
+}
