@@ -75,6 +75,10 @@ const FORMATS: [&str; 4] = ["int32", "int64", "double", "date-time"];
 fn tidy(schema: &mut Value) {
     let Some(schema) = schema.as_object_mut() else { return };
     bound_number(schema);
+    // Said of a struct without fields, and forbidden: an object of which nothing else is said has none anyway.
+    if schema.get("additionalProperties") == Some(&json!(false)) {
+        schema.remove("additionalProperties");
+    }
     let is_free_text = schema.get("type") == Some(&json!("string")) && !schema.contains_key("enum");
     if is_free_text && schema.get("format").is_none() && !schema.contains_key("maxLength") {
         schema.insert("maxLength".into(), json!(TEXT_BYTES_MAX));
@@ -105,10 +109,9 @@ fn bound_number(schema: &mut Map<String, Value>) {
     }
     // The definition carries bounds as floats; those of whole numbers read better whole.
     for bound in ["minimum", "maximum"] {
-        if let Some(number) = schema.get(bound).and_then(Value::as_f64).filter(|number| number.fract() == 0.0) {
-            if number.abs() < 1e15 {
-                schema.insert(bound.into(), json!(number as i64));
-            }
+        let number = schema.get(bound).and_then(Value::as_f64);
+        if let Some(number) = number.filter(|number| number.fract() == 0.0 && number.abs() < 1e15) {
+            schema.insert(bound.into(), json!(number as i64));
         }
     }
 }

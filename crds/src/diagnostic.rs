@@ -62,7 +62,17 @@ pub enum Severity {
 impl Diagnostic {
     pub(crate) fn new(code: Code, path: Path, reason: impl Into<String>, cure: impl Into<String>) -> Self {
         let (reason, cure) = (reason.into(), cure.into());
-        Self { code, severity: code.severity(), file: None, place: None, resource: None, path, reason, cure, inside: None }
+        Self {
+            code,
+            severity: code.severity(),
+            file: None,
+            place: None,
+            resource: None,
+            path,
+            reason,
+            cure,
+            inside: None,
+        }
     }
 
     /// Whether nothing may start.
@@ -99,8 +109,10 @@ impl fmt::Display for Diagnostic {
         }
         let path = self.path.to_string();
         if self.resource.is_some() || !path.is_empty() {
-            let at: Vec<&str> =
-                [self.resource.as_deref().unwrap_or_default(), &path].into_iter().filter(|part| !part.is_empty()).collect();
+            let at: Vec<&str> = [self.resource.as_deref().unwrap_or_default(), &path]
+                .into_iter()
+                .filter(|part| !part.is_empty())
+                .collect();
             write!(out, "\n{:margin$} = at: {}", "", at.join(" "))?;
         }
         write!(out, "\n{:margin$} = cure: {}", "", self.cure)

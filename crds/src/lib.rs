@@ -20,7 +20,9 @@ pub use compile::{Compiled, CompiledPipeline, compile, compile_pipeline};
 pub use crd::{pipeline_crd, pipeline_crd_yaml};
 pub use diagnostic::{Code, Diagnostic, Place, Severity};
 pub use path::{Path, Step};
-pub use pipeline::{INPUTS_MAX, Pipeline, PipelineSpec, PipelineStatus, STAGES_MAX, StageSpec, TEXT_BYTES_MAX};
+pub use pipeline::{
+    INPUTS_MAX, Pipeline, PipelineSpec, PipelineStatus, STAGES_MAX, StageSpec, TEXT_BYTES_MAX,
+};
 pub use reference::{diagnostics_page, pipeline_page};
 
 /// Every file that is generated from the types, by its path in the repository.

@@ -63,6 +63,12 @@ impl Path {
     }
 }
 
+impl From<&[Step]> for Path {
+    fn from(steps: &[Step]) -> Self {
+        Self(steps.to_vec())
+    }
+}
+
 /// Names that would be misread with a dot in front are written in brackets: `labels["a.b/c"]`.
 impl fmt::Display for Path {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -95,8 +101,11 @@ pub(crate) fn quoted(text: &str) -> String {
 
 /// At most 64 characters of `text`, on one line: fit for a message.
 pub(crate) fn shortened(text: &str) -> String {
-    let mut short: String =
-        text.chars().take(SHOWN_MAX).map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect();
+    let mut short: String = text
+        .chars()
+        .take(SHOWN_MAX)
+        .map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c })
+        .collect();
     if text.chars().nth(SHOWN_MAX).is_some() {
         short.push_str("...");
     }
@@ -114,7 +123,10 @@ mod tests {
     fn a_path_reads_as_in_kubernetes() {
         let path = Path::stage(2).fields(&["process", "window"]);
         assert_eq!(path.to_string(), "spec.stages[2].process.window");
-        assert_eq!(path.field("a.b/c").field("").to_string(), r#"spec.stages[2].process.window["a.b/c"][""]"#);
+        assert_eq!(
+            path.field("a.b/c").field("").to_string(),
+            r#"spec.stages[2].process.window["a.b/c"][""]"#
+        );
         assert_eq!(Path::top().field("kind").to_string(), "kind");
     }
 

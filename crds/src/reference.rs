@@ -98,7 +98,8 @@ impl Page {
 }
 
 fn collect(schema: &Value, prefix: &str, apart: &[&str], rows: &mut Vec<String>) {
-    let required = |name: &str| schema["required"].as_array().is_some_and(|names| names.iter().any(|one| one == name));
+    let required =
+        |name: &str| schema["required"].as_array().is_some_and(|names| names.iter().any(|one| one == name));
     let properties = schema["properties"].as_object();
     let mut names: Vec<(&String, &Value)> = properties.into_iter().flatten().collect();
     names.sort_by_key(|(name, _)| !required(name));
@@ -142,15 +143,25 @@ fn type_name(schema: &Value) -> String {
 
 fn bounds(schema: &Value) -> String {
     if let Some(values) = schema["enum"].as_array() {
-        return values.iter().filter_map(Value::as_str).map(|value| format!("`{value}`")).collect::<Vec<_>>().join(", ");
+        return values
+            .iter()
+            .filter_map(Value::as_str)
+            .map(|value| format!("`{value}`"))
+            .collect::<Vec<_>>()
+            .join(", ");
     }
     if schema["items"]["enum"].is_array() {
         return bounds(&schema["items"]);
     }
     let is_quantity = matches!(type_name(schema).as_str(), "duration" | "size" | "expression");
-    let pairs = [("minimum", "maximum", ""), ("minLength", "maxLength", " characters"), ("minItems", "maxItems", " elements"), ("minProperties", "maxProperties", " entries")];
+    let pairs = [
+        ("minimum", "maximum", ""),
+        ("minLength", "maxLength", " characters"),
+        ("minItems", "maxItems", " elements"),
+        ("minProperties", "maxProperties", " entries"),
+    ];
     let said = pairs.into_iter().filter_map(|(least_name, most_name, what)| {
-        let is_said = !is_quantity && !(least_name == "minProperties" && schema["properties"].is_object());
+        let is_said = !(is_quantity || least_name == "minProperties" && schema["properties"].is_object());
         let (least, most) = (&schema[least_name], &schema[most_name]);
         match (least.is_null(), most.is_null() || is_unbounded(most)) {
             _ if !is_said => None,

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use sidestream_plan::{Duration, Process, Sink, Size, Source};
 
 use crate::{
+    crd::IS_CEL,
     diagnostic::{Code, Diagnostic},
     path::{Path, quoted, shortened},
     suggest::{instead, nearest, one_of},
@@ -61,13 +62,15 @@ impl Walk<'_> {
     fn wrong_type(&mut self, value: &Value, wanted: &str, schema: &Value, path: &Path) {
         let pattern = schema["pattern"].as_str().unwrap_or_default();
         let cure = match (wanted, value) {
-            ("object", Value::Null) if !schema["properties"].is_null() && schema["required"].is_null() => {
+            ("object", Value::Null) if schema["required"].is_null() && schema["maxProperties"].is_null() => {
                 "write `{}`, or the fields that differ from their defaults".into()
             }
             ("string", Value::Number(number)) if is_duration(pattern) => {
                 format!("write a number with a unit, such as `{number}s`")
             }
-            ("string", Value::Number(number)) if number.is_u64() && is_size(pattern) => format!("write `\"{number}\"`"),
+            ("string", Value::Number(number)) if number.is_u64() && is_size(pattern) => {
+                format!("write `\"{number}\"`")
+            }
             ("string", Value::Number(_) | Value::Bool(_)) => format!("write it in quotes: `\"{value}\"`"),
             ("array", Value::String(text)) => format!("write a list: `[{}]`", shortened(text)),
             ("boolean", Value::String(_)) => "write `true` or `false`, without quotes".into(),
@@ -111,11 +114,13 @@ impl Walk<'_> {
                 self.say(Code::MissingField, path, format!("`{name}` is missing"), cure);
             }
         }
-        let known: Vec<&str> = map.keys().map(String::as_str).filter(|key| properties.contains_key(*key)).collect();
+        let known: Vec<&str> =
+            map.keys().map(String::as_str).filter(|key| properties.contains_key(*key)).collect();
         if is_union {
             self.exactly_one(&known, map.len(), properties.keys().map(String::as_str), path);
         } else if ROLES.iter().all(|role| properties.contains_key(*role)) {
-            let roles: Vec<&str> = ROLES.into_iter().filter(|role| map.get(*role).is_some_and(|kind| !kind.is_null())).collect();
+            let roles: Vec<&str> =
+                ROLES.into_iter().filter(|role| map.get(*role).is_some_and(|kind| !kind.is_null())).collect();
             let kinds_astray = map.keys().filter(|key| role_of(key).is_some()).count();
             self.exactly_one(&roles, roles.len() + kinds_astray, ROLES, path);
         } else if !schema["minProperties"].is_null() && map.is_empty() {
@@ -143,7 +148,10 @@ impl Walk<'_> {
     }
 
     fn unknown_kind(&mut self, key: &str, properties: &Map<String, Value>, path: &Path) {
-        let cure = instead(key, properties.keys().map(String::as_str), "leave it out");
+        let cure = match role_of(key) {
+            Some(role) => format!("write it as what it is: `{role}: {{{key}: ...}}`"),
+            None => instead(key, properties.keys().map(String::as_str), "leave it out"),
+        };
         self.say(Code::UnknownKind, path, format!("there is no kind `{}` here", shortened(key)), cure);
     }
 
@@ -152,7 +160,9 @@ impl Walk<'_> {
         let cure = match (role_of(key), nearest(key, properties.keys().map(String::as_str))) {
             (Some(role), _) if takes_roles => format!("write `{role}: {{{key}: ...}}`"),
             (_, Some(name)) => format!("write `{name}`"),
-            _ if STAGE_FIELDS.contains(&key) => format!("move `{key}` to the stage itself, beside its `name`"),
+            _ if STAGE_FIELDS.contains(&key) => {
+                format!("move `{key}` to the stage itself, beside its `name`")
+            }
             _ if properties.is_empty() => "leave it out; there are no fields here".into(),
             _ => {
                 let names = properties.keys().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
@@ -179,7 +189,7 @@ impl Walk<'_> {
     fn count(&mut self, count: usize, what: &str, least: &Value, most: &Value, path: &Path) {
         if let Some(least) = least.as_u64().filter(|least| (count as u64) < *least) {
             let reason = format!("there are {count} {what}, and at least {least} must be here");
-            self.say(Code::BadCount, path, reason, "add what is missing, or leave the field out");
+            self.say(Code::BadCount, path, reason, "add what is missing");
         }
         if let Some(most) = most.as_u64().filter(|most| count as u64 > *most) {
             let reason = format!("there are {count} {what}, and at most {most} may be here");
@@ -202,7 +212,10 @@ impl Walk<'_> {
         if length < least.unwrap_or(0) {
             let reason = match length {
                 0 => "this text is empty".into(),
-                _ => format!("this text has {length} characters, and at least {} are asked for", least.unwrap_or(0)),
+                _ => format!(
+                    "this text has {length} characters, and at least {} are asked for",
+                    least.unwrap_or(0)
+                ),
             };
             self.say(Code::BadLength, path, reason, format!("write something{}", described(schema)));
             return;
@@ -244,7 +257,12 @@ impl Walk<'_> {
             (Value::Null, most) => format!("at most {most}"),
             (least, most) => format!("from {least} to {most}"),
         };
-        self.say(Code::OutOfRange, path, format!("{number} is outside the range"), format!("write a number {bounds}"));
+        self.say(
+            Code::OutOfRange,
+            path,
+            format!("{number} is outside the range"),
+            format!("write a number {bounds}"),
+        );
     }
 }
 
@@ -281,7 +299,10 @@ fn matches(pattern: &str, text: &str) -> bool {
 }
 
 fn described(schema: &Value) -> String {
-    schema["description"].as_str().map(|text| format!(": {}", lower_first(&one_line(text)))).unwrap_or_default()
+    schema["description"]
+        .as_str()
+        .map(|text| format!(": {}", lower_first(&one_line(text))))
+        .unwrap_or_default()
 }
 
 fn lower_first(text: &str) -> String {
@@ -298,7 +319,7 @@ fn lower_first(text: &str) -> String {
 /// A description without line breaks, its list of values and the full stop, to stand at the end of a clause.
 fn one_line(description: &str) -> String {
     let text = description.split("\n- ").next().unwrap_or_default();
-    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let words = text.trim_end_matches(IS_CEL).split_whitespace().collect::<Vec<_>>().join(" ");
     words.trim_end_matches('.').into()
 }
 

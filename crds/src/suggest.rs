@@ -13,12 +13,18 @@ pub(crate) fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str
         .into_iter()
         .map(|name| (strsim::osa_distance(&lower, &name.to_lowercase()), name))
         .min()
-        .filter(|(edits, name)| *edits <= (written.len().max(name.len()) / 3).max(1) && *edits < written.len())
+        .filter(|(edits, name)| {
+            *edits <= (written.len().max(name.len()) / 3).max(1) && *edits < written.len()
+        })
         .map(|(_, name)| name)
 }
 
 /// What to write instead of `written`: the name that is near, or else all of them.
-pub(crate) fn instead<'a>(written: &str, known: impl IntoIterator<Item = &'a str> + Clone, none: &str) -> String {
+pub(crate) fn instead<'a>(
+    written: &str,
+    known: impl IntoIterator<Item = &'a str> + Clone,
+    none: &str,
+) -> String {
     match nearest(written, known.clone()) {
         Some(name) => format!("write `{}`", shortened(name)),
         None => one_of(known).unwrap_or_else(|| none.into()),

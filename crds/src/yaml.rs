@@ -30,6 +30,8 @@ const EXPANDED_MAX: usize = 16 << 20;
 const NODE_COST: usize = 16;
 /// Brackets that are open at once: room for texts that have some of their own.
 const BRACKETS_OPEN_MAX: usize = 8 * DEPTH_MAX;
+/// Steps of a path that is too deep.
+const PATH_SHOWN_MAX: usize = 8;
 /// Characters of a line that a place shows.
 const LINE_SHOWN_MAX: usize = 160;
 
@@ -52,24 +54,27 @@ pub(crate) struct Chunk<'a> {
 }
 
 /// Reads a file: its documents, or why there are none.
-pub(crate) fn read(bytes: &[u8]) -> Result<Vec<Document<'_>>, Diagnostic> {
+pub(crate) fn read(bytes: &[u8]) -> Result<Vec<Document<'_>>, Box<Diagnostic>> {
     if bytes.len() > FILE_BYTES_MAX {
         let reason = format!("the file has {} bytes, and 1 MiB is the most that is read", bytes.len());
-        return Err(file_problem(Code::FileTooLarge, reason, "split it; a pipeline has a few kilobytes"));
+        return Err(refusal(Code::FileTooLarge, reason, "split it; a pipeline has a few kilobytes"));
     }
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let line = bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
         let reason = format!("byte {} of the file, in line {line}, is not UTF-8", error.valid_up_to() + 1);
-        file_problem(Code::NotText, reason, "give a YAML file, saved as UTF-8")
+        refusal(Code::NotText, reason, "give a YAML file, saved as UTF-8")
     })?;
     let chunks = chunks(text);
     if chunks.len() > DOCUMENTS_MAX {
-        let reason = format!("the file has {} documents, and {DOCUMENTS_MAX} are the most that are read", chunks.len());
-        return Err(file_problem(Code::FileTooLarge, reason, "split it"));
+        let reason = format!(
+            "the file has {} documents, and {DOCUMENTS_MAX} are the most that are read",
+            chunks.len()
+        );
+        return Err(refusal(Code::FileTooLarge, reason, "split it"));
     }
     if chunks.is_empty() {
         let cure = "write a resource: `kind: Pipeline`, `metadata` with a `name`, and `spec` with `stages`";
-        return Err(file_problem(Code::EmptyFile, "there is no document in the file", cure));
+        return Err(refusal(Code::EmptyFile, "there is no document in the file", cure));
     }
     Ok(chunks.into_iter().map(parse).collect())
 }
@@ -92,10 +97,15 @@ impl Chunk<'_> {
     fn place(&self, line: usize, column: usize) -> Option<Place> {
         let (index, text) = self.text.lines().enumerate().take(line).last()?;
         // What is missing at the end is missing after the last line.
-        let (line, column) = if index + 1 < line { (index + 1, text.chars().count() + 1) } else { (line, column) };
+        let (line, column) =
+            if index + 1 < line { (index + 1, text.chars().count() + 1) } else { (line, column) };
         let text = text.chars().take(LINE_SHOWN_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
         Some(Place { line: self.lines_before + line, column, text })
     }
+}
+
+fn refusal(code: Code, reason: impl Into<String>, cure: &str) -> Box<Diagnostic> {
+    Box::new(file_problem(code, reason, cure))
 }
 
 fn file_problem(code: Code, reason: impl Into<String>, cure: &str) -> Diagnostic {
@@ -139,13 +149,21 @@ fn parse(chunk: Chunk<'_>) -> Document<'_> {
         for diagnostic in &mut reader.diagnostics {
             diagnostic.place = chunk.place(line, 1);
         }
-        return Document { value: Value::Null, refused: reader.refused, chunk, diagnostics: reader.diagnostics };
+        return Document {
+            value: Value::Null,
+            refused: reader.refused,
+            chunk,
+            diagnostics: reader.diagnostics,
+        };
     }
     let (value, sound) = match reader.deserialize_from(chunk.text) {
         Ok(value) => (value, true),
         Err(error) => {
             let diagnostic = reader.refusal(&error);
-            reader.diagnostics.push(Diagnostic { place: error.location().and_then(|at| chunk.place(at.line(), at.column())), ..diagnostic });
+            reader.diagnostics.push(Diagnostic {
+                place: error.location().and_then(|at| chunk.place(at.line(), at.column())),
+                ..diagnostic
+            });
             (Value::Null, false)
         }
     };
@@ -216,7 +234,9 @@ impl Reader {
     fn is_too_deep(&mut self) -> bool {
         let too_deep = self.path.steps().len() >= DEPTH_MAX;
         if too_deep && !self.diagnostics.iter().any(|other| other.code == Code::TooDeep) {
-            self.refuse(Code::TooDeep, TOO_DEEP, TOO_DEEP_CURE);
+            let path = Path::from(&self.path.steps()[..PATH_SHOWN_MAX]);
+            self.refused.push(self.path.clone());
+            self.diagnostics.push(Diagnostic::new(Code::TooDeep, path, TOO_DEEP, TOO_DEEP_CURE));
         }
         too_deep
     }
@@ -277,7 +297,11 @@ impl<'de> Visitor<'de> for &mut Reader {
         match Number::from_f64(value) {
             Some(number) => Ok(Value::Number(number)),
             None => {
-                self.refuse(Code::NotFinite, format!("`{value}` is no number to count with"), "write a finite number");
+                self.refuse(
+                    Code::NotFinite,
+                    format!("`{value}` is no number to count with"),
+                    "write a finite number",
+                );
                 Ok(Value::Null)
             }
         }
@@ -319,7 +343,12 @@ impl<'de> Visitor<'de> for &mut Reader {
             let value = input.next_value_seed(&mut *self);
             if map.contains_key(&key) {
                 let reason = format!("{} is there twice", quoted(&key));
-                self.diagnostics.push(Diagnostic::new(Code::DuplicateKey, self.path.clone(), reason, "keep one of them"));
+                self.diagnostics.push(Diagnostic::new(
+                    Code::DuplicateKey,
+                    self.path.clone(),
+                    reason,
+                    "keep one of them",
+                ));
             }
             self.path.pop();
             map.entry(key).or_insert(value?);

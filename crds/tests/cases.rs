@@ -10,7 +10,8 @@ fn every_case_says_what_is_written_beside_it() {
     let mut wrong = Vec::new();
     for (name, text) in cases() {
         let compiled = compile(&text, &format!("{name}.yaml"));
-        let others: Vec<_> = compiled.diagnostics.iter().filter(|found| found.code != code_of(&name)).collect();
+        let others: Vec<_> =
+            compiled.diagnostics.iter().filter(|found| found.code != code_of(&name)).collect();
         // Only that many problems make too many.
         let has_others = !others.is_empty() && code_of(&name) != Code::TooManyProblems;
         if compiled.diagnostics.is_empty() || has_others {
@@ -56,8 +57,11 @@ fn cases() -> Vec<(String, Vec<u8>)> {
     let deep = format!("metadata: {{name: deep, managedFields: {}1{}}}\n", "[".repeat(100), "]".repeat(100));
     let deep = header.replace("metadata: {name: case}\n", &deep) + "  - {name: show, sink: {console: {}}}\n";
     let deeper = format!("{header}  - {}\n", "[".repeat(100_000));
-    let many: String = (0..10_000).map(|n| format!("  - {{name: s{n}, sink: {{console: {{}}}}}}\n")).collect();
-    let wrong: String = (0..60).map(|n| format!("  - {{name: s{n}, a: 1, b: 1, c: 1, d: 1, e: 1, f: 1, g: 1, h: 1, i: 1, j: 1}}\n")).collect();
+    let many: String =
+        (0..10_000).map(|n| format!("  - {{name: s{n}, sink: {{console: {{}}}}}}\n")).collect();
+    let wrong: String = (0..60)
+        .map(|n| format!("  - {{name: s{n}, a: 1, b: 1, c: 1, d: 1, e: 1, f: 1, g: 1, h: 1, i: 1, j: 1}}\n"))
+        .collect();
     let garbage: Vec<u8> = (0..4096u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     cases.extend([
         ("file-too-large".into(), vec![b'x'; 50 << 20]),
@@ -84,8 +88,14 @@ fn files(folder: &str) -> Vec<(String, Vec<u8>)> {
 
 /// The longest code a case's name begins with.
 fn code_of(name: &str) -> Code {
-    let begins = |code: &&Code| name.strip_prefix(code.text()).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
-    *Code::ALL.iter().filter(begins).max_by_key(|code| code.text().len()).unwrap_or_else(|| panic!("{name} is no code"))
+    let begins = |code: &&Code| {
+        name.strip_prefix(code.text()).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    };
+    *Code::ALL
+        .iter()
+        .filter(begins)
+        .max_by_key(|code| code.text().len())
+        .unwrap_or_else(|| panic!("{name} is no code"))
 }
 
 fn said(compiled: &Compiled) -> String {

@@ -71,17 +71,28 @@ fn check(schema: &Value, path: &str, wrong: &mut Vec<String>) {
     let has = |key: &str| !schema[key].is_null();
     must(schema["type"].is_string(), "has no type");
     must(!(has("properties") && has("additionalProperties")), "has properties and additionalProperties");
-    must(schema["type"] != "object" || has("properties") || has("additionalProperties") || is_empty(schema), "is untyped");
+    must(
+        schema["additionalProperties"] != false,
+        "forbids additionalProperties, which the API server does not take",
+    );
     must(!has("additionalProperties") || has("maxProperties"), "is a map without a limit");
     must(schema["type"] != "array" || (has("items") && has("maxItems")), "is a list without a limit");
     let is_text = schema["type"] == "string" && !has("enum") && !has("format");
     must(!is_text || has("maxLength"), "is a text without a limit");
-    must(schema["type"] != "integer" || has("maximum") || path.ends_with("Generation"), "is a number without a limit");
-    for forbidden in ["$ref", "definitions", "oneOf", "anyOf", "allOf", "not", "uniqueItems", "patternProperties"] {
+    must(
+        schema["type"] != "integer" || has("maximum") || path.ends_with("Generation"),
+        "is a number without a limit",
+    );
+    for forbidden in
+        ["$ref", "definitions", "oneOf", "anyOf", "allOf", "not", "uniqueItems", "patternProperties"]
+    {
         must(!has(forbidden), forbidden);
     }
     let format = schema["format"].as_str();
-    must(format.is_none_or(|format| ["int32", "int64", "double", "date-time"].contains(&format)), "has a format nobody knows");
+    must(
+        format.is_none_or(|format| ["int32", "int64", "double", "date-time"].contains(&format)),
+        "has a format nobody knows",
+    );
     for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
         check(inner, &format!("{path}.{name}"), wrong);
         if path.starts_with("spec") && inner["description"].is_null() {
@@ -93,9 +104,4 @@ fn check(schema: &Value, path: &str, wrong: &mut Vec<String>) {
             check(&schema[inner], &format!("{path}.{inner}"), wrong);
         }
     }
-}
-
-/// A kind without settings, such as `blackhole`.
-fn is_empty(schema: &Value) -> bool {
-    schema["properties"].is_null() && schema["description"].is_string()
 }

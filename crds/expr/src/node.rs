@@ -17,6 +17,7 @@ use crate::{
 };
 
 mod loops;
+mod numbers;
 
 pub(crate) use loops::Loop;
 
@@ -127,6 +128,10 @@ impl Node {
                 },
             },
             Node::Not(of) => of.truth(scope).map(|truth| !truth),
+            Node::Test(test, sides) => match numbers::test(*test, sides, scope) {
+                Some(truth) => Ok(truth),
+                None => self.rarer_truth(scope),
+            },
             other => other.rarer_truth(scope),
         }
     }

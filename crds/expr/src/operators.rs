@@ -27,15 +27,15 @@ impl Arithmetic {
     pub(crate) fn of<'a>(self, left: &Operand<'a>, right: &Operand<'a>) -> Result<Operand<'a>, Fault<'a>> {
         match (left, right) {
             (Operand::Int(a), Operand::Int(b)) => self.of_ints(*a, *b).map(Operand::Int),
-            (Operand::Float(a), Operand::Float(b)) if self != Arithmetic::Remainder => {
-                Ok(Operand::Float(self.of_floats(*a, *b)))
+            (Operand::Float(a), Operand::Float(b)) => {
+                self.of_floats(*a, *b).map(Operand::Float).ok_or_else(|| self.refused(left, right))
             }
             _ if self == Arithmetic::Add => join(left, right),
             _ => Err(self.refused(left, right)),
         }
     }
 
-    fn of_ints(self, a: i64, b: i64) -> Result<i64, Fault<'static>> {
+    pub(crate) fn of_ints(self, a: i64, b: i64) -> Result<i64, Fault<'static>> {
         if b == 0 && matches!(self, Arithmetic::Divide | Arithmetic::Remainder) {
             return Err(Fault::DivisionByZero);
         }
@@ -49,13 +49,14 @@ impl Arithmetic {
         result.ok_or(Fault::Overflow(self.sign()))
     }
 
-    fn of_floats(self, a: f64, b: f64) -> f64 {
+    /// `None` for the remainder, which CEL has for whole numbers alone.
+    pub(crate) fn of_floats(self, a: f64, b: f64) -> Option<f64> {
         match self {
-            Arithmetic::Add => a + b,
-            Arithmetic::Subtract => a - b,
-            Arithmetic::Multiply => a * b,
-            Arithmetic::Divide => a / b,
-            Arithmetic::Remainder => f64::NAN, // CEL has none: refused before it comes here
+            Arithmetic::Add => Some(a + b),
+            Arithmetic::Subtract => Some(a - b),
+            Arithmetic::Multiply => Some(a * b),
+            Arithmetic::Divide => Some(a / b),
+            Arithmetic::Remainder => None,
         }
     }
 

@@ -94,11 +94,8 @@ impl Test {
     #[inline]
     pub(crate) fn of_frequent(self, left: &Value, right: &Value) -> Option<bool> {
         match (left, right) {
-            (Value::Int(a), Value::Int(b)) if self.compares() => Some(self.found(a.cmp(b))),
-            (Value::Float(a), Value::Float(b)) if self.compares() => match a.partial_cmp(b) {
-                Some(found) => Some(self.found(found)),
-                None => Some(self == Test::Differ),
-            },
+            (Value::Int(a), Value::Int(b)) => self.of_ints(*a, *b),
+            (Value::Float(a), Value::Float(b)) => self.of_floats(*a, *b),
             (Value::Text(a), Value::Text(b)) => match self {
                 Test::Equal => Some(a == b),
                 Test::Differ => Some(a != b),
@@ -107,6 +104,19 @@ impl Test {
             },
             _ => None,
         }
+    }
+
+    /// Whether it holds for two whole numbers; `None` where it is no comparison.
+    #[inline]
+    pub(crate) fn of_ints(self, a: i64, b: i64) -> Option<bool> {
+        self.compares().then(|| self.found(a.cmp(&b)))
+    }
+
+    /// Whether it holds for two floats; `None` where it is no comparison. A NaN differs from all, and nothing else.
+    #[inline]
+    pub(crate) fn of_floats(self, a: f64, b: f64) -> Option<bool> {
+        let found = a.partial_cmp(&b);
+        self.compares().then(|| found.map_or(self == Test::Differ, |found| self.found(found)))
     }
 
     /// Whether it holds.

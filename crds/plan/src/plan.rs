@@ -68,7 +68,9 @@ pub enum Latency {
 }
 
 /// A scheduling class. A higher class goes first; every class gets a share all the same.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 pub enum Priority {
     /// When nothing else waits.
     Low,

@@ -65,7 +65,9 @@ impl FromStr for Duration {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let refuse = || format!("`{text}` is no duration; write a number with a unit, such as `250ms`, `5s` or `1h30m`");
+        let refuse = || {
+            format!("`{text}` is no duration; write a number with a unit, such as `250ms`, `5s` or `1h30m`")
+        };
         let mut rest = text;
         let mut nanos: u128 = 0;
         while !rest.is_empty() {
@@ -118,7 +120,11 @@ impl FromStr for Size {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let refuse = || format!("`{text}` is no size; write a whole number of bytes, or one with a unit such as `64Ki` or `10Mi`");
+        let refuse = || {
+            format!(
+                "`{text}` is no size; write a whole number of bytes, or one with a unit such as `64Ki` or `10Mi`"
+            )
+        };
         let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
         let number: u64 = text[..digits].parse().map_err(|_| refuse())?;
         let unit = &text[digits..];
@@ -129,7 +135,7 @@ impl FromStr for Size {
 
 impl fmt::Display for Size {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let binary = SIZE_UNITS[5..].iter().rev().find(|(_, each)| self.0 >= *each && self.0 % each == 0);
+        let binary = SIZE_UNITS[5..].iter().rev().find(|(_, each)| self.0 >= *each && self.0.is_multiple_of(*each));
         match binary {
             Some((unit, each)) => write!(out, "{}{unit}", self.0 / each),
             None => write!(out, "{}", self.0),

@@ -5,9 +5,9 @@
 ///
 /// Variants after `in code` can be made by the Rust API alone: they have no schema.
 macro_rules! union {
-    ($(#[$doc:meta])* $name:ident { $($(#[$case_doc:meta])* $case:ident($kind:ty) = $key:literal,)+ }
+    ($(#[doc = $doc:literal])* $name:ident { $($(#[$case_doc:meta])* $case:ident($kind:ty) = $key:literal,)+ }
      $(in code { $($(#[$code_doc:meta])* $code:ident($code_kind:ty) = $code_key:literal,)+ })?) => {
-        $(#[$doc])*
+        $(#[doc = $doc])*
         #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
         pub enum $name {
             $($(#[$case_doc])* #[serde(rename = $key)] $case($kind),)+
@@ -35,8 +35,10 @@ macro_rules! union {
                 true
             }
             fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                let description = [$($doc),*].map(str::trim).join("\n");
                 schemars::json_schema!({
                     "type": "object",
+                    "description": description,
                     "properties": { $($key: generator.subschema_for::<$kind>()),+ },
                     "additionalProperties": false,
                     "minProperties": 1,

@@ -25,12 +25,19 @@ pub(super) fn resolve(spec: &PipelineSpec, kinds: &[Kind], report: &mut Report) 
             let is_sink = matches!(kinds[index], Kind::Sink(_));
             if own.retry.is_some() && !is_sink {
                 let reason = format!("a {} has no peer to try again", kinds[index].role());
-                report.say(Code::RetryOffSink, path.field("retry"), reason, "move `retry` to a sink, or to `spec.onError`");
+                report.say(
+                    Code::RetryOffSink,
+                    path.field("retry"),
+                    reason,
+                    "move `retry` to a sink, or to `spec.onError`",
+                );
             }
             let name = Some(&spec.stages[index].name);
             OnError {
                 retry: own.retry.or_else(|| default.retry.clone()).filter(|_| is_sink),
-                dead_letter: own.dead_letter.or_else(|| default.dead_letter.clone().filter(|sink| Some(sink) != name)),
+                dead_letter: own
+                    .dead_letter
+                    .or_else(|| default.dead_letter.clone().filter(|sink| Some(sink) != name)),
             }
         })
         .collect();
@@ -50,11 +57,22 @@ impl Failure<'_> {
             match self.index(name) {
                 None => {
                     let reason = format!("no stage is called `{}`", shortened(name));
-                    report.say(Code::UnknownStage, path, reason, instead(name, self.sinks(), "add a sink for them"));
+                    report.say(
+                        Code::UnknownStage,
+                        path,
+                        reason,
+                        instead(name, self.sinks(), "add a sink for them"),
+                    );
                 }
                 Some(index) if !matches!(self.kinds[index], Kind::Sink(_)) => {
-                    let reason = format!("`{name}` is a {}, and dead letters end in a sink", self.kinds[index].role());
-                    report.say(Code::DeadLetterOffSink, path, reason, instead(name, self.sinks(), "add a sink for them"));
+                    let reason =
+                        format!("`{name}` is a {}, and dead letters end in a sink", self.kinds[index].role());
+                    report.say(
+                        Code::DeadLetterOffSink,
+                        path,
+                        reason,
+                        instead(name, self.sinks(), "add a sink for them"),
+                    );
                 }
                 Some(_) => {}
             }
@@ -78,10 +96,18 @@ impl Failure<'_> {
             let mut at = start;
             while let Some(next) = resolved[at].dead_letter.as_ref().and_then(|name| self.index(name)) {
                 if next == start && way.iter().all(|stage| *stage >= start) {
-                    let names: Vec<&str> = way.iter().map(|stage| self.spec.stages[*stage].name.as_str()).collect();
-                    let reason = format!("what `{}` cannot handle would come back to it", names.join("` and `"));
-                    let cure = "leave `deadLetter` out at one of them, and what fails there is counted and logged";
-                    report.say(Code::DeadLetterLoop, Path::stage(start).fields(&["onError", "deadLetter"]), reason, cure);
+                    let names: Vec<&str> =
+                        way.iter().map(|stage| self.spec.stages[*stage].name.as_str()).collect();
+                    let reason =
+                        format!("what `{}` cannot handle would come back to it", names.join("` and `"));
+                    let cure =
+                        "leave `deadLetter` out at one of them, and what fails there is counted and logged";
+                    report.say(
+                        Code::DeadLetterLoop,
+                        Path::stage(start).fields(&["onError", "deadLetter"]),
+                        reason,
+                        cure,
+                    );
                 }
                 if way.contains(&next) {
                     break;

@@ -22,7 +22,8 @@ use crate::{
 pub(super) fn check(spec: &PipelineSpec, kinds: &mut [Kind], inputs: &[Vec<usize>], report: &mut Report) {
     let mut outputs: Vec<Type> = Vec::new();
     for (index, kind) in kinds.iter_mut().enumerate() {
-        let arriving = inputs[index].iter().map(|input| outputs[*input].clone()).reduce(Type::or).unwrap_or(Type::Dyn);
+        let arriving =
+            inputs[index].iter().map(|input| outputs[*input].clone()).reduce(Type::or).unwrap_or(Type::Dyn);
         fill_in(kind, &arriving);
         let path = Path::stage(index);
         let kind_path = path.fields(&[kind.role(), kind.name()]);
@@ -42,10 +43,11 @@ pub(super) fn check(spec: &PipelineSpec, kinds: &mut [Kind], inputs: &[Vec<usize
 }
 
 fn fill_in(kind: &mut Kind, arriving: &Type) {
-    if let Kind::Process(Process::Threshold(threshold)) = kind {
-        if threshold.by.is_none() && shape::has_keys_of_a_window(arriving) {
-            threshold.by = Some(Expression::from("event.by"));
-        }
+    if let Kind::Process(Process::Threshold(threshold)) = kind
+        && threshold.by.is_none()
+        && shape::has_keys_of_a_window(arriving)
+    {
+        threshold.by = Some(Expression::from("event.by"));
     }
 }
 
@@ -63,7 +65,9 @@ impl Stage<'_> {
             Ok(found) => {
                 if !found.checked {
                     let field = path.steps().last().map(|_| path.to_string());
-                    self.unknown.extend(field.and_then(|path| path.split_once("].").map(|(_, field)| field.to_string())));
+                    self.unknown.extend(
+                        field.and_then(|path| path.split_once("].").map(|(_, field)| field.to_string())),
+                    );
                 }
                 Some(found.result)
             }
@@ -122,7 +126,8 @@ impl Stage<'_> {
                 Type::Map(shape) => match shape.get(name) {
                     Some(field) => field.kind,
                     None => {
-                        let reason = format!("the events here have no field `{name}`: they are {}", self.arriving);
+                        let reason =
+                            format!("the events here have no field `{name}`: they are {}", self.arriving);
                         let cure = match nearest(name, shape.fields().map(|(name, _)| name.as_str())) {
                             Some(name) => format!("write `{name}`"),
                             None => "name a field that holds text".into(),
@@ -137,7 +142,9 @@ impl Stage<'_> {
         if !matches!(body, Type::Text | Type::Bytes | Type::Dyn) {
             let reason = format!("this parses text, and here it would get {body}");
             let cure = match field {
-                None if matches!(body, Type::Map(_)) => "say which field holds the text: `field: message`, or take the stage out",
+                None if matches!(body, Type::Map(_)) => {
+                    "say which field holds the text: `field: message`, or take the stage out"
+                }
                 _ => "name a field that holds text, or take the stage out",
             };
             self.report.say(Code::UnfitEvents, path, reason, cure);
@@ -146,9 +153,13 @@ impl Stage<'_> {
 
     fn note(&mut self, kind: &Kind, path: &Path) {
         if !self.unknown.is_empty() {
-            let fields = self.unknown.iter().map(|field| format!("`{field}`")).collect::<Vec<_>>().join(", ");
-            let reason = format!("what {fields} reads is known only when it runs; an event it does not fit is an error event");
-            let cure = "nothing need be done; to have it checked now, give the events a shape with `parse` or `map`";
+            let fields =
+                self.unknown.iter().map(|field| format!("`{field}`")).collect::<Vec<_>>().join(" and ");
+            let reason = format!(
+                "what {fields} reads is known only when it runs; an event it does not fit is an error event"
+            );
+            let cure =
+                "nothing need be done; to have it checked now, give the events a shape with `parse` or `map`";
             self.report.say(Code::CheckedWhenRun, path.clone(), reason, cure);
         }
         let Kind::Process(process) = kind else { return };
@@ -159,6 +170,11 @@ impl Stage<'_> {
             _ => return,
         };
         let reason = format!("a crash loses {loses}");
-        self.report.say(Code::StateInMemory, path.clone(), reason, "nothing need be done where that may be lost");
+        self.report.say(
+            Code::StateInMemory,
+            path.clone(),
+            reason,
+            "nothing need be done where that may be lost",
+        );
     }
 }

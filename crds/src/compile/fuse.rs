@@ -11,7 +11,8 @@ use sidestream_plan::{Input, Kind, Run, Sink, Source, Stage};
 pub(super) fn runs(stages: &[Stage]) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for (index, stage) in stages.iter().enumerate() {
-        let run = runs.iter_mut().find(|run| run.stages.last().is_some_and(|last| joins(stages, *last, stage)));
+        let run =
+            runs.iter_mut().find(|run| run.stages.last().is_some_and(|last| joins(stages, *last, stage)));
         match run {
             Some(run) => run.stages.push(index),
             None => runs.push(Run { stages: vec![index] }),

@@ -91,7 +91,8 @@ fn compile_sound(pipeline: &Pipeline) -> (Option<Plan>, Vec<Diagnostic>) {
         return (None, report.diagnostics);
     }
 
-    let mut names: Vec<String> = kinds.iter().map(|kind| format!("{}/{}", kind.role(), kind.name())).collect();
+    let mut names: Vec<String> =
+        kinds.iter().map(|kind| format!("{}/{}", kind.role(), kind.name())).collect();
     names.sort();
     names.dedup();
     let stages: Vec<Stage> = (spec.stages.iter().zip(kinds).zip(wiring).zip(on_error))

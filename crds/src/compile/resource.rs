@@ -27,7 +27,7 @@ pub(super) fn compile_file(text: &[u8], file: &str) -> Compiled {
     let mut compiled = Compiled::default();
     let mut names = HashMap::new();
     match yaml::read(text) {
-        Err(diagnostic) => compiled.diagnostics.push(diagnostic),
+        Err(diagnostic) => compiled.diagnostics.push(*diagnostic),
         Ok(documents) => {
             let mut places = Places { bytes_left: LOCATE_BYTES_MAX };
             for document in documents {
@@ -78,7 +78,12 @@ fn compile_document(
             // Only fields of `metadata` that we do not read ourselves come here.
             Err(error) => {
                 let cure = "write it as Kubernetes does, or leave it out";
-                found.push(Diagnostic::new(Code::WrongType, Path::top().field("metadata"), error.to_string(), cure));
+                found.push(Diagnostic::new(
+                    Code::WrongType,
+                    Path::top().field("metadata"),
+                    error.to_string(),
+                    cure,
+                ));
             }
         }
     }
@@ -107,7 +112,8 @@ fn check_kind(value: &Value) -> Option<Diagnostic> {
         let reason = format!("{} is no kind of resource that is known here", quoted(kind));
         let cure = match nearest(kind, ["Pipeline"]) {
             Some(name) => format!("write `{name}`"),
-            None => "keep resources of other kinds in files of their own; this one may have `kind: Pipeline`".into(),
+            None => "keep resources of other kinds in files of their own; this one may have `kind: Pipeline`"
+                .into(),
         };
         return Some(Diagnostic::new(Code::UnknownResource, top.field("kind"), reason, cure));
     }
@@ -151,7 +157,10 @@ impl Places {
             diagnostic.place = place.map(|place| go_inside(place, diagnostic.inside.as_ref()));
         }
         found.sort_by_key(|diagnostic| {
-            let place = diagnostic.place.as_ref().map_or((usize::MAX, usize::MAX), |place| (place.line, place.column));
+            let place = diagnostic
+                .place
+                .as_ref()
+                .map_or((usize::MAX, usize::MAX), |place| (place.line, place.column));
             (place, diagnostic.path.clone())
         });
     }

@@ -32,7 +32,12 @@ pub(super) fn check(kinds: &[Kind], report: &mut Report) {
 /// A duration that must not be 0.
 pub(super) fn takes_time(path: Path, duration: Option<Duration>, report: &mut Report) {
     if duration.is_some_and(|duration| duration.get().is_zero()) {
-        report.say(Code::ZeroDuration, path, "this is 0, and time must pass", "write a longer one, such as `1s`");
+        report.say(
+            Code::ZeroDuration,
+            path,
+            "this is 0, and time must pass",
+            "write a longer one, such as `1s`",
+        );
     }
 }
 
@@ -57,7 +62,12 @@ impl Settings<'_> {
                 let port = http.listen.rsplit(':').next().and_then(|port| port.parse::<u16>().ok());
                 if port.is_none() {
                     let reason = format!("{} has no port from 0 to 65535", quoted(&http.listen));
-                    self.say(Code::BadAddress, &["listen"], reason, "write an address and a port, such as `127.0.0.1:8080`");
+                    self.say(
+                        Code::BadAddress,
+                        &["listen"],
+                        reason,
+                        "write an address and a port, such as `127.0.0.1:8080`",
+                    );
                 }
             }
             Source::File(file) => {
@@ -65,8 +75,14 @@ impl Settings<'_> {
                     let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
                     if folder.contains('*') {
                         let path = self.path.field("paths").element(index);
-                        let reason = "`*` stands in the name of a folder, and only the last part may have one";
-                        self.report.say(Code::BadText, path, reason, "write the folders out, each with a path of its own");
+                        let reason =
+                            "`*` stands in the name of a folder, and only the last part may have one";
+                        self.report.say(
+                            Code::BadText,
+                            path,
+                            reason,
+                            "write the folders out, each with a path of its own",
+                        );
                     }
                 }
             }
@@ -76,11 +92,21 @@ impl Settings<'_> {
 
     fn process(&mut self, process: &Process) {
         match process {
-            Process::Set(set) => self.fields("fields", set.fields.keys()),
-            Process::Unset(unset) => self.fields("fields", &unset.fields),
+            Process::Set(set) => {
+                let fields = self.path.field("fields");
+                self.fields(set.fields.keys().map(|name| (fields.field(name), name)));
+            }
+            Process::Unset(unset) => {
+                let fields = self.path.field("fields");
+                self.fields(
+                    unset.fields.iter().enumerate().map(|(index, name)| (fields.element(index), name)),
+                );
+            }
+            // One name as old and as new would make the order matter.
             Process::Rename(rename) => {
-                // One name as old and as new would make the order matter.
-                self.fields("fields", rename.fields.keys().chain(rename.fields.values()));
+                let fields = self.path.field("fields");
+                let old = rename.fields.keys().map(|old| (fields.field(old), old));
+                self.fields(old.chain(rename.fields.iter().map(|(old, new)| (fields.field(old), new))));
             }
             Process::Dedupe(dedupe) => self.takes_time("window", Some(dedupe.window)),
             Process::Throttle(throttle) => self.throttle(throttle),
@@ -92,7 +118,11 @@ impl Settings<'_> {
                 self.path = self.path.field("csv");
                 self.separator(csv.separator.as_deref());
             }
-            Process::Filter(_) | Process::Map(_) | Process::Split(_) | Process::Merge(_) | Process::Sample(_) => {}
+            Process::Filter(_)
+            | Process::Map(_)
+            | Process::Split(_)
+            | Process::Merge(_)
+            | Process::Sample(_) => {}
             Process::Encode(_) | Process::Custom(_) => {}
         }
     }
@@ -109,7 +139,10 @@ impl Settings<'_> {
                 self.takes_time("resend", alertmanager.resend);
                 self.takes_time("timeout", alertmanager.timeout);
                 self.label_names("labels", alertmanager.labels.iter().flat_map(|labels| labels.keys()));
-                self.label_names("annotations", alertmanager.annotations.iter().flat_map(|texts| texts.keys()));
+                self.label_names(
+                    "annotations",
+                    alertmanager.annotations.iter().flat_map(|texts| texts.keys()),
+                );
             }
             Sink::Console(_) | Sink::File(_) | Sink::Blackhole(_) => {}
         }
@@ -124,7 +157,12 @@ impl Settings<'_> {
         let is_token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
         if name.is_empty() || !name.chars().all(is_token) {
             let reason = format!("{} is no name of a header", quoted(name));
-            self.say(Code::BadText, &["headers", name], reason, "write letters, digits and `-`, such as `X-Tenant`");
+            self.say(
+                Code::BadText,
+                &["headers", name],
+                reason,
+                "write letters, digits and `-`, such as `X-Tenant`",
+            );
         }
         if value.chars().any(|c| c.is_control() && c != '\t') {
             let reason = "the value of a header has a line break or another control character in it";
@@ -135,10 +173,17 @@ impl Settings<'_> {
     /// Names as every Alertmanager takes them, and none that is the name of the alert itself.
     fn label_names<'n>(&mut self, field: &str, names: impl Iterator<Item = &'n String>) {
         for name in names {
-            let is_name = |(at, c): (usize, char)| c == '_' || c.is_ascii_alphabetic() || (at > 0 && c.is_ascii_digit());
+            let is_name = |(at, c): (usize, char)| {
+                c == '_' || c.is_ascii_alphabetic() || (at > 0 && c.is_ascii_digit())
+            };
             if name.is_empty() || !name.char_indices().all(is_name) {
                 let reason = format!("{} is no name of a label", quoted(name));
-                self.say(Code::BadText, &[field, name], reason, "write letters, digits and `_`, such as `by_route`");
+                self.say(
+                    Code::BadText,
+                    &[field, name],
+                    reason,
+                    "write letters, digits and `_`, such as `by_route`",
+                );
             } else if name == "alertname" {
                 let reason = "`alertname` is the label that `name` sets";
                 self.say(Code::RepeatedField, &[field, name], reason, "write it as `name` of the sink");
@@ -180,7 +225,10 @@ impl Settings<'_> {
                 };
                 self.say(Code::BadWindow, &["sliding", "size"], reason, cure);
             } else if size / every > SLIDES_MAX {
-                let reason = format!("every event would be in {} windows, and {SLIDES_MAX} are the most", size / every);
+                let reason = format!(
+                    "every event would be in {} windows, and {SLIDES_MAX} are the most",
+                    size / every
+                );
                 self.say(Code::BadWindow, &["sliding", "every"], reason, "make `every` longer");
             }
         }
@@ -198,7 +246,10 @@ impl Settings<'_> {
                     false => "write a number from 0 to 1".into(),
                 };
                 self.report.say(Code::BadQuantile, path, format!("{share} is no share from 0 to 1"), cure);
-            } else if quantile.at[..index].iter().any(|other| Quantile::field(*other) == Quantile::field(*share)) {
+            } else if quantile.at[..index]
+                .iter()
+                .any(|other| Quantile::field(*other) == Quantile::field(*share))
+            {
                 let reason = format!("there would be two fields `{}`", Quantile::field(*share));
                 self.report.say(Code::BadQuantile, path, reason, "take one of them out");
             }
@@ -224,17 +275,30 @@ impl Settings<'_> {
         for (name, bound, clear_name, clear) in bounds {
             for (field, value) in [(name, bound), (clear_name, clear)] {
                 if value.is_some_and(|value| !value.is_finite()) {
-                    self.say(Code::BadThreshold, &[field], "this is no number to compare with", "write a finite number");
+                    self.say(
+                        Code::BadThreshold,
+                        &[field],
+                        "this is no number to compare with",
+                        "write a finite number",
+                    );
                 }
             }
             match (bound, clear) {
                 (None, Some(_)) => {
                     let reason = format!("`{clear_name}` goes with `{name}`, which is not here");
-                    self.say(Code::BadThreshold, &[clear_name], reason, format!("add `{name}`, or leave `{clear_name}` out"));
+                    self.say(
+                        Code::BadThreshold,
+                        &[clear_name],
+                        reason,
+                        format!("add `{name}`, or leave `{clear_name}` out"),
+                    );
                 }
-                (Some(bound), Some(clear)) if (name == "above" && clear > bound) || (name == "below" && clear < bound) => {
+                (Some(bound), Some(clear))
+                    if (name == "above" && clear > bound) || (name == "below" && clear < bound) =>
+                {
                     let side = if name == "above" { "at most" } else { "at least" };
-                    let reason = format!("it would fire {name} {bound} and be back while it is still {name} it");
+                    let reason =
+                        format!("it would fire {name} {bound} and be back while it is still {name} it");
                     self.say(Code::BadThreshold, &[clear_name], reason, format!("write {side} {bound}"));
                 }
                 _ => {}
@@ -264,11 +328,21 @@ impl Settings<'_> {
                 let text = error.to_string();
                 let last = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
                 let cure = "mend the pattern; look-around and back-references are not in RE2 syntax";
-                self.say(Code::BadRegex, &["pattern"], format!("this is no regular expression: {}", shortened(last)), cure);
+                self.say(
+                    Code::BadRegex,
+                    &["pattern"],
+                    format!("this is no regular expression: {}", last),
+                    cure,
+                );
             }
             Ok(regex) if regex.capture_names().flatten().next().is_none() => {
                 let cure = "name what to keep: `(?<path>\\S+)`";
-                self.say(Code::BadRegex, &["pattern"], "the pattern names no group, so there would be no fields", cure);
+                self.say(
+                    Code::BadRegex,
+                    &["pattern"],
+                    "the pattern names no group, so there would be no fields",
+                    cure,
+                );
             }
             Ok(_) => {}
         }
@@ -278,21 +352,33 @@ impl Settings<'_> {
         let Some(separator) = separator else { return };
         if separator.len() != 1 || matches!(separator, "\"" | "\n" | "\r") {
             let reason = format!("{} can't separate values", quoted(separator));
-            self.say(Code::BadSeparator, &["separator"], reason, "write one ASCII character, such as `;` or `\"\\t\"`");
+            self.say(
+                Code::BadSeparator,
+                &["separator"],
+                reason,
+                "write one ASCII character, such as `;` or `\"\\t\"`",
+            );
         }
     }
 
     /// Dotted paths: each sound, none inside another, since either order of doing them would be a surprise.
-    fn fields<'n>(&mut self, field: &str, names: impl IntoIterator<Item = &'n String>) {
+    fn fields<'n>(&mut self, names: impl IntoIterator<Item = (Path, &'n String)>) {
         let mut seen: BTreeSet<&str> = BTreeSet::new();
-        for name in names {
-            let path = self.path.field(field);
+        for (path, name) in names {
             self.field_path(path.clone(), name);
-            let outer = name.match_indices('.').map(|(dot, _)| &name[..dot]).find(|outer| seen.contains(outer));
+            let outer =
+                name.match_indices('.').map(|(dot, _)| &name[..dot]).find(|outer| seen.contains(outer));
             let inner = format!("{name}.");
-            let clash = outer.or_else(|| seen.iter().copied().find(|other| other == name || other.starts_with(&inner)));
-            if let Some(other) = clash {
-                let reason = format!("`{}` and `{}` are the same field, or one is in the other", shortened(other), shortened(name));
+            let clash = outer
+                .or_else(|| seen.iter().copied().find(|other| other == name || other.starts_with(&inner)));
+            let reason = match clash {
+                Some(other) if other == name => format!("`{}` is there twice", shortened(name)),
+                Some(other) => {
+                    format!("one of `{}` and `{}` is in the other", shortened(other), shortened(name))
+                }
+                None => String::new(),
+            };
+            if clash.is_some() {
                 self.report.say(Code::RepeatedField, path, reason, "keep one of them, or use two stages");
             }
             seen.insert(name);
@@ -313,7 +399,12 @@ impl Settings<'_> {
     fn field_path(&mut self, path: Path, name: &str) {
         if name.split('.').any(str::is_empty) {
             let reason = format!("{} has an empty name in it", quoted(name));
-            self.report.say(Code::BadFieldPath, path, reason, "write names with single dots between them, such as `labels.route`");
+            self.report.say(
+                Code::BadFieldPath,
+                path,
+                reason,
+                "write names with single dots between them, such as `labels.route`",
+            );
         }
     }
 }

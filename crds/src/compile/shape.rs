@@ -55,7 +55,8 @@ pub(super) fn output(kind: &Kind, input: &Type, results: &HashMap<String, Type>)
 /// otherwise.
 pub(super) fn has_keys_of_a_window(input: &Type) -> bool {
     let Type::Map(shape) = input else { return false };
-    !shape.is_open() && ["by", "start", "end"].iter().all(|name| shape.get(name).is_some_and(|field| field.always))
+    !shape.is_open()
+        && ["by", "start", "end"].iter().all(|name| shape.get(name).is_some_and(|field| field.always))
 }
 
 /// The field that holds the text to parse; none where it is the body.
@@ -70,8 +71,10 @@ pub(super) fn text_field(parse: &Parse) -> Option<&str> {
 fn of_source(source: &Source) -> Type {
     match source {
         Source::Generator(generator) => {
-            let shape =
-                Shape::closed().with("sequence", Type::Int).with("key", Type::Text).with("value", Type::Float);
+            let shape = Shape::closed()
+                .with("sequence", Type::Int)
+                .with("key", Type::Text)
+                .with("value", Type::Float);
             Type::Map(if generator.payload.is_some() { shape.with("payload", Type::Text) } else { shape })
         }
         Source::Stdin(_) | Source::File(_) => Type::Text,
@@ -88,7 +91,9 @@ fn of_samples() -> Type {
 fn of_parse(parse: &Parse) -> Type {
     Type::Map(match parse {
         Parse::Json(_) | Parse::Logfmt(_) => Shape::open(),
-        Parse::Csv(csv) => csv.columns.iter().fold(Shape::closed(), |shape, name| shape.with(name.as_str(), Type::Dyn)),
+        Parse::Csv(csv) => {
+            csv.columns.iter().fold(Shape::closed(), |shape, name| shape.with(name.as_str(), Type::Dyn))
+        }
         Parse::Regex(regex) => {
             let Ok(compiled) = regex::Regex::new(&regex.pattern) else { return Type::Map(Shape::open()) };
             // A group in a branch that was not taken has no text.
@@ -184,7 +189,8 @@ mod tests {
 
     #[test]
     fn a_dotted_path_reaches_into_maps_and_makes_those_that_lack() {
-        let body = put(map(Shape::closed().with("a", Type::Int)), "b.c", Field { kind: Type::Text, always: true });
+        let body =
+            put(map(Shape::closed().with("a", Type::Int)), "b.c", Field { kind: Type::Text, always: true });
         assert_eq!(body.to_string(), "map {a: int, b: map {c: text}}");
         let (rest, field) = take(body, "b.c");
         assert_eq!(rest.to_string(), "map {a: int, b: map {}}");
@@ -199,7 +205,8 @@ mod tests {
 
     #[test]
     fn a_time_is_text_once_it_is_in_a_body() {
-        let body = stored(map(Shape::closed().with("at", Type::Timestamp).with("all", Type::list(Type::Duration))));
+        let body =
+            stored(map(Shape::closed().with("at", Type::Timestamp).with("all", Type::list(Type::Duration))));
         assert_eq!(body.to_string(), "map {all: list of text, at: text}");
     }
 }

@@ -78,7 +78,10 @@ impl<'a> Wiring<'a> {
 
     fn stage_above(&mut self, index: usize, path: &Path) -> Option<usize> {
         let Some(above) = index.checked_sub(1) else {
-            let reason = format!("the first stage is a {}, and there is nothing above it to take events from", self.kinds[0].role());
+            let reason = format!(
+                "the first stage is a {}, and there is nothing above it to take events from",
+                self.kinds[0].role()
+            );
             self.report.say(Code::NoInput, path.clone(), reason, "begin with a stage that has a `source`");
             return None;
         };
@@ -98,7 +101,11 @@ impl<'a> Wiring<'a> {
     fn input(&mut self, index: usize, name: &str, path: &Path) -> Option<usize> {
         let above = &self.spec.stages[..index];
         let with_output = || {
-            above.iter().zip(self.kinds).filter(|(_, kind)| !matches!(kind, Kind::Sink(_))).map(|(stage, _)| stage.name.as_str())
+            above
+                .iter()
+                .zip(self.kinds)
+                .filter(|(_, kind)| !matches!(kind, Kind::Sink(_)))
+                .map(|(stage, _)| stage.name.as_str())
         };
         let (code, reason, cure) = match self.names.get(name).copied() {
             None => {
@@ -106,9 +113,11 @@ impl<'a> Wiring<'a> {
                 let cure = instead(name, with_output(), "begin with a stage that has a `source`");
                 (Code::UnknownStage, reason, cure)
             }
-            Some(input) if input == index => {
-                (Code::LaterStage, format!("`{name}` would take its own output"), "name a stage above it".into())
-            }
+            Some(input) if input == index => (
+                Code::LaterStage,
+                format!("`{name}` would take its own output"),
+                "name a stage above it".into(),
+            ),
             Some(input) if input > index => {
                 let reason = format!("`{name}` stands below this stage, and data flows down the page");
                 (Code::LaterStage, reason, format!("move `{name}` above `{}`", self.spec.stages[index].name))
@@ -172,14 +181,23 @@ impl<'a> Wiring<'a> {
         }
         if stage.when.is_some() {
             let cure = "keep one of them; `otherwise` is for what no `when` took";
-            return self.report.say(Code::WhenAndOtherwise, path, "`when` and `otherwise` are both here", cure);
+            return self.report.say(
+                Code::WhenAndOtherwise,
+                path,
+                "`when` and `otherwise` are both here",
+                cure,
+            );
         }
         for input in &inputs[index] {
-            let has_when = |other: &usize| inputs[*other].contains(input) && self.spec.stages[*other].when.is_some();
+            let has_when =
+                |other: &usize| inputs[*other].contains(input) && self.spec.stages[*other].when.is_some();
             if !(0..inputs.len()).any(|other| has_when(&other)) {
                 let input = &self.spec.stages[*input].name;
-                let reason = format!("no other stage takes events from `{input}` with `when`, so nothing is left over");
-                let cure = format!("give the other stage a `when` and `from: [{input}]`, or leave `otherwise` out");
+                let reason = format!(
+                    "no other stage takes events from `{input}` with `when`, so nothing is left over"
+                );
+                let cure =
+                    format!("give the other stage a `when` and `from: [{input}]`, or leave `otherwise` out");
                 self.report.say(Code::OtherwiseAlone, path.clone(), reason, cure);
             }
         }
@@ -205,7 +223,9 @@ impl<'a> Wiring<'a> {
     fn is_nearly_named(&self, index: usize) -> bool {
         let name = self.spec.stages[index].name.as_str();
         let named = self.spec.stages.iter().filter_map(|stage| stage.from.as_ref()).flatten();
-        named.filter(|from| !self.names.contains_key(from.as_str())).any(|from| nearest(from, [name]).is_some())
+        named
+            .filter(|from| !self.names.contains_key(from.as_str()))
+            .any(|from| nearest(from, [name]).is_some())
             || self.names.get(name) != Some(&index)
     }
 
@@ -214,19 +234,27 @@ impl<'a> Wiring<'a> {
         let mut taken: HashMap<(&str, &str), usize> = HashMap::new();
         for (index, kind) in self.kinds.iter().enumerate() {
             let (what, which, field, cure) = match kind {
-                Kind::Source(Source::Stdin(_)) => {
-                    ("the standard input", "", "source.stdin", "read it once, and let both take from that stage with `from`")
-                }
+                Kind::Source(Source::Stdin(_)) => (
+                    "the standard input",
+                    "",
+                    "source.stdin",
+                    "read it once, and let both take from that stage with `from`",
+                ),
                 Kind::Source(Source::Http(http)) => {
                     ("the address", http.listen.as_str(), "source.http.listen", "listen on another port")
                 }
                 Kind::Source(Source::File(file)) => match &file.checkpoint {
-                    Some(path) => ("the checkpoint", path.as_str(), "source.file.checkpoint", "name another file"),
+                    Some(path) => {
+                        ("the checkpoint", path.as_str(), "source.file.checkpoint", "name another file")
+                    }
                     None => continue,
                 },
-                Kind::Sink(Sink::File(file)) => {
-                    ("the file", file.path.as_str(), "sink.file.path", "write to another file, or let one sink take both with `from`")
-                }
+                Kind::Sink(Sink::File(file)) => (
+                    "the file",
+                    file.path.as_str(),
+                    "sink.file.path",
+                    "write to another file, or let one sink take both with `from`",
+                ),
                 _ => continue,
             };
             match taken.get(&(what, which)) {

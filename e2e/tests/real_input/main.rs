@@ -48,7 +48,7 @@ fn an_alert_stands_in_alertmanager_while_its_cause_lasts_and_prometheus_sees_the
     });
     assert_eq!(alert["labels"]["alertname"], "QueueTooLong");
     assert_eq!(alert["labels"]["queue"], "orders");
-    assert_eq!(alert["annotations"]["length"], "250.0");
+    assert_eq!(alert["annotations"]["length"], "250");
     eventually("the notification of the alert", Duration::from_secs(20), || {
         notified.with_status("firing").ok_or_else(|| "none".into())
     });

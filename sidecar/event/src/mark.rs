@@ -85,13 +85,15 @@ impl Mark {
         })))
     }
 
-    /// One mark for an event made of many, such as a list of them: it ends as that event ends.
-    pub fn join(marks: Vec<Mark>) -> Self {
-        let parts: Vec<Arc<Promise>> = marks.into_iter().filter_map(|mark| mark.0).collect();
+    /// One mark for an event made of many, such as a list of them: of each batch it took events from, the mark and the
+    /// numbers of those events. They end as the one event ends.
+    pub fn join(parts: Vec<(Mark, Vec<u64>)>) -> Self {
+        let parts: Vec<(Arc<Promise>, Vec<u64>)> =
+            parts.into_iter().filter_map(|(mark, sequences)| Some((mark.0?, sequences))).collect();
         if parts.is_empty() {
             return Mark(None);
         }
-        let replays = parts.iter().flat_map(|part| part.replays.iter().cloned()).collect();
+        let replays = parts.iter().flat_map(|(part, _)| part.replays.iter().cloned()).collect();
         Mark(Some(Arc::new(Promise { ended: Mutex::default(), parts: Parts::Joined(parts), replays })))
     }
 
@@ -195,7 +197,7 @@ struct Promise {
 
 enum Parts {
     Source { span: Span, settle: Arc<dyn Settle> },
-    Joined(Vec<Arc<Promise>>),
+    Joined(Vec<(Arc<Promise>, Vec<u64>)>),
     Emitted,
     Finished { settle: Arc<dyn Settle> },
 }
@@ -212,18 +214,6 @@ impl Promise {
         match ended.binary_search_by_key(&sequence, |(own, _)| *own) {
             Ok(index) => ended[index].1 = ended[index].1.max(outcome),
             Err(index) => ended.insert(index, (sequence, outcome)),
-        }
-    }
-
-    /// Ends every event of every source this stands for.
-    fn end_all(&self, outcome: Outcome) {
-        match &self.parts {
-            Parts::Source { span, .. } => {
-                (span.first..span.first + u64::from(span.count))
-                    .for_each(|sequence| self.end(sequence, outcome));
-            }
-            Parts::Joined(parts) => parts.iter().for_each(|part| part.end_all(outcome)),
-            Parts::Emitted | Parts::Finished { .. } => {}
         }
     }
 
@@ -244,7 +234,9 @@ impl Promise {
             Parts::Joined(parts) => {
                 // The one event made of them all ended badly: so did each of them.
                 if let Some(worst) = ended.iter().map(|(_, outcome)| *outcome).max() {
-                    parts.iter().for_each(|part| part.end_all(worst));
+                    for (part, sequences) in parts {
+                        sequences.into_iter().for_each(|sequence| part.end(sequence, worst));
+                    }
                 }
             }
             Parts::Emitted => {}
@@ -393,13 +385,26 @@ mod tests {
 
     #[test]
     fn a_joined_mark_ends_all_its_parts_as_the_event_made_of_them() {
-        let (first, heard_first) = mark(0, 2);
+        let (first, heard_first) = mark(0, 3);
         let (second, heard_second) = mark(5, 1);
-        let joined = Mark::join(vec![first, second]);
-        joined.end(0, Outcome::Dropped);
-        drop(joined);
-        assert_eq!(heard_first.settled()[0].dropped, 2);
+        let joined =
+            Mark::join(vec![(first.clone(), vec![1, 2]), (second, vec![5]), (Mark::none(), vec![9])]);
+        let twice = Mark::join(vec![(first, vec![0]), (joined, vec![1])]);
+        twice.end(0, Outcome::Dropped);
+        assert!(heard_first.settled().is_empty());
+        drop(twice);
+        assert_eq!(heard_first.settled()[0].dropped, 3);
         assert_eq!(heard_second.settled()[0].dropped, 1);
+    }
+
+    #[test]
+    fn of_a_batch_only_the_events_that_were_joined_end_as_the_joined_one() {
+        let (mark, heard) = mark(0, 64);
+        let joined = Mark::join(vec![(mark.clone(), vec![7, 9])]);
+        let rest = Mark::join(vec![(mark, (10..64).collect())]);
+        joined.end(7, Outcome::DeadLettered);
+        drop((joined, rest));
+        assert_eq!((heard.settled()[0].dead_lettered, heard.settled()[0].completed()), (2, 62));
     }
 
     #[test]

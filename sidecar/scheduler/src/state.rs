@@ -170,12 +170,12 @@ mod models {
         }
 
         fn queue(&self) {
-            assert_eq!(self.queued.fetch_add(1, Ordering::AcqRel), 0, "it is in the queue already");
+            assert_eq!(self.queued.fetch_add(1, Ordering::Relaxed), 0, "it is in the queue already");
         }
 
         /// Runs it as long as it is in the queue.
         fn try_run(&self) {
-            while self.queued.compare_exchange(1, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            while self.queued.compare_exchange(1, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
                 self.state.begin();
                 self.begun.fetch_add(1, Ordering::Relaxed);
                 self.runs.store(self.runs.load(Ordering::Relaxed) + 1, Ordering::Relaxed);

@@ -1,51 +1,22 @@
-//! After warm-up a turn allocates nothing, nor does waking another task from it: counted, not believed.
+//! After warm-up a turn allocates nothing, nor does waking another task from it: counted, not believed. Alone in its
+//! process, since it is the process that is counted.
 #![cfg(not(any(loom, shuttle)))]
-#![allow(unsafe_code, reason = "a global allocator is an unsafe trait")]
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    cell::Cell,
-    task::Wake,
-    time::Duration,
-};
+use std::{alloc::System, task::Wake, time::Duration};
 
 use sidestream_host::Clock;
 use sidestream_scheduler::{Next, Priority, Scheduler, Step, Turn};
-
-thread_local! {
-    /// Allocations of this thread: the test harness has threads of its own.
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call goes on to the system allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let _ = ALLOCATIONS.try_with(|n| n.set(n.get() + 1));
-        // SAFETY: as promised by our caller.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: as promised by our caller.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
 #[global_allocator]
-static COUNTING: Counting = Counting;
+static COUNTING: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// How often `work` allocates.
-fn allocations(work: impl FnOnce()) -> u64 {
-    let before = ALLOCATIONS.with(Cell::get);
+fn allocations(work: impl FnOnce()) -> usize {
+    let before = COUNTING.stats();
     work();
-    ALLOCATIONS.with(Cell::get) - before
-}
-
-#[test]
-fn the_count_counts() {
-    assert_eq!(allocations(|| drop(std::hint::black_box(Box::new(1)))), 1);
+    let after = COUNTING.stats();
+    (after.allocations + after.reallocations) - (before.allocations + before.reallocations)
 }
 
 #[test]
@@ -76,6 +47,7 @@ fn turns_that_wake_repeat_and_ask_for_times_allocate_nothing() {
         }
     };
     turns(10_000);
+    assert_eq!(allocations(|| drop(std::hint::black_box(Box::new(1)))), 1, "the count counts");
     assert_eq!(allocations(|| turns(100_000)), 0);
     tasks.iter().for_each(|task| drop(task.retire()));
 }

@@ -15,9 +15,8 @@ use std::{
 
 use axum::body::{Body, Bytes};
 use futures_util::stream;
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
-use sidestream_event::Event;
+use serde::{Deserialize, Serialize};
+use sidestream_event::{Event, Value};
 use sidestream_graph::StageStats;
 use sidestream_host::Moment;
 
@@ -85,7 +84,8 @@ impl Tap {
                 let mut lines = Vec::new();
                 for event in events.iter().take(usize::try_from(self.left).unwrap_or(usize::MAX)) {
                     self.left -= 1;
-                    lines.extend_from_slice(line_of(event).to_string().as_bytes());
+                    // Memory takes it, and every value has a JSON form.
+                    let _ = serde_json::to_writer(&mut lines, &Line::of(event));
                     lines.push(b'\n');
                 }
                 return Some(lines);
@@ -103,24 +103,35 @@ impl Drop for Tap {
     }
 }
 
-fn line_of(event: &Event) -> Value {
-    let meta = &event.meta;
-    let mut line = Map::new();
-    line.insert("time".into(), json!(meta.time.to_string()));
-    line.insert("source".into(), json!(meta.source.as_str()));
-    line.insert("sequence".into(), json!(meta.sequence));
-    if let Some(key) = &meta.key {
-        line.insert("key".into(), json!(key.as_str()));
-    }
-    if let Some(context) = &meta.context {
-        let headers = context.headers.iter().map(|(name, value)| json!([name.as_str(), value.as_str()]));
-        line.insert("headers".into(), headers.collect());
-        if let Some(traceparent) = &context.traceparent {
-            line.insert("traceparent".into(), json!(traceparent.as_str()));
+/// An event as a line of a tap.
+#[derive(Serialize)]
+struct Line<'a> {
+    time: String,
+    source: &'a str,
+    sequence: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    headers: Vec<(&'a str, &'a str)>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<&'a str>,
+    body: &'a Value,
+}
+
+impl<'a> Line<'a> {
+    fn of(Event { meta, body }: &'a Event) -> Line<'a> {
+        let context = meta.context.as_deref();
+        let headers = context.into_iter().flat_map(|context| &context.headers);
+        Line {
+            time: meta.time.to_string(),
+            source: &meta.source,
+            sequence: meta.sequence,
+            key: meta.key.as_deref(),
+            headers: headers.map(|(name, value)| (name.as_str(), value.as_str())).collect(),
+            traceparent: context.and_then(|context| context.traceparent.as_deref()),
+            body,
         }
     }
-    line.insert("body".into(), json!(event.body));
-    Value::Object(line)
 }
 
 const LOOK_AGAIN: Duration = Duration::from_millis(50);

@@ -12,7 +12,7 @@ use crate::{Duration, SecretRef};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Webhook {
-    /// Where to.
+    /// Where to, such as `https://example.com/events`.
     #[schemars(length(min = 1, max = 4096), regex(pattern = r"^https?://[^ ]+$"))]
     pub url: String,
     /// POST by default.

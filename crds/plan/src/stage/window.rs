@@ -97,7 +97,8 @@ mod tests {
 
     #[test]
     fn a_quantile_is_named_by_its_percentage() {
-        let names: Vec<String> = [0.0, 0.5, 0.99, 0.999, 0.07, 1.0].into_iter().map(Quantile::field).collect();
+        let names: Vec<String> =
+            [0.0, 0.5, 0.99, 0.999, 0.07, 1.0].into_iter().map(Quantile::field).collect();
         assert_eq!(names, ["p0", "p50", "p99", "p99_9", "p7", "p100"]);
     }
 }

@@ -22,8 +22,8 @@ pub(super) struct Gather {
 struct Open {
     meta: Meta,
     list: List,
-    /// One of each batch that gave events.
-    marks: Vec<Mark>,
+    /// The mark of each batch that gave events, and their numbers.
+    parts: Vec<(Mark, Vec<u64>)>,
     born_nanos: u64,
     due: Moment,
 }
@@ -35,8 +35,8 @@ impl Gather {
     }
 
     fn close(&mut self, out: &mut Output) {
-        if let Some(Open { meta, list, marks, born_nanos, .. }) = self.open.take() {
-            let mut batch = Batch::of(vec![Event { meta, body: Value::List(list) }], Mark::join(marks));
+        if let Some(Open { meta, list, parts, born_nanos, .. }) = self.open.take() {
+            let mut batch = Batch::of(vec![Event { meta, body: Value::List(list) }], Mark::join(parts));
             batch.set_born_nanos(born_nanos);
             out.emit(batch);
         }
@@ -46,23 +46,26 @@ impl Gather {
 impl Processor for Gather {
     fn process(&mut self, batch: &mut Batch, out: &mut Output) -> Flow {
         let (mark, born_nanos) = (batch.mark().clone(), batch.born_nanos());
-        let mut marked = false;
+        let mut is_first = true;
         for Event { meta, body } in batch.drain() {
+            let sequence = meta.sequence;
             let open = self.open.get_or_insert_with(|| Open {
                 meta,
                 list: List::new(),
-                marks: Vec::new(),
+                parts: Vec::new(),
                 born_nanos,
                 due: out.now() + self.linger,
             });
-            if !marked && mark.is_some() {
-                open.marks.push(mark.clone());
-                marked = true;
-            }
             open.list.push(body);
+            match open.parts.last_mut() {
+                Some((_, sequences)) if !is_first => sequences.push(sequence),
+                _ if mark.is_some() => open.parts.push((mark.clone(), vec![sequence])),
+                _ => {}
+            }
+            is_first = false;
             if open.list.len() >= self.size {
                 self.close(out);
-                marked = false;
+                is_first = true;
             }
         }
         Flow::Continue

@@ -16,6 +16,7 @@ mod map;
 mod merge;
 mod number;
 mod parse;
+mod path;
 mod rename;
 mod sample;
 mod set;

@@ -1,12 +1,10 @@
 //! Sets fields, each from an expression over the event as it came in.
 
-use std::fmt;
-
-use sidestream_event::{Batch, Map, Value};
+use sidestream_event::{Batch, Value};
 use sidestream_expr::Type;
 use sidestream_plan::stage;
 
-use super::{BuildError, expression::Formula};
+use super::{BuildError, expression::Formula, path};
 use crate::{Flow, Output, Processor};
 
 /// `set`: all expressions are evaluated before the first field is set, so an event is changed as a whole or not at all.
@@ -15,12 +13,6 @@ pub(super) struct Set {
     fields: Vec<(String, Formula)>,
     /// The values of one event, kept for their storage.
     values: Vec<Value>,
-}
-
-/// What stands where a map should: its kind and, where it is not the body, its path.
-struct NoMap<'a> {
-    path: &'a str,
-    kind: &'static str,
 }
 
 impl Set {
@@ -43,69 +35,16 @@ impl Processor for Set {
                     Ok(value) => values.push(value),
                     Err(reason) => return out.refuse(event, reason),
                 }
-                if let Err(reason) = check(&event.body, path) {
+                if let Err(reason) = path::check(&event.body, path) {
                     return out.refuse(event, reason);
                 }
             }
             for ((path, _), value) in fields.iter().zip(values.drain(..)) {
-                put(&mut event.body, path, value);
+                path::put(&mut event.body, path, value);
             }
             true
         });
         Flow::Continue
-    }
-}
-
-/// Whether everything on the way to `path` is a map or missing.
-fn check<'a>(body: &Value, path: &'a str) -> Result<(), NoMap<'a>> {
-    let mut at = body;
-    let mut read = 0;
-    for name in path.split('.') {
-        match at {
-            Value::Map(_) => {}
-            Value::Null => return Ok(()),
-            other => return Err(NoMap { path: &path[..read], kind: other.kind() }),
-        }
-        read += name.len() + usize::from(read > 0);
-        match at.field(name) {
-            Some(value) => at = value,
-            None => return Ok(()),
-        }
-    }
-    Ok(())
-}
-
-/// Sets the field at `path`; whatever is no map on the way becomes one.
-fn put(body: &mut Value, path: &str, value: Value) {
-    let map = as_map(body);
-    match path.split_once('.') {
-        None => map.insert(path, value),
-        Some((name, rest)) => {
-            if map.get(name).is_none() {
-                map.insert(name, Map::new());
-            }
-            if let Some(inner) = map.get_mut(name) {
-                put(inner, rest, value);
-            }
-        }
-    }
-}
-
-fn as_map(value: &mut Value) -> &mut Map {
-    match value {
-        Value::Map(map) => map,
-        other => other.reset_map(),
-    }
-}
-
-impl fmt::Display for NoMap<'_> {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.path {
-            "" => {
-                write!(out, "the body is {} and has no fields to set; `parse` or `map` it first", self.kind)
-            }
-            path => write!(out, "`{path}` is {} and has no fields to set; `unset` it first", self.kind),
-        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! Removes fields.
 
-use sidestream_event::{Batch, Value};
+use sidestream_event::Batch;
 use sidestream_plan::stage;
 
+use super::path;
 use crate::{Flow, Output, Processor};
 
 /// `unset`: what is not there is removed already.
@@ -20,27 +21,10 @@ impl Processor for Unset {
     fn process(&mut self, batch: &mut Batch, _: &mut Output) -> Flow {
         for event in batch.events_mut() {
             for path in &self.paths {
-                // Looked at first: reaching in to change would copy a map that another branch shares, for nothing.
-                if event.body.at(path).is_some() {
-                    remove(&mut event.body, path);
-                }
+                path::take(&mut event.body, path);
             }
         }
         Flow::Continue
-    }
-}
-
-fn remove(value: &mut Value, path: &str) {
-    let Value::Map(map) = value else { return };
-    match path.split_once('.') {
-        None => {
-            map.remove(path);
-        }
-        Some((name, rest)) => {
-            if let Some(inner) = map.get_mut(name) {
-                remove(inner, rest);
-            }
-        }
     }
 }
 
