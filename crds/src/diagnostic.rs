@@ -61,7 +61,7 @@ pub enum Severity {
 
 impl Diagnostic {
     pub(crate) fn new(code: Code, path: Path, reason: impl Into<String>, cure: impl Into<String>) -> Self {
-        let (reason, cure) = (reason.into(), cure.into());
+        let (reason, cure) = (one_line(reason.into()), one_line(cure.into()));
         Self {
             code,
             severity: code.severity(),
@@ -79,6 +79,11 @@ impl Diagnostic {
     pub fn is_error(&self) -> bool {
         self.severity == Severity::Error
     }
+}
+
+/// What a user wrote may have line breaks, and stand in a message.
+fn one_line(text: String) -> String {
+    if text.contains(char::is_control) { text.replace(char::is_control, " ") } else { text }
 }
 
 /// ```text

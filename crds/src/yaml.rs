@@ -6,7 +6,9 @@
 //!
 //! Every document is read on its own, so that a slip in one leaves the others their diagnostics. What a document may
 //! cost is bounded before anything is built from it: size, depth, and how far aliases expand. Values carry no places;
-//! [`locate`] reads the document again, down to one field, and is called for mistakes alone.
+//! [`locate`] finds that of a mistake.
+
+mod locate;
 
 use std::fmt;
 
@@ -17,6 +19,8 @@ use crate::{
     diagnostic::{Code, Diagnostic, Place},
     path::{Path, Step, quoted, shortened},
 };
+
+pub(crate) use locate::locate;
 
 /// Bytes of a file. An object in Kubernetes has at most 1.5 MiB.
 pub(crate) const FILE_BYTES_MAX: usize = 1 << 20;
@@ -79,12 +83,9 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Vec<Document<'_>>, Box<Diagnostic>> {
     Ok(chunks.into_iter().map(parse).collect())
 }
 
-/// Where in the file the value of a field is, or its name; for one that is not there, what it would be in.
-pub(crate) fn locate(chunk: Chunk<'_>, path: &Path, at_name: bool) -> Option<Place> {
-    let finder = Finder { steps: path.steps(), at_name };
-    let error = finder.deserialize(serde_yaml::Deserializer::from_str(chunk.text)).err()?;
-    let at = error.location()?;
-    chunk.place(at.line(), at.column())
+/// A tree as YAML text.
+pub(crate) fn write(value: &Value) -> String {
+    serde_yaml::to_string(value).expect("a JSON value has a YAML form")
 }
 
 impl Chunk<'_> {
@@ -390,54 +391,45 @@ impl<'de> Visitor<'de> for KeyReader<'_> {
     }
 }
 
-/// Goes down a path and fails where it ends: the place of the error is the place of the field.
-struct Finder<'a> {
-    steps: &'a [Step],
-    at_name: bool,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl<'de> DeserializeSeed<'de> for Finder<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, input: D) -> Result<(), D::Error> {
-        input.deserialize_any(self)
-    }
-}
-
-/// What is not descended into fails by the visitor's defaults, which is what is wanted.
-impl<'de> Visitor<'de> for Finder<'_> {
-    type Value = ();
-
-    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("this place")
+    fn values(text: &str) -> Vec<Value> {
+        read(text.as_bytes()).unwrap_or_default().into_iter().map(|document| document.value).collect()
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut input: A) -> Result<(), A::Error> {
-        if let Some((Step::Element(index), steps)) = self.steps.split_first() {
-            for _ in 0..*index {
-                input.next_element::<IgnoredAny>()?;
-            }
-            input.next_element_seed(Finder { steps, ..self })?;
-        }
-        Err(A::Error::custom("here"))
+    #[test]
+    fn documents_are_told_apart_by_their_markers_and_empty_ones_are_none() {
+        assert_eq!(values("a: 1\n---\nb: 2\n...\nc: 3"), [1, 2, 3].map(|n| json(["a", "b", "c"][n - 1], n)));
+        assert_eq!(values("%YAML 1.2\n---\n# nothing\n--- {a: 1}\r\n---\r\n"), [json("a", 1)]);
+        assert_eq!(values("\u{feff}a: 1\n"), [json("a", 1)]);
+        assert_eq!(values("a: '---'\n"), [serde_json::json!({"a": "---"})]);
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut input: A) -> Result<(), A::Error> {
-        if let Some((Step::Field(name), steps)) = self.steps.split_first() {
-            let fail_at = (self.at_name && steps.is_empty()).then_some(name.as_str());
-            while let Some(key) = input.next_key_seed(KeyReader { fail_at })? {
-                if key == *name {
-                    input.next_value_seed(Finder { steps, ..self })?;
-                } else {
-                    input.next_value::<IgnoredAny>()?;
-                }
-            }
-        }
-        Err(A::Error::custom("here"))
+    #[test]
+    fn a_place_counts_the_lines_of_the_whole_file() {
+        let documents = read(b"a: 1\n---\nb: {c: [1, 2]}\n").unwrap();
+        let path = Path::top().fields(&["b", "c"]).element(1);
+        let place = locate(documents[1].chunk, &path, false).unwrap();
+        assert_eq!((place.line, place.column, place.text.as_str()), (3, 12, "b: {c: [1, 2]}"));
+        let name = locate(documents[1].chunk, &Path::top().fields(&["b", "c"]), true).unwrap();
+        assert_eq!((name.line, name.column), (3, 5));
+        let missing = locate(documents[1].chunk, &Path::top().fields(&["b", "x", "y"]), false).unwrap();
+        assert_eq!((missing.line, missing.column), (3, 4));
     }
-}
 
-/// A tree as YAML text.
-pub(crate) fn write(value: &Value) -> String {
-    serde_yaml::to_string(value).expect("a JSON value has a YAML form")
+    #[test]
+    fn numbers_and_words_are_keys_as_they_are_written() {
+        assert_eq!(values("{1: a, true: b}"), [serde_json::json!({"1": "a", "true": "b"})]);
+    }
+
+    #[test]
+    fn an_alias_stands_for_what_it_names() {
+        assert_eq!(values("{a: &x 1, b: *x}"), [serde_json::json!({"a": 1, "b": 1})]);
+    }
+
+    fn json(key: &str, value: usize) -> Value {
+        serde_json::json!({ key: value })
+    }
 }

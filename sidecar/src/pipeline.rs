@@ -206,6 +206,14 @@ async fn watch(pipeline: Arc<Pipeline>) {
         for sink in &sinks {
             sink.wait().await;
         }
+        // Every event has ended: the sources note it, where they remember positions.
+        let sources: Vec<_> =
+            pipeline.running().assembly.sources.values().map(|source| source.closed().clone()).collect();
+        for source in &sources {
+            if pipeline.running().generation == generation {
+                source.wait().await;
+            }
+        }
         if pipeline.running().generation == generation {
             return pipeline.ended.set();
         }

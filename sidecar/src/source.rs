@@ -18,6 +18,7 @@ pub(crate) struct RunningSource {
     pub(crate) origin: Origin,
     stop: watch::Sender<bool>,
     ended: Latch,
+    closed: Latch,
 }
 
 /// What the run that a source heads takes from.
@@ -39,27 +40,34 @@ impl RunningSource {
     ) -> std::io::Result<(RunningSource, Head)> {
         let origin = Origin::new(name, world.clock.clone());
         let (stop, stopped) = Stop::new();
-        let ended = Latch::default();
-        let running = RunningSource { origin: origin.clone(), stop, ended: ended.clone() };
+        let (ended, closed) = (Latch::default(), Latch::default());
+        let running = RunningSource { origin: origin.clone(), stop, ended: ended.clone(), closed: closed.clone() };
         let open = |origin| {
             let (sender, receiver): (Sender<Batch>, _) = channel_by(SOURCE_BATCHES, SOURCE_EVENTS, Batch::len);
             (intake(sender, origin, pool.clone(), world.clock.clone(), stopped.clone()), receiver)
         };
         let head = match source {
             Source::Polled(source) => {
+                closed.set();
                 let feed = PolledFeed { source, origin, pool: pool.clone(), stop: stopped, ended: Some(ended) };
                 Head::Feed(Box::new(feed))
             }
             Source::Blocking(source) => {
-                let (intake, receiver) = open(origin);
+                let (intake, receiver) = open(origin.clone());
                 let name = name.to_owned();
-                thread::Builder::new()
-                    .name(format!("source-{name}"))
-                    .spawn(move || run_blocking(&name, source, intake, &stats, ended))?;
+                thread::Builder::new().name(format!("source-{name}")).spawn(move || {
+                    let mut source = source;
+                    run_blocking(&name, source.as_mut(), intake, &stats);
+                    ended.set();
+                    await_release(&origin);
+                    source.drained(origin.committed());
+                    closed.set();
+                })?;
                 Head::Ring(receiver)
             }
             Source::Async(source) => {
                 let (intake, receiver) = open(origin);
+                closed.set();
                 world.sockets.spawn(run_async(name.to_owned(), source, intake, stats, ended));
                 Head::Ring(receiver)
             }
@@ -80,12 +88,19 @@ impl RunningSource {
             door.close();
             latch.set();
         });
-        (RunningSource { origin, stop, ended }, Head::Ring(receiver))
+        let closed = Latch::default();
+        closed.set();
+        (RunningSource { origin, stop, ended, closed }, Head::Ring(receiver))
     }
 
     /// Asks the source to end; what it has brought in stays in its ring.
     pub(crate) fn stop(&self) {
         self.stop.send_replace(true);
+    }
+
+    /// Set when it has ended, and has noted that its events have.
+    pub(crate) fn closed(&self) -> &Latch {
+        &self.closed
     }
 
     /// Whether it has ended.
@@ -94,13 +109,18 @@ impl RunningSource {
     }
 }
 
-fn run_blocking(
-    name: &str,
-    mut source: Box<dyn BlockingSource>,
-    mut intake: Intake,
-    stats: &StageStats,
-    ended: Latch,
-) {
+/// Waits until nothing of what the source brought in needs a replay, but not for ever: a sink may never take it.
+fn await_release(origin: &Origin) {
+    for _ in 0..RELEASE_LOOKS {
+        let ledger = origin.ledger();
+        if ledger.committed == ledger.accepted {
+            return;
+        }
+        thread::sleep(RELEASE_LOOK);
+    }
+}
+
+fn run_blocking(name: &str, source: &mut dyn BlockingSource, mut intake: Intake, stats: &StageStats) {
     let mut backoff = Backoff::new(None);
     loop {
         let begun = intake.clock().now();
@@ -119,8 +139,6 @@ fn run_blocking(
             break;
         }
     }
-    drop(intake);
-    ended.set();
 }
 
 async fn run_async(
@@ -215,4 +233,7 @@ const SOURCE_EVENTS: usize = 8_192;
 const SOURCE_BATCHES: usize = 1_024;
 /// A source that ran so long before it failed starts its backoff anew.
 const WELL_AFTER: Duration = Duration::from_secs(60);
+/// How long a source that has ended waits for its events to end: 60 s, looking every 10 ms.
+const RELEASE_LOOKS: u32 = 6_000;
+const RELEASE_LOOK: Duration = Duration::from_millis(10);
 const SHORT_SLEEP: Duration = Duration::from_millis(100);

@@ -69,15 +69,16 @@ pub(crate) fn text(plan: &Plan) -> String {
         for (from, to) in rings(plan).filter(|(_, to)| *to == run.stages[0]) {
             let _ = writeln!(text, "│  ◀═ {}, {}", plan.stages[from].name, ring(&plan.stages[to]));
         }
+        let failing = failing_to(plan, run.stages[0]);
+        if !failing.is_empty() {
+            let _ = writeln!(text, "│  ◀═ errors of {}", failing.join(", "));
+        }
         for index in &run.stages {
             let stage = &plan.stages[*index];
             let row = format!("│  {:width$}  {:kind_width$}  {}", stage.name, kind(stage), settings(stage));
             let _ = writeln!(text, "{}", row.trim_end());
             if let Some(when) = condition(stage).filter(|_| *index != run.stages[0]) {
                 let _ = writeln!(text, "│  {:width$}  {when}", "");
-            }
-            if let Some(letters) = &stage.on_error.dead_letter {
-                let _ = writeln!(text, "│  {:width$}  errors ═▶ {letters}", "");
             }
         }
         text += "╰─\n";
@@ -119,6 +120,13 @@ fn rings(plan: &Plan) -> impl Iterator<Item = (usize, usize)> + '_ {
     let fused = |from, to| plan.runs.iter().any(|run| run.stages.contains(&from) && run.stages.contains(&to));
     let pairs = plan.stages.iter().enumerate().flat_map(|(to, stage)| stage.from.iter().map(move |from| (*from, to)));
     pairs.filter(move |(from, to)| !fused(*from, *to))
+}
+
+/// The stages whose dead letters go to stage `to`.
+fn failing_to(plan: &Plan, to: usize) -> Vec<&str> {
+    let letters = |stage: &&Stage| stage.on_error.dead_letter.as_deref() == Some(&plan.stages[to].name);
+    let others = plan.stages.iter().enumerate().filter(|(index, _)| *index != to).map(|(_, stage)| stage);
+    others.filter(letters).map(|stage| stage.name.as_str()).collect()
 }
 
 fn ring(to: &Stage) -> String {

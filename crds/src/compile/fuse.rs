@@ -1,11 +1,11 @@
 //! Which stages one worker calls one after the other, with no ring between them.
 //!
 //! A call costs nanoseconds and a hop tens, so a stage joins the run of its input wherever nothing is lost by it: it is
-//! that stage's only consumer and has no other input, both have one priority, and it asks for no queue of its own. Only
-//! what a worker calls can be in a run with others; a source or sink that waits for the outside world is alone in its
-//! own.
+//! that stage's only consumer and has no other input, both have one priority, and it asks for no queue of its own. A
+//! source heads the run of what follows it: a worker calls it, or takes from the one ring that its thread or task fills. A
+//! sink that waits for the outside world is alone in its own.
 
-use sidestream_plan::{Input, Kind, Run, Sink, Source, Stage};
+use sidestream_plan::{Input, Kind, Run, Sink, Stage};
 
 /// Every stage in exactly one run, runs in the order of their first stages.
 pub(super) fn runs(stages: &[Stage]) -> Vec<Run> {
@@ -32,10 +32,10 @@ fn joins(stages: &[Stage], last: usize, stage: &Stage) -> bool {
         && !stage.otherwise
 }
 
-/// Whether a worker calls it: it computes, and waits for nothing outside.
+/// Whether it can be in a run with others.
 fn is_called(kind: &Kind) -> bool {
     match kind {
-        Kind::Source(source) => matches!(source, Source::Generator(_)),
+        Kind::Source(_) => true,
         Kind::Process(_) => true,
         Kind::Sink(sink) => matches!(sink, Sink::Blackhole(_)),
     }

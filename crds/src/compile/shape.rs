@@ -22,13 +22,17 @@ pub(super) fn output(kind: &Kind, input: &Type, results: &HashMap<String, Type>)
                 put(body, name, field)
             }),
             Process::Unset(unset) => unset.fields.iter().fold(input.clone(), |body, name| take(body, name).0),
-            Process::Rename(rename) => rename.fields.iter().fold(input.clone(), |body, (old, new)| {
-                let (body, field) = take(body, old);
-                match field {
-                    Some(field) => put(body, new, field),
-                    None => body,
+            // All at once, so that two fields can swap their names.
+            Process::Rename(rename) => {
+                let mut body = input.clone();
+                let mut taken = Vec::new();
+                for (old, new) in &rename.fields {
+                    let (rest, field) = take(body, old);
+                    body = rest;
+                    taken.extend(field.map(|field| (new, field)));
                 }
-            }),
+                taken.into_iter().fold(body, |body, (new, field)| put(body, new, field))
+            }
             Process::Split(_) => match result("list") {
                 Type::List(of) => *of,
                 _ => Type::Dyn,
@@ -90,7 +94,9 @@ fn of_samples() -> Type {
 
 fn of_parse(parse: &Parse) -> Type {
     Type::Map(match parse {
-        Parse::Json(_) | Parse::Logfmt(_) => Shape::open(),
+        // A line of JSON may be a list or a number too.
+        Parse::Json(_) => return Type::Dyn,
+        Parse::Logfmt(_) => Shape::open(),
         Parse::Csv(csv) => {
             csv.columns.iter().fold(Shape::closed(), |shape, name| shape.with(name.as_str(), Type::Dyn))
         }
@@ -113,15 +119,13 @@ fn of_window(window: &Window, by: Type) -> Type {
     if emit.count.is_some() {
         shape = shape.with("count", Type::Int);
     }
-    let numbers = [
-        ("sum", &emit.sum),
-        ("min", &emit.min),
-        ("max", &emit.max),
-        ("mean", &emit.mean),
-        ("rate", &emit.rate),
-    ];
+    let numbers = [("sum", &emit.sum), ("min", &emit.min), ("max", &emit.max), ("mean", &emit.mean)];
     for (name, _) in numbers.into_iter().filter(|(_, expression)| expression.is_some()) {
         shape = shape.with(name, Type::Float);
+    }
+    if emit.rate.is_some() {
+        // Null where a window has one sample of a counter.
+        shape = shape.with("rate", Type::Dyn);
     }
     let quantiles = emit.quantile.iter().flat_map(|quantile| quantile.at.iter().copied());
     Type::Map(quantiles.fold(shape, |shape, share| shape.with(Quantile::field(share).as_str(), Type::Float)))
@@ -201,6 +205,16 @@ mod tests {
     fn of_a_body_nothing_is_known_of_a_set_field_is_known() {
         let body = put(Type::Dyn, "slow", Field { kind: Type::Bool, always: true });
         assert_eq!(body.to_string(), "map {slow: bool, ...}");
+    }
+
+    #[test]
+    fn renamed_fields_can_swap_their_names() {
+        let rename = sidestream_plan::stage::Rename {
+            fields: [("a", "b"), ("b", "a"), ("none", "c")].map(|(old, new)| (old.into(), new.into())).into(),
+        };
+        let input = map(Shape::closed().with("a", Type::Int).with("b", Type::Text));
+        let body = output(&Kind::Process(Process::Rename(rename)), &input, &HashMap::new());
+        assert_eq!(body.to_string(), "map {a: text, b: int}");
     }
 
     #[test]

@@ -104,7 +104,7 @@ impl AsyncSink for Alerts {
     }
 
     fn tend_after(&self) -> Option<Duration> {
-        Some(self.resend_at.since(self.clock.now()).max(TEND_MIN))
+        Some(self.resend_at.since(self.clock.now()))
     }
 
     fn tend(&mut self) -> BoxFuture<'_, Result<(), Undelivered>> {
@@ -172,7 +172,7 @@ impl Alerts {
                 // Whatever else it says, a wrong token say, can be cured on the way; an alert is not lost meanwhile.
                 Err(trouble) => {
                     self.is_behind = true;
-                    self.resend_at = now + self.resend.min(AGAIN);
+                    self.resend_at = self.clock.now() + self.resend.min(AGAIN);
                     return Err(trouble.into_retry());
                 }
             }
@@ -335,4 +335,3 @@ const LABEL_BYTES_MAX: usize = 1 << 10;
 const ANNOTATION_BYTES_MAX: usize = 4 << 10;
 /// How soon standing alerts are tried again after a failure, where `resend` is longer.
 const AGAIN: Duration = Duration::from_secs(10);
-const TEND_MIN: Duration = Duration::from_millis(100);

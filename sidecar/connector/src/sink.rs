@@ -39,7 +39,7 @@ pub trait AsyncSink: Send {
     /// The batch of the last retry will not come again: what is remembered of it may go.
     fn give_up(&mut self) {}
 
-    /// How long it may be left without a batch before [`AsyncSink::tend`] is called.
+    /// How long from now it may be left without a batch before [`AsyncSink::tend`] is called; zero: now.
     fn tend_after(&self) -> Option<Duration> {
         None
     }

@@ -1,6 +1,6 @@
 //! What an event costs in each operator: batches of 64 through one operator alone, with no graph around it.
 //!
-//! `cargo bench -p sidestream-graph --bench operators [-- name]`. Events are made before the clock starts and dropped
+//! `cargo bench -p sidestream-graph --bench operators [-- name]`. A batch is made before the clock starts and dropped
 //! after it stops; a figure is the median of rounds. Standard output is one JSON object a line, standard error a table.
 #![allow(missing_docs, reason = "a bench has no interface")]
 
@@ -94,31 +94,24 @@ fn nanos_an_event(process: &str, event: &dyn Fn(usize) -> Event) -> f64 {
     let process = serde_json::from_str(process).expect("the operator is written right");
     let mut operator = operator::build(&process, &Type::Dyn).expect("the operator can be made");
     let clock = Clock::machine();
-    let batches = |round: usize| -> Vec<Batch> {
-        let of = |batch: usize| (0..EVENTS).map(|n| event(batch * EVENTS + n)).collect();
-        let mut batches: Vec<_> = (0..BATCHES).map(|batch| Batch::of(of(batch), Mark::none())).collect();
-        // Each round is a second later than the one before.
-        for event in batches.iter_mut().flat_map(|batch| batch.events_mut()) {
-            event.meta.time = event.meta.time.plus(std::time::Duration::from_secs(round as u64));
-        }
-        batches
-    };
-    let mut out = Output::at(Moment::default(), Timestamp::from_seconds(1e6));
     let mut rounds: Vec<f64> = Vec::new();
     for round in 0..ROUNDS + WARM_UP {
-        let mut batches = batches(round);
-        out.set_time(Moment::from_nanos(round as u64 * 1_000_000_000), Timestamp::from_seconds(1e6));
-        let begun = clock.now();
-        for batch in &mut batches {
-            black_box(operator.process(batch, &mut out));
+        // Each round is a second later than the one before.
+        let second = std::time::Duration::from_secs(round as u64);
+        let mut nanos = 0;
+        for number in 0..BATCHES {
+            let mut batch =
+                Batch::of((0..EVENTS).map(|n| event(number * EVENTS + n)).collect(), Mark::none());
+            batch.events_mut().iter_mut().for_each(|event| event.meta.time = event.meta.time.plus(second));
+            let mut out = Output::at(Moment::default() + second, Timestamp::from_seconds(1e6));
+            let begun = clock.now();
+            black_box(operator.process(&mut batch, &mut out));
+            nanos += clock.now().since(begun).as_nanos();
+            let failed = out.take_failed();
+            assert!(failed.is_empty(), "{}", failed[0].1);
         }
-        let nanos = clock.now().since(begun).as_nanos() as f64;
-        out.take_emitted();
-        out.take_dropped();
-        let failed = out.take_failed();
-        assert!(failed.is_empty(), "{}", failed[0].1);
         if round >= WARM_UP {
-            rounds.push(nanos / (EVENTS * BATCHES) as f64);
+            rounds.push(nanos as f64 / (EVENTS * BATCHES) as f64);
         }
     }
     rounds.sort_by(f64::total_cmp);

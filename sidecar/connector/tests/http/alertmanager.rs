@@ -107,7 +107,9 @@ async fn standing_alerts_are_sent_again_when_due_and_resolved_ones_once() {
     sink.tend().await.unwrap();
     assert_eq!(peer.asked().len(), 2, "nothing is due yet");
     sleep(sink.tend_after().unwrap()).await;
+    assert_eq!(sink.tend_after(), Some(Duration::ZERO));
     sink.tend().await.unwrap();
+    assert!(sink.tend_after().unwrap() > Duration::from_millis(500));
     let said: Vec<_> = peer.bodies().iter().map(|body| alerts(body)).collect();
     assert_eq!(
         said,
@@ -138,6 +140,7 @@ async fn after_an_outage_everything_that_stands_is_sent_and_nothing_that_ended_i
     retried(sink.deliver(&batch).await);
     let (reason, _) = retried(sink.deliver(&batch).await);
     assert!(reason.contains("broke off"), "{reason}");
+    assert!(!sink.tend_after().unwrap().is_zero(), "a peer that is down is not asked without pause");
     // The sidecar gave the batch up; what it said stands all the same.
     sink.tend().await.unwrap();
     assert_eq!(alerts(&peer.bodies()[3]), [ended("a"), stands("b"), stands("c")]);

@@ -16,6 +16,7 @@
 
 mod aggregate;
 mod rate;
+mod series;
 mod sketch;
 #[cfg(test)]
 mod tests;
@@ -23,14 +24,14 @@ mod time;
 
 use std::{collections::VecDeque, fmt, time::Duration};
 
-use sidestream_event::{Batch, Event, Hold, Map, Mark, Meta, Text, Timestamp, Value};
+use sidestream_event::{Batch, Event, Hold, Map, Mark, Meta, Timestamp, Value};
 use sidestream_expr::Type;
 use sidestream_host::Moment;
 use sidestream_plan::stage;
 
 use self::{
     aggregate::{Aggregates, Totals},
-    rate::Sample,
+    series::Series,
     time::{AHEAD_MAX, StreamTime},
 };
 use super::{
@@ -61,24 +62,6 @@ pub(super) struct Window {
     values: Vec<f64>,
     merged: Totals,
     spare: Vec<Totals>,
-}
-
-/// What is known of one key.
-struct Series {
-    by: Value,
-    source: Text,
-    /// Ascending by pane.
-    cells: VecDeque<Cell>,
-    /// The pane and the sample of a counter last seen in the cells that are gone.
-    base: Option<(i64, Sample)>,
-}
-
-/// What is known of one key in one pane.
-struct Cell {
-    pane: i64,
-    /// The number of its first event.
-    sequence: u64,
-    totals: Totals,
 }
 
 struct Pane {
@@ -185,12 +168,12 @@ impl Window {
             }
             Err(index) => {
                 let totals = self.spare.pop().unwrap_or_else(|| self.aggregates.fresh());
-                series.cells.insert(index, Cell { pane, sequence: event.meta.sequence, totals });
+                series.insert(index, pane, event.meta.sequence, totals);
                 self.cells += 1;
                 index
             }
         };
-        self.aggregates.add(&mut series.cells[index].totals, &self.values, time);
+        self.aggregates.add(series.totals(index), &self.values, time);
         self.hold(pane, mark);
         false
     }
@@ -285,16 +268,9 @@ impl Window {
     /// The event of the window that ends where pane `end` begins; `None` where nothing of this key is in it.
     fn window_of(&mut self, id: SlotId, end: i64) -> Option<Event> {
         let series = self.series.get(id);
-        let start = end.saturating_sub(self.span);
-        let base = series.base.filter(|(pane, _)| *pane >= start.saturating_sub(self.span));
-        let mut cells =
-            series.cells.iter().skip_while(|cell| cell.pane < start).take_while(|cell| cell.pane < end);
-        let first = cells.next()?;
-        self.merged.reset(base.map(|(_, sample)| sample));
-        self.merged.merge(&first.totals);
-        cells.for_each(|cell| self.merged.merge(&cell.totals));
-
-        let (start, end) = (self.time.start_of(start), self.time.start_of(end));
+        let sequence = series.sum_up(end, self.span, &mut self.merged)?;
+        let start = self.time.start_of(end.saturating_sub(self.span));
+        let end = self.time.start_of(end);
         let mut fields = Map::with_capacity(USUAL_FIELDS);
         let mut key = None;
         if self.by.is_some() {
@@ -304,30 +280,21 @@ impl Window {
         fields.push_new("start".into(), Value::Float(start.as_seconds()));
         fields.push_new("end".into(), Value::Float(end.as_seconds()));
         self.aggregates.write(&self.merged, &mut fields);
-        let meta =
-            Meta { time: end, sequence: first.sequence, key, source: series.source.clone(), context: None };
+        let meta = Meta { time: end, sequence, key, source: series.source.clone(), context: None };
         Some(Event { meta, body: fields.into() })
     }
 
     /// Forgets what no window that ends after `end` has in it.
     fn retire(&mut self, id: SlotId, end: i64) {
         let series = self.series.get(id);
-        while let Some(cell) = series.cells.front()
-            && cell.pane.saturating_add(self.span) <= end
-        {
-            if let Some(sample) = cell.totals.last_sample() {
-                series.base = Some((cell.pane, sample));
-            }
-            if let Some(mut cell) = series.cells.pop_front() {
-                self.cells -= 1;
-                if self.spare.len() < SPARE_MAX {
-                    cell.totals.reset(None);
-                    self.spare.push(cell.totals);
-                }
+        while let Some(mut totals) = series.retire(end, self.span) {
+            self.cells -= 1;
+            if self.spare.len() < SPARE_MAX {
+                totals.reset(None);
+                self.spare.push(totals);
             }
         }
-        let base_needed = series.base.is_some_and(|(pane, _)| pane.saturating_add(2 * self.span) > end);
-        if series.cells.is_empty() && !base_needed {
+        if series.is_over(end, self.span) {
             self.series.remove(id);
         }
     }
@@ -380,22 +347,6 @@ impl Processor for Window {
         self.begin_closing(i64::MAX, true);
         self.close(out, usize::MAX);
         self.due = None;
-    }
-}
-
-impl Series {
-    fn new(by: Value, source: Text) -> Self {
-        Self { by, source, cells: VecDeque::new(), base: None }
-    }
-
-    /// Where the cell of `pane` is, or where it goes.
-    fn find(&self, pane: i64) -> Result<usize, usize> {
-        match self.cells.back() {
-            Some(last) if last.pane == pane => Ok(self.cells.len() - 1),
-            Some(last) if last.pane < pane => Err(self.cells.len()),
-            None => Err(0),
-            _ => self.cells.binary_search_by_key(&pane, |cell| cell.pane),
-        }
     }
 }
 

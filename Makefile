@@ -1,0 +1,60 @@
+# The one door. `make help` lists what is behind it.
+
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+PROOF ?= reload
+N ?= 100
+
+.DEFAULT_GOAL := help
+.PHONY: help run build test test-workspace test-loom test-shuttle test-miri setup check generate bench prove coverage clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: build ## Watch this machine's own processors, live: windows of five seconds (Ctrl-C ends it)
+	$(TARGET)/release/sidestream run manifests/examples/this-machine.yaml
+
+build: ## Build the command line for release
+	$(CARGO) build --release --locked --package sidestream
+
+test: setup test-workspace test-loom test-shuttle test-miri ## Set up and run every test, with a small sample of each long proof
+
+setup:
+	@e2e/setup.sh
+
+test-workspace:
+	$(CARGO) test --workspace --locked
+
+test-loom:
+	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=$(TARGET)/loom $(CARGO) test --locked --release --package sidestream-ring
+
+test-shuttle:
+	RUSTFLAGS="--cfg shuttle" CARGO_TARGET_DIR=$(TARGET)/shuttle $(CARGO) test --locked --release --package sidestream-scheduler
+
+test-miri:
+	@if $(CARGO) +nightly miri --version >/dev/null 2>&1; then \
+		CARGO_TARGET_DIR=$(TARGET)/miri MIRIFLAGS=-Zmiri-disable-isolation $(CARGO) +nightly miri test --locked --package sidestream-ring --lib; \
+	else echo "not run: miri; rustup toolchain install nightly --component miri"; fi
+
+check: ## Formatting, lints, generated files, and the other platforms' types
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	@e2e/check-generated.sh
+	@e2e/check-platforms.sh
+
+generate: ## Write the files that are generated from the types
+	$(CARGO) run --locked --quiet --package sidestream-crds --bin crdgen
+
+bench: ## Measure, and write docs/reference/benchmarks.md
+	@e2e/bench.py
+
+prove: ## Run a long proof: make prove PROOF=reload N=1000
+	@e2e/prove.sh $(PROOF) $(N)
+
+coverage: ## Line coverage of the rooms that carry the promises (needs cargo-llvm-cov)
+	$(CARGO) llvm-cov --locked --package sidestream-event --package sidestream-ring --package sidestream-scheduler \
+		--package sidestream-graph --package sidestream-expr --package sidestream-crds --package sidestream-sidecar \
+		--ignore-filename-regex '(connector|host|plan|sidecar/src|bin)/' --summary-only
+
+clean: ## Remove what was built
+	$(CARGO) clean
