@@ -86,10 +86,8 @@ impl Compiled {
     /// How many errors and warnings there are, in words: `2 errors, 1 warning`; empty without any.
     pub(crate) fn summary(&self) -> String {
         let count = |severity| self.diagnostics.iter().filter(|own| own.severity == severity).count();
-        let counts = [
-            (count(Severity::Error) + self.troubles.len(), "error"),
-            (count(Severity::Warning), "warning"),
-        ];
+        let counts =
+            [(count(Severity::Error) + self.troubles.len(), "error"), (count(Severity::Warning), "warning")];
         let words = counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| plural(*count, what));
         words.collect::<Vec<_>>().join(", ")
     }

@@ -29,8 +29,12 @@ impl Fleet {
 
     /// Makes the pipelines those of `plans`, and says of each what was done. What cannot be changed stays as it is.
     pub(crate) fn change_to(&mut self, plans: Vec<Plan>, grace: Duration) {
-        let gone: Vec<String> =
-            self.pipelines.keys().filter(|name| !plans.iter().any(|plan| plan.pipeline == **name)).cloned().collect();
+        let gone: Vec<String> = self
+            .pipelines
+            .keys()
+            .filter(|name| !plans.iter().any(|plan| plan.pipeline == **name))
+            .cloned()
+            .collect();
         for name in gone {
             self.remove(&name, grace);
         }
@@ -68,7 +72,8 @@ impl Fleet {
             drains.into_iter().map(|(name, drain)| (name, drain.join())).collect()
         });
         // Each is told, so `all` must not stop at the first that is incomplete.
-        let complete = drained.into_iter().map(|(name, drained)| drained.is_ok_and(|drained| tell(name, &drained)));
+        let complete =
+            drained.into_iter().map(|(name, drained)| drained.is_ok_and(|drained| tell(name, &drained)));
         complete.fold(true, |all, own| all & own)
     }
 
@@ -108,7 +113,12 @@ fn tell(name: &str, drained: &Drained) -> bool {
         return true;
     }
     for (stage, events) in &drained.undelivered {
-        tracing::error!(pipeline = name, stage, events, "not delivered: the events were waiting for this stage");
+        tracing::error!(
+            pipeline = name,
+            stage,
+            events,
+            "not delivered: the events were waiting for this stage"
+        );
     }
     tracing::error!(
         pipeline = name,

@@ -37,6 +37,6 @@ pub use sidestream_plan::{
     Duration, Expression, Input, Latency, OnError, Overflow, Plan, Priority, Retry, SecretRef, Size, stage,
 };
 pub use sidestream_sidecar::{
-    Door, Drained, Flow, Ledger, Output, Processor, PushError, ReloadError, Reloaded, RingView, Secrets, Sidecar,
-    SidecarConfig, StageView, World, observe,
+    Door, Drained, Flow, Ledger, Output, Processor, PushError, ReloadError, Reloaded, RingView, Secrets,
+    Sidecar, SidecarConfig, StageView, World, observe,
 };

@@ -25,7 +25,8 @@ pub(crate) fn begin(format: LogFormat, verbose: bool) {
     let layer = fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
     match format {
         LogFormat::Human => {
-            let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
+            let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr())
+                && std::env::var_os("NO_COLOR").is_none();
             let layer = layer.with_target(false).with_ansi(ansi).with_filter(levels);
             tracing_subscriber::registry().with(layer).init();
         }
@@ -55,8 +56,14 @@ fn log_diagnostic(own: &Diagnostic) {
     let resource = own.resource.as_deref().unwrap_or_default();
     let (code, cure) = (own.code.text(), &own.cure);
     match own.severity {
-        Severity::Error => tracing::error!(code, file, line, resource, path = %own.path, cure, "{}", own.reason),
-        Severity::Warning => tracing::warn!(code, file, line, resource, path = %own.path, cure, "{}", own.reason),
-        Severity::Note => tracing::info!(code, file, line, resource, path = %own.path, cure, "{}", own.reason),
+        Severity::Error => {
+            tracing::error!(code, file, line, resource, path = %own.path, cure, "{}", own.reason)
+        }
+        Severity::Warning => {
+            tracing::warn!(code, file, line, resource, path = %own.path, cure, "{}", own.reason)
+        }
+        Severity::Note => {
+            tracing::info!(code, file, line, resource, path = %own.path, cure, "{}", own.reason)
+        }
     }
 }

@@ -4,6 +4,8 @@ mod files;
 mod fleet;
 mod log;
 mod output;
+#[cfg(test)]
+mod reference;
 mod signals;
 mod verb;
 mod watch;

@@ -23,6 +23,7 @@ use sidestream_scheduler::Task;
 use crate::{
     AssembleError, Pipeline, Registry,
     assemble::{Assembly, Parts, assemble, is_driven_sink},
+    latch::Latch,
     pipeline::Running,
     prepare::{Prepared, prepare},
     sink::Remains,
@@ -60,6 +61,20 @@ impl Pipeline {
     /// Puts `plan` in place of the running one. Blocks: for a millisecond, or as long as a sink is slow, at most 10 s.
     pub fn reload(&self, plan: Plan, registry: &mut Registry) -> Result<Reloaded, ReloadError> {
         let mut running = self.running();
+        let retired: Vec<_> = running.assembly.tasks.iter().map(|run| run.ended.clone()).collect();
+        let reloaded = self.replace(&mut running, plan, registry);
+        drop(running);
+        // Whoever waits for the runs of the old plan looks again; only now, since it will want the lock.
+        retired.iter().for_each(Latch::set);
+        reloaded
+    }
+
+    fn replace(
+        &self,
+        running: &mut Running,
+        plan: Plan,
+        registry: &mut Registry,
+    ) -> Result<Reloaded, ReloadError> {
         let begun = self.world.clock.now();
         let old = running.plan.clone();
         let mut runs = retire(&mut running.assembly);
@@ -68,16 +83,16 @@ impl Pipeline {
         let prepared = match prepare(&plan, &self.world, registry, |stage| change.keeps(&stage.name)) {
             Ok(prepared) => prepared,
             Err(error) => {
-                self.resume(&mut running, runs)?;
+                self.resume(running, runs)?;
                 return Err(ReloadError::Assemble(error));
             }
         };
         let until = begun + PATIENCE;
         if let Err(stage) = self.settle(&mut runs, &change, until, &old) {
-            self.resume(&mut running, runs)?;
+            self.resume(running, runs)?;
             return Err(ReloadError::Stuck { stage });
         }
-        self.end_sources(&mut running, &mut runs, &change, until, &old);
+        self.end_sources(running, &mut runs, &change, until, &old);
         self.flush_leaving(&mut runs, &change, until, &old);
         let mut parts = dismantle(&old, runs, &mut running.assembly);
         self.end_sinks(&old, &change, &mut parts, until);

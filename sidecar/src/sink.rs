@@ -160,6 +160,15 @@ enum Step {
     End,
 }
 
+/// What a try came to.
+enum After {
+    Next,
+    /// The same batch again, after so long.
+    Rest(Duration),
+    /// It was tried often enough.
+    GaveUp,
+}
+
 impl Driver {
     fn run_blocking(mut self, mut sink: Box<dyn BlockingSink>) {
         self.desk.bell.rings_thread(thread::current());
@@ -168,7 +177,7 @@ impl Driver {
             match self.step() {
                 Step::Deliver(batch) => {
                     let result = sink.deliver(&batch);
-                    if let Some(wait) = self.settle(batch, result) {
+                    if let After::Rest(wait) = self.settle(batch, result) {
                         self.rest_blocking(wait);
                     }
                 }
@@ -191,8 +200,10 @@ impl Driver {
                         // Broken off: whoever takes over tries again, and the peer may see the batch twice.
                         () = desk.stopping() => Err(Undelivered::retry("broken off")),
                     };
-                    if let Some(wait) = self.settle(batch, result) {
-                        desk.rest(wait).await;
+                    match self.settle(batch, result) {
+                        After::Next => {}
+                        After::Rest(wait) => desk.rest(wait).await,
+                        After::GaveUp => sink.give_up(),
                     }
                 }
                 Step::Wait => {
@@ -246,8 +257,8 @@ impl Driver {
         }
     }
 
-    /// Ends a batch, or keeps it and says how long to rest before it is tried again.
-    fn settle(&mut self, batch: Batch, result: Result<(), Undelivered>) -> Option<Duration> {
+    /// Ends a batch, or keeps it to be tried again.
+    fn settle(&mut self, batch: Batch, result: Result<(), Undelivered>) -> After {
         match result {
             Ok(()) => self.end(batch, Vec::new()),
             Err(Undelivered::Refused { events }) => self.end(batch, events),
@@ -255,16 +266,16 @@ impl Driver {
                 let Some(wait) = self.backoff.next(after) else {
                     let events = (0..batch.len()).map(|index| (index, reason.clone())).collect();
                     self.end(batch, events);
-                    return None;
+                    return After::GaveUp;
                 };
                 self.orders.stats.retries.add(1);
                 let retry_seconds = wait.as_secs_f64();
                 tracing::warn!(stage = self.orders.name, events = batch.len(), retry_seconds, "not delivered: {reason}");
                 self.in_hand = Some(batch);
-                return Some(wait);
+                return After::Rest(wait);
             }
         }
-        None
+        After::Next
     }
 
     /// Ends a batch of which `refused` were not delivered.

@@ -48,7 +48,7 @@ impl Sidecar {
             Latency::Busy => Waiting::Busy,
         };
         let default = Config::default();
-        let workers = Config { workers: config.workers.unwrap_or(default.workers), waiting, ..default };
+        let workers = Config { workers: config.workers.unwrap_or(default.workers), waiting };
         let workers = Pool::start(workers, clock.clone())?;
         let sockets =
             Builder::new_multi_thread().worker_threads(1).thread_name("sockets").enable_all().build()?;

@@ -136,7 +136,8 @@ impl Pipeline {
             registry.processor(name, processor);
         }
         let stages = self.resource.spec.stages.into_iter();
-        let pushed = stages.filter(|stage| matches!(stage.source, Some(Source::Push(_)))).map(|stage| stage.name);
+        let pushed =
+            stages.filter(|stage| matches!(stage.source, Some(Source::Push(_)))).map(|stage| stage.name);
         pushed.map(|name| (name.clone(), registry.door(name))).collect()
     }
 

@@ -9,7 +9,8 @@ use std::{
 
 use sidestream_crds::Diagnostic;
 use sidestream_sidecar::{
-    AssembleError, Door, Drained, Ledger, Pipeline as Started, Registry, ReloadError, Reloaded, RingView, StageView,
+    AssembleError, Door, Drained, Ledger, Pipeline as Started, Registry, ReloadError, Reloaded, RingView,
+    StageView,
 };
 
 use crate::Pipeline;
@@ -132,7 +133,11 @@ impl std::error::Error for StartError {}
 impl fmt::Display for UnknownDoor {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &*self.there {
-            [] => write!(out, "no stage `{}` is pushed into, nor any other; add one with `.push(name)`", self.stage),
+            [] => write!(
+                out,
+                "no stage `{}` is pushed into, nor any other; add one with `.push(name)`",
+                self.stage
+            ),
             there => write!(out, "no stage `{}` is pushed into; there are {}", self.stage, there.join(", ")),
         }
     }

@@ -118,7 +118,8 @@ fn mermaid(plan: &Plan) -> String {
 /// The stages that a ring joins: those that one run does not hold together.
 fn rings(plan: &Plan) -> impl Iterator<Item = (usize, usize)> + '_ {
     let fused = |from, to| plan.runs.iter().any(|run| run.stages.contains(&from) && run.stages.contains(&to));
-    let pairs = plan.stages.iter().enumerate().flat_map(|(to, stage)| stage.from.iter().map(move |from| (*from, to)));
+    let pairs =
+        plan.stages.iter().enumerate().flat_map(|(to, stage)| stage.from.iter().map(move |from| (*from, to)));
     pairs.filter(move |(from, to)| !fused(*from, *to))
 }
 

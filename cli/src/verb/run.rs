@@ -95,7 +95,8 @@ impl Run {
         let server = match self.serve(&observed, sidecar) {
             Ok(server) => server,
             Err(error) => {
-                return self.refuse(format_args!("{error}; give another address with --metrics, or --metrics off"));
+                return self
+                    .refuse(format_args!("{error}; give another address with --metrics, or --metrics off"));
             }
         };
         let mut fleet = Fleet::new(world, &observed);

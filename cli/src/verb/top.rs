@@ -37,7 +37,8 @@ pub(crate) struct Top {
 impl Top {
     pub(crate) fn run(self) -> ExitCode {
         // Without a terminal there is nobody to watch.
-        let shown = if self.once || !std::io::stdout().is_terminal() { self.print_once() } else { self.watch() };
+        let shown =
+            if self.once || !std::io::stdout().is_terminal() { self.print_once() } else { self.watch() };
         shown.unwrap_or_else(|reason| {
             complain(format_args!("error: {reason}"));
             failed()

@@ -135,7 +135,8 @@ impl FromStr for Size {
 
 impl fmt::Display for Size {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let binary = SIZE_UNITS[5..].iter().rev().find(|(_, each)| self.0 >= *each && self.0.is_multiple_of(*each));
+        let binary =
+            SIZE_UNITS[5..].iter().rev().find(|(_, each)| self.0 >= *each && self.0.is_multiple_of(*each));
         match binary {
             Some((unit, each)) => write!(out, "{}{unit}", self.0 / each),
             None => write!(out, "{}", self.0),

@@ -2,6 +2,7 @@
 //! stands in an Alertmanager while the cause lasts and is resolved there when it goes; a Prometheus scrapes the sidecar.
 
 #![cfg(target_os = "linux")]
+#![allow(clippy::disallowed_methods, reason = "a test of real programs waits in real time")]
 
 mod world;
 

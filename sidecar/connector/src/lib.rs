@@ -48,6 +48,9 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// An expression made ready to be asked of events.
 pub type Evaluate = Box<dyn Fn(&Event) -> Result<Value, String> + Send + Sync>;
 
+/// What makes an expression ready, or says what is wrong with it.
+pub type Compile = dyn Fn(&Expression) -> Result<Evaluate, String> + Send + Sync;
+
 /// What connectors are built in.
 #[derive(Clone)]
 pub struct Environment {
@@ -58,5 +61,5 @@ pub struct Environment {
     /// Where secrets are read.
     pub secrets: Secrets,
     /// Compiles an expression; the error is its text. Given from outside, because this room knows no expressions.
-    pub compile: Arc<dyn Fn(&Expression) -> Result<Evaluate, String> + Send + Sync>,
+    pub compile: Arc<Compile>,
 }

@@ -240,7 +240,9 @@ mod tests {
     fn the_position_trails_the_oldest_hold_and_then_catches_up_at_once() {
         let origin = origin();
         let mut batches: Vec<_> = (0..100).map(|_| batch(2)).collect();
-        batches.iter_mut().for_each(|batch| drop(origin.accept(batch)));
+        for batch in &mut batches {
+            origin.accept(batch);
+        }
         let hold = batches[10].mark().hold();
         batches.reverse();
         batches.clear();

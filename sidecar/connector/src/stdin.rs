@@ -109,7 +109,7 @@ mod tests {
     }
 
     fn world(stop: Stop) -> (Intake, Receiver<Batch>) {
-        let (sender, receiver) = channel_by(64, 1 << 20, Batch::len);
+        let (sender, receiver) = channel_by(8192, 1 << 20, Batch::len);
         let clock = Clock::machine();
         let origin = Origin::new("in", clock.clone());
         (intake(sender, origin, Pool::new(4).into(), clock, stop), receiver)

@@ -123,6 +123,6 @@ impl Inlet {
 
     /// Announces that the run waits. True: something came after all.
     pub fn wait(&mut self) -> bool {
-        self.inputs.iter_mut().fold(false, |came, input| input.receiver.wait_for_item() || came)
+        self.inputs.iter_mut().any(|input| input.receiver.wait_for_item())
     }
 }

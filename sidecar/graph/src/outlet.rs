@@ -73,14 +73,13 @@ impl Route {
         if batch.is_empty() {
             return pool.give(batch);
         }
-        if self.waiting.is_empty() {
-            match self.sender.try_send(batch) {
-                Ok(()) => return,
-                Err(Refused::Closed(batch)) => return self.drop_batch(batch, "closed", pool),
-                Err(Refused::Full(batch)) => self.overflow(batch, pool),
-            }
-        } else {
-            self.overflow(batch, pool);
+        if !self.waiting.is_empty() {
+            return self.overflow(batch, pool);
+        }
+        match self.sender.try_send(batch) {
+            Ok(()) => {}
+            Err(Refused::Closed(batch)) => self.drop_batch(batch, "closed", pool),
+            Err(Refused::Full(batch)) => self.overflow(batch, pool),
         }
     }
 
@@ -193,7 +192,7 @@ impl Outlet {
 
     /// Announces that the run waits for room, on every route where something waits. True: there is room after all.
     pub fn wait_for_room(&mut self) -> bool {
-        self.routes.iter_mut().fold(false, |room, route| route.wait_for_room() || room)
+        self.routes.iter_mut().any(Route::wait_for_room)
     }
 
     /// Sends each event of the batch along every route that takes it; one that no route takes is done.

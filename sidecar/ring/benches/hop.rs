@@ -127,7 +127,8 @@ fn trips(mut ping: impl FnMut(u64) + Send + 'static, mut pong: impl FnMut() + Se
 }
 
 fn main() {
-    let contenders: [(&str, fn() -> Hop); 11] = [
+    type Run = fn() -> Hop;
+    let contenders: [(&str, Run); 11] = [
         ("line (swap) = L", line),
         (Flags::NAME, ping_pong::<Flags>),
         (Sidestream::NAME, ping_pong::<Sidestream>),

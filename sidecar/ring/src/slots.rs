@@ -73,6 +73,17 @@ impl<T> Slots<T> {
         n.min(self.capacity() - (position & self.mask))
     }
 
+    /// Asks the processor to fetch the slot of `position`, where it can be asked. Nothing is accessed.
+    #[inline(always)]
+    pub(crate) fn prefetch(&self, _position: usize) {
+        #[cfg(all(target_arch = "x86_64", not(any(miri, loom, shuttle))))]
+        {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: a hint without effect on memory, and the address is inside the block.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.at(_position).cast()) };
+        }
+    }
+
     /// Drops the `n` items from `position` on, wherever they wrap.
     ///
     /// # Safety

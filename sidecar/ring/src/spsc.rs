@@ -11,6 +11,13 @@
 //! other's, refreshed only when the ring seems full or empty (Rigtorp's cached indices). Items are written into their
 //! slot and read from it: a batch costs one published position whatever its size.
 //!
+//! Looking at the other side's position is what costs: the cache line travels there and back, and so does the line of
+//! slots both work in. So who has just passed many items one by one, and now seems to be out of them, pauses for a
+//! moment before it looks: the next look then brings many, and both ends work in different lines. An item that comes
+//! alone never waits; an empty poll fetches the next slot ahead, so that item and position travel at the same time.
+//! (`benches/throughput.rs` and `benches/hop.rs` are where these three were found worth their lines. A layout with a
+//! sequence in each slot was not built: it would save a hop the last fifth, and cost the slices.)
+//!
 //! It must never wait: a full ring gives the item back, an empty one says so. Waiting is [`crate::channel`]'s.
 
 #[cfg(all(test, not(any(loom, shuttle))))]
@@ -20,8 +27,13 @@ use crossbeam_utils::CachePadded;
 
 use crate::{
     slots::Slots,
-    sync::{Arc, AtomicBool, AtomicUsize, Ordering},
+    sync::{Arc, AtomicBool, AtomicUsize, Ordering, spin_loop},
 };
+
+/// Items passed since the last look from which on it counts as a stream.
+const RUN: usize = 8;
+/// Spin hints a streaming producer waits at most before it looks at a full ring.
+const PAUSES_MAX: usize = 8;
 
 /// A ring with room for at least `slots` items, rounded up to a power of two.
 ///
@@ -39,7 +51,10 @@ pub fn ring<T: Send>(slots: usize) -> (Producer<T>, Consumer<T>) {
         closed: AtomicBool::new(false),
         slots,
     });
-    (Producer { ring: Arc::clone(&ring), limit, tail: 0, head: 0 }, Consumer { ring, head: 0, tail: 0 })
+    (
+        Producer { ring: Arc::clone(&ring), limit, tail: 0, head: 0, looked: 0 },
+        Consumer { ring, head: 0, tail: 0, looked: 0 },
+    )
 }
 
 /// The writing end. Dropping it closes the ring; what was published stays readable.
@@ -50,17 +65,19 @@ pub struct Producer<T> {
     tail: usize,
     /// The consumer's position when we last looked; it may have moved on since.
     head: usize,
+    /// Our own position when `push` last looked.
+    looked: usize,
 }
 
 impl<T> Producer<T> {
     /// Publishes one item, or gives it back when the ring is full.
     #[inline]
     pub fn push(&mut self, item: T) -> Result<(), T> {
-        if self.room(1) == 0 {
+        if self.tail.wrapping_sub(self.head) >= self.limit.get() && !self.look_again() {
             return Err(item);
         }
         self.ring.slots.touch(self.tail, 1);
-        // SAFETY: there is room, so the consumer is past this slot and `room` has seen it leave.
+        // SAFETY: there is room, so the consumer is past this slot and we have seen it leave (in `room`).
         unsafe { self.ring.slots.at(self.tail).write(item) };
         self.publish(1);
         Ok(())
@@ -86,6 +103,19 @@ impl<T> Producer<T> {
         // Acquire pairs with the Release in `Consumer::advance`: items up to here have been read out of their slots.
         self.head = self.ring.head.load(Ordering::Acquire);
         limit.saturating_sub(self.tail.wrapping_sub(self.head)).min(n)
+    }
+
+    /// Whether there is room for one after all. Out of line: the way without it must stay short.
+    #[cold]
+    #[inline(never)]
+    fn look_again(&mut self) -> bool {
+        let run = self.tail.wrapping_sub(self.looked);
+        self.looked = self.tail;
+        if run > RUN {
+            // At most some hundred nanoseconds, and less the smaller the ring: what a look costs is spread over it.
+            (0..PAUSES_MAX.min(self.limit.get() / 128)).for_each(|_| spin_loop());
+        }
+        self.room(1) == 1
     }
 
     /// Items published and not yet released by the consumer.
@@ -229,13 +259,15 @@ pub struct Consumer<T> {
     head: usize,
     /// The producer's position when we last looked; it may have moved on since.
     tail: usize,
+    /// Our own position when `pop` last looked.
+    looked: usize,
 }
 
 impl<T> Consumer<T> {
     /// Takes the oldest item.
     #[inline]
     pub fn pop(&mut self) -> Option<T> {
-        if self.ready(1) == 0 {
+        if self.head == self.tail && !self.look_again() {
             return None;
         }
         let item = self.take();
@@ -285,6 +317,22 @@ impl<T> Consumer<T> {
         // Acquire pairs with the Release in `Producer::publish`: slots below this position are written.
         self.tail = self.ring.tail.load(Ordering::Acquire);
         self.tail.wrapping_sub(self.head).min(n)
+    }
+
+    /// Whether an item is ready after all. Out of line: the way without it must stay short.
+    #[cold]
+    #[inline(never)]
+    fn look_again(&mut self) -> bool {
+        let run = self.head.wrapping_sub(self.looked);
+        self.looked = self.head;
+        if run > RUN {
+            spin_loop();
+        }
+        let ready = self.ready(1) == 1;
+        if !ready {
+            self.ring.slots.prefetch(self.head);
+        }
+        ready
     }
 
     /// Items ready to be read.

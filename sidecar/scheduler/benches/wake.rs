@@ -15,8 +15,8 @@ use sidestream_ring::sync::Gauge;
 use sidestream_scheduler::{Config, Next, Pool, Priority, Turn, Waiting};
 
 fn main() {
-    idle(Waiting::Park, "park");
-    idle(Waiting::Busy, "busy");
+    idle(Waiting::Park, "wake of a sleeping worker");
+    idle(Waiting::Busy, "wake of a busy worker");
     loaded();
 }
 
@@ -27,10 +27,10 @@ const GAP: Duration = Duration::from_micros(300);
 const LOW_TURN_LENGTH: Duration = Duration::from_micros(20);
 
 /// Nothing else to do: what waking a thread costs.
-fn idle(waiting: Waiting, who: &str) {
+fn idle(waiting: Waiting, bench: &str) {
     let clock = Clock::machine();
     let pool = Pool::start(Config { workers: spare_cores(), waiting }, clock.clone()).expect("threads");
-    report("scheduler_idle_wake", who, &delays(&pool, &clock, Priority::Normal));
+    report(bench, &delays(&pool, &clock, Priority::Normal));
 }
 
 /// Every worker always has a low task to run; a high one is woken now and then.
@@ -47,7 +47,7 @@ fn loaded() {
             Next::Again
         }));
     }
-    report("scheduler_high_under_low_load", "park", &delays(&pool, &clock, Priority::High));
+    report("high wake under low load", &delays(&pool, &clock, Priority::High));
 }
 
 /// From the wake, on this thread, to the first look at the clock in the turn.
@@ -83,9 +83,9 @@ fn spare_cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from).saturating_sub(1).max(1)
 }
 
-fn report(bench: &str, who: &str, delays: &Histogram<u64>) {
+fn report(bench: &str, delays: &Histogram<u64>) {
     for (name, quantile) in [("p50", 0.5), ("p99", 0.99)] {
         let value = delays.value_at_quantile(quantile);
-        println!(r#"{{"bench":"{bench}_{name}","who":"sidestream {who}","value":{value},"unit":"ns"}}"#);
+        println!(r#"{{"bench":"{bench} {name}","who":"sidestream","value":{value},"unit":"ns"}}"#);
     }
 }

@@ -25,7 +25,9 @@ pub(super) fn render(observed: &Observed) -> Result<String, prometheus::Error> {
 /// The names of all metrics; of a histogram, its series too.
 pub fn metric_names() -> Vec<String> {
     let series = |metric: &&Metric| match metric.form {
-        Form::Histogram => ["", "_bucket", "_sum", "_count"].iter().map(|end| format!("{}{end}", metric.name)).collect(),
+        Form::Histogram => {
+            ["", "_bucket", "_sum", "_count"].iter().map(|end| format!("{}{end}", metric.name)).collect()
+        }
         Form::Counter | Form::Gauge => vec![metric.name.to_owned()],
     };
     METRICS.iter().flat_map(series).collect()
@@ -151,7 +153,9 @@ fn descriptions() -> Result<Vec<Desc>, prometheus::Error> {
     let owned = |labels: &[&str]| labels.iter().map(|label| (*label).to_owned()).collect();
     METRICS
         .iter()
-        .map(|metric| Desc::new(metric.name.into(), metric.help.into(), owned(metric.labels), Default::default()))
+        .map(|metric| {
+            Desc::new(metric.name.into(), metric.help.into(), owned(metric.labels), Default::default())
+        })
         .collect()
 }
 
@@ -314,8 +318,15 @@ mod tests {
     #[test]
     fn every_name_says_its_unit_and_whether_it_is_a_total() {
         for metric in METRICS {
-            assert_eq!(metric.name.ends_with("_total"), matches!(metric.form, Form::Counter), "{}", metric.name);
-            let says_unit = ["_events", "_seconds", "_bytes", "_fds", "_threads", "_info", "_ready", "_errors", "_retries"];
+            assert_eq!(
+                metric.name.ends_with("_total"),
+                matches!(metric.form, Form::Counter),
+                "{}",
+                metric.name
+            );
+            let says_unit = [
+                "_events", "_seconds", "_bytes", "_fds", "_threads", "_info", "_ready", "_errors", "_retries",
+            ];
             assert!(says_unit.iter().any(|unit| metric.name.contains(unit)), "{}", metric.name);
             assert!(metric.help.ends_with('.'), "{}", metric.name);
         }
@@ -324,6 +335,9 @@ mod tests {
     #[test]
     fn the_reference_page_is_the_one_in_the_repository() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/metrics.md");
+        if std::env::var_os("SIDESTREAM_GENERATE").is_some() {
+            std::fs::write(path, metrics_page()).unwrap();
+        }
         let written = std::fs::read_to_string(path).unwrap_or_default();
         assert!(written == metrics_page(), "{path} is stale: `make generate` writes it");
     }
@@ -339,6 +353,9 @@ mod tests {
         assert!(text.contains("le=\"0.000001\"} 0\n"), "{text}");
         assert!(text.contains("le=\"0.000002\"} 2\n"), "{text}");
         assert!(text.contains("le=\"+Inf\"} 3\n"), "{text}");
-        assert!(text.contains("_count{pipeline=\"default/p\",stage=\"s\",kind=\"process/map\"} 3\n"), "{text}");
+        assert!(
+            text.contains("_count{pipeline=\"default/p\",stage=\"s\",kind=\"process/map\"} 3\n"),
+            "{text}"
+        );
     }
 }

@@ -122,7 +122,8 @@ async fn metrics_text(Shared(observed): Shared<Observed>) -> Response {
 }
 
 async fn plan(Shared(observed): Shared<Observed>) -> Response {
-    answer(move || observed.pipelines().iter().map(|(_, own)| (*own.plan()).clone()).collect::<Vec<_>>()).await
+    answer(move || observed.pipelines().iter().map(|(_, own)| (*own.plan()).clone()).collect::<Vec<_>>())
+        .await
 }
 
 async fn stages(Shared(observed): Shared<Observed>) -> Response {

@@ -146,7 +146,11 @@ impl Snapshot {
             state: observed.state(),
             seconds: observed.seconds(),
             process: Process::read(),
-            pipelines: observed.pipelines().iter().map(|(name, pipeline)| pipeline_now(name, pipeline)).collect(),
+            pipelines: observed
+                .pipelines()
+                .iter()
+                .map(|(name, pipeline)| pipeline_now(name, pipeline))
+                .collect(),
         }
     }
 }

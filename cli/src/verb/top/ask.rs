@@ -11,7 +11,8 @@ use sidestream_sidecar::observe::Snapshot;
 /// The figures of the process that serves at `address`.
 pub(super) fn snapshot(address: &str) -> io::Result<Snapshot> {
     let body = get(address, "/stages")?;
-    serde_json::from_slice(&body).map_err(|_| io::Error::other("what answers there is no sidestream of this version"))
+    serde_json::from_slice(&body)
+        .map_err(|_| io::Error::other("what answers there is no sidestream of this version"))
 }
 
 /// The body of `path`.

@@ -52,7 +52,8 @@ fn watch(
 
 /// Waits for `interval`, or for the key that ends it.
 fn wants_to_end(interval: Duration) -> Result<bool, String> {
-    let asked = event::poll(interval).and_then(|is_there| if is_there { event::read().map(Some) } else { Ok(None) });
+    let asked =
+        event::poll(interval).and_then(|is_there| if is_there { event::read().map(Some) } else { Ok(None) });
     let asked = asked.map_err(|error| format!("cannot read the keys: {error}"))?;
     let Some(Event::Key(KeyEvent { code, modifiers, kind: KeyEventKind::Press, .. })) = asked else {
         return Ok(false);
@@ -90,7 +91,8 @@ fn table_of(pipeline: &PipelineView) -> Table<'static> {
     let rows = texts.into_iter().zip(&pipeline.stages).map(|(cells, stage)| {
         Row::new(cells_of(cells)).style(style_of(stage, pipeline.bottleneck.as_deref()))
     });
-    let head = Row::new(cells_of(COLUMNS.map(str::to_owned))).style(Style::new().add_modifier(Modifier::BOLD));
+    let head =
+        Row::new(cells_of(COLUMNS.map(str::to_owned))).style(Style::new().add_modifier(Modifier::BOLD));
     Table::new(rows, widths).header(head).column_spacing(2)
 }
 

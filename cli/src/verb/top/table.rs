@@ -24,12 +24,17 @@ pub(super) fn row(stage: &StageView) -> [String; 10] {
 
 /// The line about the process.
 pub(super) fn process_line(view: &View) -> String {
-    let mut line = format!("sidestream {}  {:?}, up {}", view.version, view.state, uptime(view.uptime_seconds));
+    let mut line =
+        format!("sidestream {}  {:?}, up {}", view.version, view.state, uptime(view.uptime_seconds));
     if let Some(share) = view.cpu_share {
         line += &format!("  cpu {}", percent(share));
     }
     if let Some(process) = view.process {
-        line += &format!("  memory {:.1} MiB  threads {}", process.resident_bytes as f64 / 1_048_576.0, process.threads);
+        line += &format!(
+            "  memory {:.1} MiB  threads {}",
+            process.resident_bytes as f64 / 1_048_576.0,
+            process.threads
+        );
     }
     line
 }

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use serde::Serialize;
-use sidestream_sidecar::observe::{LedgerSnapshot, PipelineSnapshot, Process, Snapshot, StageSnapshot, State};
+use sidestream_sidecar::observe::{
+    LedgerSnapshot, PipelineSnapshot, Process, Snapshot, StageSnapshot, State,
+};
 
 /// A process as it is shown.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -62,7 +64,8 @@ impl View {
         let cpu = |look: &Snapshot| look.process.map(|process| process.cpu_seconds);
         let cpu_share = before.and_then(|before| Some((cpu(now)? - cpu(before)?) / span?));
         let pipelines = now.pipelines.iter().map(|pipeline| {
-            let earlier = before.and_then(|before| before.pipelines.iter().find(|own| own.name == pipeline.name));
+            let earlier =
+                before.and_then(|before| before.pipelines.iter().find(|own| own.name == pipeline.name));
             pipeline_view(earlier, pipeline, span)
         });
         View {
@@ -76,17 +79,25 @@ impl View {
     }
 }
 
-fn pipeline_view(before: Option<&PipelineSnapshot>, now: &PipelineSnapshot, span: Option<f64>) -> PipelineView {
-    let earlier: HashMap<&str, &StageSnapshot> =
-        before.into_iter().flat_map(|before| &before.stages).map(|stage| (stage.name.as_str(), stage)).collect();
+fn pipeline_view(
+    before: Option<&PipelineSnapshot>,
+    now: &PipelineSnapshot,
+    span: Option<f64>,
+) -> PipelineView {
+    let earlier: HashMap<&str, &StageSnapshot> = before
+        .into_iter()
+        .flat_map(|before| &before.stages)
+        .map(|stage| (stage.name.as_str(), stage))
+        .collect();
     let stages: Vec<StageView> = now
         .stages
         .iter()
         .map(|stage| {
             let earlier = earlier.get(stage.name.as_str());
-            let per_second = |count: fn(&StageSnapshot) -> f64| Some((count(stage) - count(earlier?)).max(0.0) / span?);
+            let per_second =
+                |count: fn(&StageSnapshot) -> f64| Some((count(stage) - count(earlier?)).max(0.0) / span?);
             let rings: Vec<_> = now.rings.iter().filter(|ring| ring.to == stage.name).collect();
-            let sum = |count: fn(&_) -> u64| rings.iter().map(|ring| count(*ring)).sum();
+            let sum = |count: fn(&_) -> u64| rings.iter().map(|ring| count(ring)).sum();
             StageView {
                 name: stage.name.clone(),
                 kind: format!("{}/{}", stage.role, stage.kind),
@@ -95,7 +106,8 @@ fn pipeline_view(before: Option<&PipelineSnapshot>, now: &PipelineSnapshot, span
                 busy_share: per_second(|own| own.busy_seconds),
                 p50_seconds: stage.latency.p50,
                 p99_seconds: stage.latency.p99,
-                waiting: (!rings.is_empty()).then(|| (sum(|ring| ring.depth_events), sum(|ring| ring.limit_events))),
+                waiting: (!rings.is_empty())
+                    .then(|| (sum(|ring| ring.depth_events), sum(|ring| ring.limit_events))),
                 events_in: stage.events_in,
                 events_out: stage.events_out,
                 errors: stage.errors,
@@ -151,7 +163,11 @@ pub(super) mod tests {
             version: "0.1.0".into(),
             state: State::Ready,
             seconds,
-            process: Some(Process { cpu_seconds: seconds / 2.0, resident_bytes: 9 << 20, ..Process::default() }),
+            process: Some(Process {
+                cpu_seconds: seconds / 2.0,
+                resident_bytes: 9 << 20,
+                ..Process::default()
+            }),
             pipelines: vec![PipelineSnapshot {
                 name: "default/hello".into(),
                 ended: false,
@@ -166,7 +182,10 @@ pub(super) mod tests {
     fn two_looks_make_a_rate() {
         let view = View::between(Some(&snapshot(1.0, 10)), &snapshot(3.0, 50));
         let stage = &view.pipelines[0].stages[1];
-        assert_eq!((stage.in_per_second, stage.busy_share, stage.waiting), (Some(20.0), Some(0.25), Some((50, 100))));
+        assert_eq!(
+            (stage.in_per_second, stage.busy_share, stage.waiting),
+            (Some(20.0), Some(0.25), Some((50, 100)))
+        );
         assert_eq!((view.cpu_share, view.pipelines[0].bottleneck.as_deref()), (Some(0.5), None));
     }
 

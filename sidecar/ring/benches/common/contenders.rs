@@ -268,9 +268,9 @@ impl Contender for Disruptor {
     #[inline]
     fn recv_batch(rx: &mut Self::Rx, n: usize, sum: &mut u64) -> usize {
         let Ok(mut events) = rx.take(n as u64) else { return 0 };
-        let n = (&mut events).len();
-        *sum = (&mut events).fold(*sum, |sum, item| sum.wrapping_add(*item));
-        n
+        let mut taken = 0;
+        *sum = (&mut events).inspect(|_| taken += 1).fold(*sum, |sum, item| sum.wrapping_add(*item));
+        taken
     }
 }
 

@@ -1,0 +1,114 @@
+#!/usr/bin/env python3
+"""Runs every benchmark of the tree, prints one table, and writes docs/reference/benchmarks.md.
+
+A benchmark prints JSON lines {"bench", "who", "value", "unit"}; whatever else it prints is for people and goes by. Rounds
+between contenders are interleaved inside each benchmark, which reports medians. Beside a contender stands its figure
+relative to ours; both figures are in the table.
+
+usage: bench.py [NAME ...]    only the commands whose text has one of the names; nothing is written then
+"""
+
+import json
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "reference" / "benchmarks.md"
+OURS = "sidestream"
+
+
+def main():
+    names = sys.argv[1:]
+    sections, machine = [], machine_line()
+    for command in commands():
+        if names and not any(name in " ".join(command) for name in names):
+            continue
+        print(f"{' '.join(command)} ...", file=sys.stderr, flush=True)
+        figures = run(command)
+        if figures:
+            sections.append((command, figures))
+            print(table(figures), flush=True)
+    line = next((f for _, figures in sections for f in figures if f["who"].endswith("= L") and f["unit"] == "ns"), None)
+    if line:
+        machine += f"; L, a cache line from core to core and back, halved: {line['value']:.1f} ns"
+    print(machine)
+    if not names:
+        PAGE.write_text(page(sections, machine))
+        print(PAGE.relative_to(ROOT))
+
+
+def commands():
+    """Every `[[bench]]` of the workspace, then what measures the program as a whole."""
+    metadata = json.loads(capture("cargo", "metadata", "--locked", "--no-deps", "--format-version", "1"))
+    for package in metadata["packages"]:
+        for target in package["targets"]:
+            if "bench" in target["kind"]:
+                yield ["cargo", "bench", "--locked", "--package", package["name"], "--bench", target["name"]]
+    capture("cargo", "build", "--release", "--locked", "--package", "sidestream")
+    binary = pathlib.Path(metadata["target_directory"]) / "release" / "sidestream"
+    binary = binary.relative_to(ROOT) if binary.is_relative_to(ROOT) else binary
+    yield ["e2e/versus/idle.py", str(binary)]
+    yield ["e2e/versus/throughput.py", str(binary)]
+
+
+def run(command):
+    """The figures a command prints; what it says to people is shown, not kept."""
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    figures = [json.loads(line) for line in process.stdout if line.startswith('{"bench"')]
+    if process.wait() != 0:
+        raise SystemExit(f"{' '.join(command)} failed")
+    return figures
+
+
+def table(figures):
+    ours = {(f["bench"], f["unit"]): f["value"] for f in figures if f["who"] == OURS}
+    lines = ["| what | who | figure | beside ours |", "|---|---|---:|---:|"]
+    for figure in figures:
+        own = ours.get((figure["bench"], figure["unit"]))
+        beside = f"{figure['value'] / own:.2f} x" if own and figure["who"] != OURS else ""
+        lines.append(f"| {figure['bench']} | {figure['who']} | {number(figure['value'])} {figure['unit']} | {beside} |")
+    return "\n".join(lines)
+
+
+def number(value):
+    if value >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if value < 10 else f"{value:.1f}"
+
+
+def page(sections, machine):
+    text = [
+        "# Benchmarks",
+        "",
+        "<!-- Written by `make bench`. -->",
+        "",
+        machine,
+        "",
+        "A figure *beside ours* is a contender's figure divided by ours; both are in the table. Goals, and where they are",
+        "missed, are in [how fast](../explanation/how-fast.md).",
+    ]
+    for command, figures in sections:
+        text += ["", f"## `{' '.join(command)}`", "", table(figures)]
+    return "\n".join(text) + "\n"
+
+
+def machine_line():
+    model = platform.processor() or platform.machine()
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = f"{len(models)} x {models[0]}" if models else model
+    rustc = capture("rustc", "--version").strip()
+    commit = capture("git", "rev-parse", "--short", "HEAD").strip()
+    return f"{time.strftime('%Y-%m-%d', time.gmtime())}, commit {commit}: {model}, {platform.system()} {platform.release()}, {rustc}"
+
+
+def capture(*command):
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+
+if __name__ == "__main__":
+    main()
