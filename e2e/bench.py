@@ -87,8 +87,7 @@ def page(sections, machine):
         "",
         machine,
         "",
-        "A figure *beside ours* is a contender's figure divided by ours; both are in the table. Goals, and where they are",
-        "missed, are in [how fast](../explanation/how-fast.md).",
+        "A figure *beside ours* is a contender's figure divided by ours; both are in the table.",
     ]
     for command, figures in sections:
         text += ["", f"## `{' '.join(command)}`", "", table(figures)]

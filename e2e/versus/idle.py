@@ -26,7 +26,7 @@ spec:
   stages:
   - {{name: requests, source: {{http: {{listen: "127.0.0.1:{port}"}}}}}}
   - {{name: chosen, process: {{filter: {{keep: "event.status >= 500"}}}}}}
-  - {{name: minute, process: {{window: {{tumbling: 1m, emit: {{count: "1"}}}}}}}}
+  - {{name: minute, process: {{window: {{tumbling: 1m, emit: {{max: event.millis}}}}}}}}
   - {{name: nowhere, sink: {{blackhole: {{}}}}}}
 """
 STARTS = 11

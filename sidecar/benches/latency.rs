@@ -22,7 +22,8 @@ const ROUNDS: usize = 3;
 
 fn main() {
     let seconds = std::env::args().filter_map(|text| text.parse().ok()).next().unwrap_or(3);
-    let shapes: [(&str, &[&[usize]]); 2] = [("fused", &[&[0, 1, 2, 3]]), ("own rings", &[&[0], &[1], &[2], &[3]])];
+    let shapes: [(&str, &[&[usize]]); 2] =
+        [("fused", &[&[0, 1, 2, 3]]), ("own rings", &[&[0], &[1], &[2], &[3]])];
     let mut rounds: Vec<Vec<Histogram<u64>>> = vec![Vec::new(); shapes.len()];
     for _ in 0..ROUNDS {
         for (shape, runs) in shapes.iter().enumerate() {
@@ -44,8 +45,12 @@ fn main() {
 }
 
 fn measure(runs: &[&[usize]], seconds: u64) -> Histogram<u64> {
-    let sidecar = Sidecar::start(SidecarConfig { workers: Some(1), latency: Latency::Park, ..SidecarConfig::default() })
-        .expect("threads");
+    let sidecar = Sidecar::start(SidecarConfig {
+        workers: Some(1),
+        latency: Latency::Park,
+        ..SidecarConfig::default()
+    })
+    .expect("threads");
     let begun = Instant::now();
     let seen = Arc::new(Mutex::new(Histogram::new(3).expect("three digits")));
     let mut registry = Registry::default();
@@ -59,8 +64,9 @@ fn measure(runs: &[&[usize]], seconds: u64) -> Histogram<u64> {
             std::hint::spin_loop();
         }
         let counted = sequence >= warm_up;
-        let body: Value =
-            [("due", Value::Int(due.as_nanos() as i64)), ("counted", Value::Bool(counted))].into_iter().collect();
+        let body: Value = [("due", Value::Int(due.as_nanos() as i64)), ("counted", Value::Bool(counted))]
+            .into_iter()
+            .collect();
         let mut event = Event::new(body);
         while let Err(error) = door.try_push(event) {
             match error {
@@ -77,9 +83,7 @@ fn measure(runs: &[&[usize]], seconds: u64) -> Histogram<u64> {
 }
 
 fn plan(runs: &[&[usize]]) -> Plan {
-    let stage = |name: &str, from: &[usize], kind: serde_json::Value| {
-        json!({"name": name, "from": from, "priority": "Normal", "input": {}, "onError": {}, "kind": kind})
-    };
+    let stage = |name: &str, from: &[usize], kind: serde_json::Value| json!({"name": name, "from": from, "priority": "Normal", "input": {}, "onError": {}, "kind": kind});
     let runs: Vec<_> = runs.iter().map(|run| json!({"stages": run})).collect();
     serde_json::from_value(json!({
         "version": 1, "pipeline": "bench/latency", "kinds": [], "latency": "Park", "runs": runs,
@@ -103,7 +107,8 @@ impl Processor for ClockStage {
         let now = self.begun.elapsed().as_nanos() as u64;
         let mut seen = self.seen.lock().expect("nobody panics with it");
         for event in batch.events() {
-            if let (Some(Value::Int(due)), Some(Value::Bool(true))) = (event.body.field("due"), event.body.field("counted"))
+            if let (Some(Value::Int(due)), Some(Value::Bool(true))) =
+                (event.body.field("due"), event.body.field("counted"))
             {
                 seen.record(now.saturating_sub(*due as u64).max(1)).expect("within the histogram");
             }

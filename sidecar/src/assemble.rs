@@ -14,7 +14,9 @@
 use std::{collections::HashMap, io, sync::Arc};
 
 use sidestream_event::{Batch, Pool};
-use sidestream_graph::{DeadLetter, Inlet, Input, Operator, Outlet, Route, Run, Stage as Counted, StageStats};
+use sidestream_graph::{
+    DeadLetter, Inlet, Input, Operator, Outlet, Route, Run, Stage as Counted, StageStats,
+};
 use sidestream_plan::{Kind, Overflow, Plan, Priority};
 use sidestream_ring::{Gauge, channel::channel_by};
 use sidestream_scheduler::Task;
@@ -76,7 +78,9 @@ pub(crate) fn assemble(
     let mut operators = joiner.make_operators(prepared.operators, &mut parts.operators);
     let runs: Vec<Run> = joiner
         .worker_runs()
-        .map(|stages| joiner.build_run(stages, &mut heads, &mut operators, &mut links, &mut letters, &mut parts.held))
+        .map(|stages| {
+            joiner.build_run(stages, &mut heads, &mut operators, &mut links, &mut letters, &mut parts.held)
+        })
         .collect();
     let sinks = joiner.start_sinks(prepared.sinks, &mut parts, &mut links, &mut letters)?;
 
@@ -102,7 +106,10 @@ struct Joiner<'a> {
 
 /// Every stage counts on where it counted before.
 fn count(plan: &Plan, parts: &mut Parts) -> HashMap<String, Arc<StageStats>> {
-    plan.stages.iter().map(|stage| (stage.name.clone(), parts.stats.remove(&stage.name).unwrap_or_default())).collect()
+    plan.stages
+        .iter()
+        .map(|stage| (stage.name.clone(), parts.stats.remove(&stage.name).unwrap_or_default()))
+        .collect()
 }
 
 impl Joiner<'_> {
@@ -118,7 +125,10 @@ impl Joiner<'_> {
                     Some(route) => (route, parts.inputs.remove(&names)),
                     None => {
                         let (sender, receiver) = channel_by(RING_BATCHES, capacity, Batch::len);
-                        (Route::new(to, sender, self.stats[&stage.name].clone()), Some(Input::new(from, receiver)))
+                        (
+                            Route::new(to, sender, self.stats[&stage.name].clone()),
+                            Some(Input::new(from, receiver)),
+                        )
                     }
                 };
                 route.to = to;
@@ -212,7 +222,10 @@ impl Joiner<'_> {
     /// The runs that workers call: all but those of sinks with a thread or task of their own.
     fn worker_runs(&self) -> impl Iterator<Item = &'_ [usize]> + '_ {
         let plan = self.plan;
-        plan.runs.iter().map(|run| run.stages.as_slice()).filter(move |stages| !is_driven_sink(plan, stages[0]))
+        plan.runs
+            .iter()
+            .map(|run| run.stages.as_slice())
+            .filter(move |stages| !is_driven_sink(plan, stages[0]))
     }
 
     fn build_run(
@@ -242,7 +255,8 @@ impl Joiner<'_> {
             routes.extend(links.routes.remove(&(last, to)));
         }
         let behind: Vec<usize> = routes.iter().map(|route| route.to).collect();
-        let mut run = Run::new(inlet, fused, Outlet::new(routes), self.pool.clone(), self.world.clock.clone());
+        let mut run =
+            Run::new(inlet, fused, Outlet::new(routes), self.pool.clone(), self.world.clock.clone());
         run.source = matches!(self.plan.stages[first].kind, Kind::Source(_)).then(|| self.counted(first));
         for index in stages {
             if let Some(route) = letters.remove(index) {
@@ -267,7 +281,9 @@ impl Joiner<'_> {
         letters: &mut HashMap<usize, Route>,
     ) -> io::Result<HashMap<String, RunningSink>> {
         let mut sinks = HashMap::new();
-        for (index, stage) in self.plan.stages.iter().enumerate().filter(|(index, _)| is_driven_sink(self.plan, *index)) {
+        for (index, stage) in
+            self.plan.stages.iter().enumerate().filter(|(index, _)| is_driven_sink(self.plan, *index))
+        {
             let inputs = take_to(&mut links.inputs, index);
             let sink = match made.remove(&index) {
                 Some(sink) => {

@@ -28,7 +28,8 @@ impl Backoff {
         if self.limit.is_some_and(|limit| self.tries >= limit) {
             return None;
         }
-        let doubled = self.initial.saturating_mul(1u32.checked_shl(self.tries).unwrap_or(u32::MAX)).min(self.max);
+        let doubled =
+            self.initial.saturating_mul(1u32.checked_shl(self.tries).unwrap_or(u32::MAX)).min(self.max);
         self.tries = self.tries.saturating_add(1);
         let jittered = doubled.mul_f64(0.5 + self.random.next_f64() / 2.0);
         Some(jittered.max(asked.unwrap_or_default().min(LONGEST_ASKED)))

@@ -23,8 +23,8 @@ mod world;
 
 pub use door::{Door, PushError};
 pub use pipeline::{Drained, Pipeline, RingView, StageView};
-pub use reload::{ReloadError, Reloaded};
 pub use prepare::AssembleError;
+pub use reload::{ReloadError, Reloaded};
 pub use sidestream_connector::{Ledger, Secrets};
 pub use sidestream_graph::{Flow, Histogram, Output, Processor, StageStats};
 pub use world::{Registry, Sidecar, SidecarConfig, World};

@@ -84,8 +84,7 @@ impl Pipeline {
         let assembly =
             assemble(&plan, prepared, Parts::default(), &pool, world).map_err(AssembleError::Machine)?;
         let running = Mutex::new(Running { plan: Arc::new(plan), assembly, generation: 0 });
-        let pipeline =
-            Arc::new(Pipeline { world: world.clone(), pool, running, ended: Latch::default() });
+        let pipeline = Arc::new(Pipeline { world: world.clone(), pool, running, ended: Latch::default() });
         world.sockets.spawn(watch(pipeline.clone()));
         Ok(pipeline)
     }
@@ -145,7 +144,9 @@ impl Pipeline {
         // A source that hangs in a read cannot be asked; what it has sent is taken, and nothing more.
         let asked = SOURCE_STOPS_WITHIN.min(grace);
         let stopped = self.world.clock.now() + asked;
-        while self.world.clock.now() < stopped && !self.running().assembly.sources.values().all(|own| own.has_ended()) {
+        while self.world.clock.now() < stopped
+            && !self.running().assembly.sources.values().all(|own| own.has_ended())
+        {
             std::thread::sleep(LOOK_AGAIN);
         }
         hung.into_iter().for_each(|abandon| abandon());

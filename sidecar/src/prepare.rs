@@ -67,7 +67,8 @@ pub(crate) fn prepare(
                 prepared.doors.insert(index, registry.door(&stage.name));
             }
             Kind::Source(source) => {
-                let source = connector::source(source, &environment).map_err(|error| refuse(error.to_string()))?;
+                let source =
+                    connector::source(source, &environment).map_err(|error| refuse(error.to_string()))?;
                 prepared.sources.insert(index, source);
             }
             Kind::Process(Process::Custom(custom)) => {

@@ -107,10 +107,17 @@ impl Pipeline {
     /// Lets the old plan go on.
     fn resume(&self, running: &mut Running, runs: Vec<Run>) -> Result<(), ReloadError> {
         let plan = running.plan.clone();
-        let whens = prepare(&plan, &self.world, &mut Registry::default(), |_| true).map_err(ReloadError::Assemble)?;
+        let whens =
+            prepare(&plan, &self.world, &mut Registry::default(), |_| true).map_err(ReloadError::Assemble)?;
         let parts = dismantle(&plan, runs, &mut running.assembly);
-        running.assembly = assemble(&plan, Prepared { whens: whens.whens, ..Prepared::default() }, parts, &self.pool, &self.world)
-            .map_err(|error| ReloadError::Assemble(AssembleError::Machine(error)))?;
+        running.assembly = assemble(
+            &plan,
+            Prepared { whens: whens.whens, ..Prepared::default() },
+            parts,
+            &self.pool,
+            &self.world,
+        )
+        .map_err(|error| ReloadError::Assemble(AssembleError::Machine(error)))?;
         running.generation += 1;
         Ok(())
     }
@@ -136,9 +143,20 @@ impl Pipeline {
     }
 
     /// Ends the sources that leave, and takes what they have brought in.
-    fn end_sources(&self, running: &mut Running, runs: &mut [Run], change: &Change, until: Moment, plan: &Plan) {
-        let leaving: Vec<_> =
-            running.assembly.sources.extract_if(|name, _| !change.keeps(name)).map(|(_, source)| source).collect();
+    fn end_sources(
+        &self,
+        running: &mut Running,
+        runs: &mut [Run],
+        change: &Change,
+        until: Moment,
+        plan: &Plan,
+    ) {
+        let leaving: Vec<_> = running
+            .assembly
+            .sources
+            .extract_if(|name, _| !change.keeps(name))
+            .map(|(_, source)| source)
+            .collect();
         if leaving.is_empty() {
             return;
         }
@@ -184,7 +202,12 @@ impl Pipeline {
                 tracing::warn!(stage = name, dropped, "the stage was removed before it took all events");
             }
         }
-        debug_assert!(parts.sinks.keys().all(|name| old.stage(name).is_some_and(|(index, _)| is_driven_sink(old, index))));
+        debug_assert!(
+            parts
+                .sinks
+                .keys()
+                .all(|name| old.stage(name).is_some_and(|(index, _)| is_driven_sink(old, index)))
+        );
     }
 }
 
@@ -226,7 +249,8 @@ fn dismantle(plan: &Plan, runs: Vec<Run>, assembly: &mut Assembly) -> Parts {
                 parts.heads.insert(source.name.to_string(), Head::Feed(feed));
             }
             (Some(source), None) => {
-                let rings = inputs.into_iter().map(|input| (source.name.to_string(), Head::Ring(input.receiver)));
+                let rings =
+                    inputs.into_iter().map(|input| (source.name.to_string(), Head::Ring(input.receiver)));
                 parts.heads.extend(rings);
             }
             (None, _) => {
@@ -242,7 +266,9 @@ fn dismantle(plan: &Plan, runs: Vec<Run>, assembly: &mut Assembly) -> Parts {
             let from = last.map(name).unwrap_or_default();
             parts.routes.insert((from, name(route.to)), route);
         }
-        parts.operators.extend(run.operators.into_iter().map(|operator| (operator.name.to_string(), operator)));
+        parts
+            .operators
+            .extend(run.operators.into_iter().map(|operator| (operator.name.to_string(), operator)));
     }
     parts
 }
@@ -260,14 +286,16 @@ struct Change {
 impl Change {
     fn between(old: &Plan, new: &Plan, runs: &[Run]) -> Change {
         let at_work = |stage: &Stage| match &stage.kind {
-            sidestream_plan::Kind::Process(_) | sidestream_plan::Kind::Sink(sidestream_plan::Sink::Blackhole(_)) => {
+            sidestream_plan::Kind::Process(_)
+            | sidestream_plan::Kind::Sink(sidestream_plan::Sink::Blackhole(_)) => {
                 runs.iter().flat_map(|run| &run.operators).any(|operator| *operator.name == *stage.name)
             }
             _ => true,
         };
         let is_same = |stage: &Stage| {
             old.stage(&stage.name).is_some_and(|(index, before)| {
-                before.kind == stage.kind && (!is_driven_sink(old, index) || before.on_error == stage.on_error)
+                before.kind == stage.kind
+                    && (!is_driven_sink(old, index) || before.on_error == stage.on_error)
             }) && at_work(stage)
         };
         let named = |stages: &[Stage], take: &dyn Fn(&Stage) -> bool| -> Vec<String> {
@@ -278,7 +306,11 @@ impl Change {
             replaced: named(&new.stages, &|stage| old.stage(&stage.name).is_some() && !is_same(stage)),
             added: named(&new.stages, &|stage| old.stage(&stage.name).is_none()),
             removed: named(&old.stages, &|stage| new.stage(&stage.name).is_none()),
-            rings: rings(old).into_iter().filter(|ring| rings(new).contains(ring)).map(|ring| (ring, ())).collect(),
+            rings: rings(old)
+                .into_iter()
+                .filter(|ring| rings(new).contains(ring))
+                .map(|ring| (ring, ()))
+                .collect(),
         }
     }
 
@@ -292,16 +324,25 @@ impl Change {
         let last = run.operators.last().map(|own| own.stage).or(run.source.as_ref().map(|own| own.stage));
         let stays = |from: usize, to: usize| self.rings.contains_key(&(name(from), name(to)));
         let first = run.operators.first().map(|own| own.stage);
-        let ways_out = run.outlet.routes().iter().all(|route| {
-            route.is_flushed() || last.is_some_and(|from| stays(from, route.to))
-        });
-        let ways_in = run.inlet.is_empty() || first.is_some_and(|to| run.inlet.froms().all(|from| stays(from, to)));
+        let ways_out = run
+            .outlet
+            .routes()
+            .iter()
+            .all(|route| route.is_flushed() || last.is_some_and(|from| stays(from, route.to)));
+        let ways_in =
+            run.inlet.is_empty() || first.is_some_and(|to| run.inlet.froms().all(|from| stays(from, to)));
         let operators = run.held_places().all(|place| self.keeps(&run.operators[place].name));
         ways_out && ways_in && operators
     }
 
     fn told(self, paused: Duration) -> Reloaded {
-        Reloaded { kept: self.kept, replaced: self.replaced, added: self.added, removed: self.removed, paused }
+        Reloaded {
+            kept: self.kept,
+            replaced: self.replaced,
+            added: self.added,
+            removed: self.removed,
+            paused,
+        }
     }
 }
 
@@ -324,7 +365,10 @@ fn stage_in_front(run: &Run, plan: &Plan) -> String {
 
 fn drop_remains(remains: Remains) -> u64 {
     let mut dropped = 0;
-    let queued = remains.inputs.into_iter().flat_map(|Input { mut receiver, .. }| std::iter::from_fn(move || receiver.try_recv()));
+    let queued = remains
+        .inputs
+        .into_iter()
+        .flat_map(|Input { mut receiver, .. }| std::iter::from_fn(move || receiver.try_recv()));
     for batch in remains.in_hand.into_iter().chain(queued) {
         dropped += batch.len() as u64;
         batch.events().iter().for_each(|event| batch.mark().end(event.meta.sequence, Outcome::Dropped));

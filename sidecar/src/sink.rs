@@ -62,7 +62,12 @@ struct State {
 
 impl RunningSink {
     /// Starts a sink on what an earlier one left.
-    pub(crate) fn start(sink: Sink, orders: Orders, remains: Remains, world: &World) -> std::io::Result<RunningSink> {
+    pub(crate) fn start(
+        sink: Sink,
+        orders: Orders,
+        remains: Remains,
+        world: &World,
+    ) -> std::io::Result<RunningSink> {
         let ended = Latch::default();
         let bell = Bell::default();
         let desk = Arc::new(Desk { state: Mutex::default(), bell: bell.clone() });
@@ -270,7 +275,12 @@ impl Driver {
                 };
                 self.orders.stats.retries.add(1);
                 let retry_seconds = wait.as_secs_f64();
-                tracing::warn!(stage = self.orders.name, events = batch.len(), retry_seconds, "not delivered: {reason}");
+                tracing::warn!(
+                    stage = self.orders.name,
+                    events = batch.len(),
+                    retry_seconds,
+                    "not delivered: {reason}"
+                );
                 self.in_hand = Some(batch);
                 return After::Rest(wait);
             }

@@ -41,15 +41,18 @@ impl RunningSource {
         let origin = Origin::new(name, world.clock.clone());
         let (stop, stopped) = Stop::new();
         let (ended, closed) = (Latch::default(), Latch::default());
-        let running = RunningSource { origin: origin.clone(), stop, ended: ended.clone(), closed: closed.clone() };
+        let running =
+            RunningSource { origin: origin.clone(), stop, ended: ended.clone(), closed: closed.clone() };
         let open = |origin| {
-            let (sender, receiver): (Sender<Batch>, _) = channel_by(SOURCE_BATCHES, SOURCE_EVENTS, Batch::len);
+            let (sender, receiver): (Sender<Batch>, _) =
+                channel_by(SOURCE_BATCHES, SOURCE_EVENTS, Batch::len);
             (intake(sender, origin, pool.clone(), world.clock.clone(), stopped.clone()), receiver)
         };
         let head = match source {
             Source::Polled(source) => {
                 closed.set();
-                let feed = PolledFeed { source, origin, pool: pool.clone(), stop: stopped, ended: Some(ended) };
+                let feed =
+                    PolledFeed { source, origin, pool: pool.clone(), stop: stopped, ended: Some(ended) };
                 Head::Feed(Box::new(feed))
             }
             Source::Blocking(source) => {
@@ -154,7 +157,8 @@ async fn run_async(
         match source.run(&mut intake).await {
             Ok(()) => break,
             Err(failure) => {
-                let wait = rest_after(&name, &failure, &mut backoff, intake.clock().now().since(begun), &stats);
+                let wait =
+                    rest_after(&name, &failure, &mut backoff, intake.clock().now().since(begun), &stats);
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}
                     () = intake.stopped() => {}
@@ -169,7 +173,13 @@ async fn run_async(
     ended.set();
 }
 
-fn rest_after(name: &str, failure: &Failure, backoff: &mut Backoff, ran: Duration, stats: &StageStats) -> Duration {
+fn rest_after(
+    name: &str,
+    failure: &Failure,
+    backoff: &mut Backoff,
+    ran: Duration,
+    stats: &StageStats,
+) -> Duration {
     if ran > WELL_AFTER {
         backoff.reset();
     }

@@ -84,8 +84,9 @@ impl World {
             clock: self.clock.clone(),
             secrets: self.secrets.clone(),
             compile: Arc::new(|expression| {
-                let program = Program::compile(expression.source(), &Type::Dyn)
-                    .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
+                let program = Program::compile(expression.source(), &Type::Dyn).map_err(|problems| {
+                    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+                })?;
                 Ok(Box::new(move |event| program.eval(event).map_err(|error| error.to_string())))
             }),
         }

@@ -53,7 +53,9 @@ fn typed(runs: &[&[usize]]) -> Plan {
 
 #[test]
 fn a_steady_flow_allocates_nothing_and_copies_no_payload() {
-    for (shape, runs) in [("fused", vec![&[0usize, 1, 2, 3, 4][..]]), ("own rings", vec![&[0], &[1], &[2], &[3], &[4]])] {
+    for (shape, runs) in
+        [("fused", vec![&[0usize, 1, 2, 3, 4][..]]), ("own rings", vec![&[0], &[1], &[2], &[3], &[4]])]
+    {
         let sidecar = sidecar();
         let mut registry = Registry::default();
         let addresses = Addresses::default();
@@ -68,7 +70,10 @@ fn a_steady_flow_allocates_nothing_and_copies_no_payload() {
         let events = pipeline.ledger().accepted - accepted;
         let allocations = after.allocations - before.allocations + after.reallocations - before.reallocations;
 
-        println!("{shape}: {events} events, {allocations} allocations, {} payloads", addresses.0.lock().unwrap().len());
+        println!(
+            "{shape}: {events} events, {allocations} allocations, {} payloads",
+            addresses.0.lock().unwrap().len()
+        );
         assert!(events > 10_000, "{shape}: only {events} events");
         assert_eq!(allocations, 0, "{shape}: over {events} events");
         assert_eq!(addresses.0.lock().unwrap().len(), 1, "{shape}: the one payload all events share");

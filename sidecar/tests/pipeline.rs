@@ -44,7 +44,11 @@ fn branches_get_what_their_when_says_and_otherwise_gets_the_rest() {
         &[
             ("tick", &[], generator(json!({"count": 1000}))),
             ("low", &[0], with(custom("seen"), "when", json!("event.sequence < 100"))),
-            ("high", &[0], with(custom("high"), "when", json!("event.sequence >= 50 && event.sequence < 200"))),
+            (
+                "high",
+                &[0],
+                with(custom("high"), "when", json!("event.sequence >= 50 && event.sequence < 200")),
+            ),
             ("rest", &[0], with(custom("rest"), "otherwise", json!(true))),
         ],
         &[&[0], &[1], &[2], &[3]],

@@ -167,7 +167,8 @@ fn a_plan_that_cannot_be_made_leaves_the_old_one_running() {
     let (mut registry, seen) = world::seen();
     let source = json!({"name": "tick", "source": {"generator": {"rate": 10_000}}});
     let end = json!({"name": "seen", "process": {"custom": {"processor": "seen"}}});
-    let good = || compiled(vec![source.clone(), end.clone(), json!({"name": "end", "sink": {"blackhole": {}}})]);
+    let good =
+        || compiled(vec![source.clone(), end.clone(), json!({"name": "end", "sink": {"blackhole": {}}})]);
     let bad = compiled(vec![
         source.clone(),
         end.clone(),

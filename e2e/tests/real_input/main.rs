@@ -19,8 +19,10 @@ const PROMTOOL: &str = "/usr/bin/promtool";
 
 #[test]
 fn an_alert_stands_in_alertmanager_while_its_cause_lasts_and_prometheus_sees_the_sidecar() {
-    let missing: Vec<_> =
-        [NODE_EXPORTER, ALERTMANAGER, PROMETHEUS, PROMTOOL].into_iter().filter(|path| !Path::new(path).exists()).collect();
+    let missing: Vec<_> = [NODE_EXPORTER, ALERTMANAGER, PROMETHEUS, PROMTOOL]
+        .into_iter()
+        .filter(|path| !Path::new(path).exists())
+        .collect();
     if !missing.is_empty() {
         println!("skipped: not installed: {}; on Debian: make test installs them", missing.join(", "));
         return;
@@ -77,7 +79,10 @@ fn an_alert_stands_in_alertmanager_while_its_cause_lasts_and_prometheus_sees_the
         if health == "up" { Ok(()) } else { Err(health) }
     });
     eventually("Prometheus has the stage's count", Duration::from_secs(20), || {
-        let found = get_json(prometheus, "/api/v1/query?query=sidestream_stage_events_in_total%7Bstage%3D%22long%22%7D")?;
+        let found = get_json(
+            prometheus,
+            "/api/v1/query?query=sidestream_stage_events_in_total%7Bstage%3D%22long%22%7D",
+        )?;
         found["data"]["result"][0]["value"][1].as_str().map(drop).ok_or_else(|| found.to_string())
     });
     promtool_accepts(&world, &get(metrics, "/metrics").expect("the metrics"));
@@ -94,8 +99,10 @@ fn queue_is(world: &World, length: u32) {
 
 fn start_node_exporter(world: &mut World, port: u16) {
     let folder = world.folder.path().join("textfile").display().to_string();
-    let arguments =
-        [format!("--web.listen-address=127.0.0.1:{port}"), format!("--collector.textfile.directory={folder}")];
+    let arguments = [
+        format!("--web.listen-address=127.0.0.1:{port}"),
+        format!("--collector.textfile.directory={folder}"),
+    ];
     world.start("node-exporter", Path::new(NODE_EXPORTER), &arguments.each_ref().map(String::as_str));
     eventually("the node exporter answers", Duration::from_secs(10), || get(port, "/metrics").map(drop));
 }
@@ -178,7 +185,8 @@ fn sample(text: &str, name: &str, label: &str) -> Option<f64> {
 fn promtool_accepts(world: &World, metrics: &str) {
     let path = world.write("metrics.txt", metrics);
     let file = std::fs::File::open(path).expect("the file just written");
-    let output = Command::new(PROMTOOL).args(["check", "metrics"]).stdin(file).output().expect("promtool runs");
+    let output =
+        Command::new(PROMTOOL).args(["check", "metrics"]).stdin(file).output().expect("promtool runs");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.trim().is_empty(), "promtool check metrics: {said}");
     let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/prometheus/alerts.yaml");

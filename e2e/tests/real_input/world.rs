@@ -67,7 +67,8 @@ impl Drop for World {
             let _ = child.kill();
             let _ = child.wait();
             if thread::panicking() {
-                let log = fs::read_to_string(self.folder.path().join(format!("{name}.log"))).unwrap_or_default();
+                let log =
+                    fs::read_to_string(self.folder.path().join(format!("{name}.log"))).unwrap_or_default();
                 let tail: Vec<_> = log.lines().rev().take(30).collect();
                 eprintln!("--- {name} said last:\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
             }

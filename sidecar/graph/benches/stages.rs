@@ -27,7 +27,11 @@ fn main() {
             println!(
                 r#"{{"bench":"stage overhead, batch {batch}","who":"{who}","value":{median:.2},"unit":"ns/event"}}"#
             );
-            eprintln!("stage overhead, batch {batch:>2}, {who:>6}: {median:>6.2} ns/event ({:.2} to {:.2})", costs[0], costs[ROUNDS - 1]);
+            eprintln!(
+                "stage overhead, batch {batch:>2}, {who:>6}: {median:>6.2} ns/event ({:.2} to {:.2})",
+                costs[0],
+                costs[ROUNDS - 1]
+            );
         }
     }
 }
@@ -66,7 +70,13 @@ fn queued(stages: usize, batch: usize) -> Stand {
     Stand { worker: scheduler.1.into_iter().next().expect("one worker") }
 }
 
-fn start(scheduler: &Scheduler, inlet: Inlet, operators: Vec<Operator>, routes: Vec<Route>, pool: &Arc<Pool>) {
+fn start(
+    scheduler: &Scheduler,
+    inlet: Inlet,
+    operators: Vec<Operator>,
+    routes: Vec<Route>,
+    pool: &Arc<Pool>,
+) {
     let mut run = Run::new(inlet, operators, Outlet::new(routes), pool.clone(), scheduler.clock().clone());
     let task = scheduler.task("bench", Default::default());
     run.set_waker(&task.waker());

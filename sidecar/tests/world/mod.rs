@@ -44,7 +44,8 @@ pub(crate) fn start(sidecar: &Sidecar, plan: Plan, registry: &mut Registry) -> A
 /// Waits until the pipeline has ended by itself.
 pub(crate) fn ended(sidecar: &Sidecar, pipeline: &Pipeline) {
     let limit = Duration::from_secs(30);
-    let waited = sidecar.world().sockets().block_on(async { tokio::time::timeout(limit, pipeline.ended()).await });
+    let waited =
+        sidecar.world().sockets().block_on(async { tokio::time::timeout(limit, pipeline.ended()).await });
     assert!(waited.is_ok(), "it has not ended within {limit:?}: {:?}", pipeline.ledger());
 }
 
