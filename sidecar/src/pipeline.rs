@@ -188,36 +188,60 @@ impl RunTask {
 /// Waits for the runs to end, then lets the sinks finish.
 async fn watch(pipeline: Arc<Pipeline>) {
     loop {
-        let (generation, runs) = {
-            let running = pipeline.running();
-            let runs: Vec<_> = running.assembly.tasks.iter().map(|run| run.ended.clone()).collect();
-            (running.generation, runs)
+        let (generation, runs) = pipeline.look(|running| (running.generation, running.runs_ended())).await;
+        all(runs).await;
+        let Some(sinks) = pipeline.look(move |running| running.finish_sinks(generation)).await else {
+            continue;
         };
-        for run in &runs {
-            run.wait().await;
-        }
-        let sinks: Vec<_> = {
-            let running = pipeline.running();
-            if running.generation != generation {
-                continue;
-            }
-            running.assembly.sinks.values().for_each(|sink| sink.finish());
-            running.assembly.sinks.values().map(|sink| sink.ended().clone()).collect()
-        };
-        for sink in &sinks {
-            sink.wait().await;
-        }
+        all(sinks).await;
         // Every event has ended: the sources note it, where they remember positions.
-        let sources: Vec<_> =
-            pipeline.running().assembly.sources.values().map(|source| source.closed().clone()).collect();
-        for source in &sources {
-            if pipeline.running().generation == generation {
-                source.wait().await;
-            }
-        }
-        if pipeline.running().generation == generation {
+        all(pipeline.look(|running| running.sources_closed()).await).await;
+        if pipeline.look(move |running| running.generation == generation).await {
             return pipeline.ended.set();
         }
+    }
+}
+
+async fn all(latches: Vec<Latch>) {
+    for latch in latches {
+        latch.wait().await;
+    }
+}
+
+impl Pipeline {
+    /// Looks under the lock, on a thread that may block: a reload holds it for as long as a sink is slow, and the sink
+    /// may need the thread of the sockets meanwhile.
+    async fn look<R: Send + 'static>(self: &Arc<Self>, at: impl FnOnce(&Running) -> R + Send + 'static) -> R {
+        let pipeline = self.clone();
+        match tokio::task::spawn_blocking(move || at(&pipeline.running()))
+            .await
+            .map_err(|error| error.try_into_panic())
+        {
+            Ok(looked) => looked,
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            // The runtime is going, and this task with it.
+            Err(Err(_)) => std::future::pending().await,
+        }
+    }
+}
+
+impl Running {
+    /// Set for each run when it has ended.
+    pub(crate) fn runs_ended(&self) -> Vec<Latch> {
+        self.assembly.tasks.iter().map(|run| run.ended.clone()).collect()
+    }
+
+    /// No more will come for the sinks, if this is still the plan of `generation`.
+    fn finish_sinks(&self, generation: u64) -> Option<Vec<Latch>> {
+        let sinks = || self.assembly.sinks.values();
+        (self.generation == generation).then(|| {
+            sinks().for_each(|sink| sink.finish());
+            sinks().map(|sink| sink.ended().clone()).collect()
+        })
+    }
+
+    fn sources_closed(&self) -> Vec<Latch> {
+        self.assembly.sources.values().map(|source| source.closed().clone()).collect()
     }
 }
 

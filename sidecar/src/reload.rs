@@ -61,7 +61,7 @@ impl Pipeline {
     /// Puts `plan` in place of the running one. Blocks: for a millisecond, or as long as a sink is slow, at most 10 s.
     pub fn reload(&self, plan: Plan, registry: &mut Registry) -> Result<Reloaded, ReloadError> {
         let mut running = self.running();
-        let retired: Vec<_> = running.assembly.tasks.iter().map(|run| run.ended.clone()).collect();
+        let retired = running.runs_ended();
         let reloaded = self.replace(&mut running, plan, registry);
         drop(running);
         // Whoever waits for the runs of the old plan looks again; only now, since it will want the lock.

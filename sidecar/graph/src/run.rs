@@ -192,9 +192,10 @@ impl Run {
 
     /// Sends what waits and resumes what was held. True when the run may take input.
     fn is_free(&mut self, now: Moment) -> bool {
-        let flushed =
-            self.dead_letter_routes.iter_mut().fold(true, |all, route| route.flush(&self.pool) && all);
-        if !self.outlet.flush(&self.pool) || !flushed {
+        for route in &mut self.dead_letter_routes {
+            route.flush(&self.pool);
+        }
+        if !self.outlet.flush(&self.pool) || !self.dead_letter_routes.iter().all(Route::is_flushed) {
             return false;
         }
         if !self.held.is_empty() && self.held_until <= now {
@@ -510,9 +511,7 @@ impl Run {
 
     /// Announces that the run waits for room wherever something waits. True: there is room after all.
     fn wait_to_flush(&mut self) -> bool {
-        let letters =
-            self.dead_letter_routes.iter_mut().fold(false, |room, route| route.wait_for_room() || room);
-        self.outlet.wait_for_room() || letters
+        self.outlet.wait_for_room() || self.dead_letter_routes.iter_mut().any(Route::wait_for_room)
     }
 }
 

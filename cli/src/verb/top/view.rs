@@ -97,7 +97,8 @@ fn pipeline_view(
             let per_second =
                 |count: fn(&StageSnapshot) -> f64| Some((count(stage) - count(earlier?)).max(0.0) / span?);
             let rings: Vec<_> = now.rings.iter().filter(|ring| ring.to == stage.name).collect();
-            let sum = |count: fn(&_) -> u64| rings.iter().map(|ring| count(ring)).sum();
+            let (depth, limit) =
+                rings.iter().fold((0, 0), |sum, ring| (sum.0 + ring.depth_events, sum.1 + ring.limit_events));
             StageView {
                 name: stage.name.clone(),
                 kind: format!("{}/{}", stage.role, stage.kind),
@@ -106,8 +107,7 @@ fn pipeline_view(
                 busy_share: per_second(|own| own.busy_seconds),
                 p50_seconds: stage.latency.p50,
                 p99_seconds: stage.latency.p99,
-                waiting: (!rings.is_empty())
-                    .then(|| (sum(|ring| ring.depth_events), sum(|ring| ring.limit_events))),
+                waiting: (!rings.is_empty()).then_some((depth, limit)),
                 events_in: stage.events_in,
                 events_out: stage.events_out,
                 errors: stage.errors,

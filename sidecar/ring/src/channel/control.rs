@@ -30,7 +30,9 @@ struct End {
 
 impl End {
     fn announce(&self) {
-        self.waiting.store(true, Ordering::Relaxed);
+        // A swap, not a store: it has its place behind every wake-up that took an earlier announcement back, so none of
+        // those can hide this one. (By the standard a store has too; loom is not sure, and here a swap costs nothing.)
+        self.waiting.swap(true, Ordering::Relaxed);
         // Pairs with the fence the other end passes between its change and its look at `waiting`: either our next look
         // sees the change, or it sees us waiting.
         fence(Ordering::SeqCst);
