@@ -56,6 +56,8 @@ pub(crate) struct Assembly {
 pub(crate) struct RunTask {
     pub(crate) task: Arc<Task>,
     pub(crate) ended: Latch,
+    /// Whether a source heads it.
+    pub(crate) is_head: bool,
     /// The source whose ring heads it, to be abandoned where its thread hangs.
     pub(crate) abandoned: Option<Arc<sidestream_ring::sync::AtomicBool>>,
 }
@@ -314,11 +316,12 @@ impl Joiner<'_> {
         let priority = stages.iter().map(|index| self.plan.stages[*index].priority).max().unwrap_or_default();
         let task = self.world.scheduler.task(names.join("+"), class(priority));
         let ended = Latch::default();
+        let is_head = run.source.is_some();
         let abandoned = run.source.is_some().then(|| run.inlet.abandoned()).flatten();
         run.set_waker(&task.waker());
         run.when_done = Some(ended.waker());
         task.start(Box::new(run));
-        RunTask { task, ended, abandoned }
+        RunTask { task, ended, is_head, abandoned }
     }
 
     fn name(&self, index: usize) -> &str {

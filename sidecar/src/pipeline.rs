@@ -188,11 +188,15 @@ impl RunTask {
 /// Waits for the runs to end, then lets the sinks finish.
 async fn watch(pipeline: Arc<Pipeline>) {
     loop {
-        let (generation, runs) = pipeline.look(|running| (running.generation, running.runs_ended())).await;
-        all(runs).await;
+        let (generation, sources) =
+            pipeline.look(|running| (running.generation, running.heads_ended())).await;
+        all(sources).await;
+        // Nothing new will come, and each sink ends when the rings before it have: also those that another sink fills
+        // with its dead letters, or that a run fills which takes them.
         let Some(sinks) = pipeline.look(move |running| running.finish_sinks(generation)).await else {
             continue;
         };
+        all(pipeline.look(|running| running.runs_ended()).await).await;
         all(sinks).await;
         // Every event has ended: the sources note it, where they remember positions.
         all(pipeline.look(|running| running.sources_closed()).await).await;
@@ -229,6 +233,11 @@ impl Running {
     /// Set for each run when it has ended.
     pub(crate) fn runs_ended(&self) -> Vec<Latch> {
         self.assembly.tasks.iter().map(|run| run.ended.clone()).collect()
+    }
+
+    /// Set for each run that a source heads when it has ended.
+    fn heads_ended(&self) -> Vec<Latch> {
+        self.assembly.tasks.iter().filter(|run| run.is_head).map(|run| run.ended.clone()).collect()
     }
 
     /// No more will come for the sinks, if this is still the plan of `generation`.

@@ -15,10 +15,11 @@
 //! slots both work in. So who has just passed many items one by one, and now seems to be out of them, pauses for a
 //! moment before it looks: the next look then brings many, and both ends work in different lines. An item that comes
 //! alone never waits; an empty poll fetches the next slot ahead, so that item and position travel at the same time.
-//! (`benches/throughput.rs` and `benches/hop.rs` are where these three were found worth their lines. A layout with a
-//! sequence in each slot was not built: it would save a hop the last fifth, and cost the slices.)
+//! (`benches/throughput.rs` and `benches/hop.rs` measure both. A layout with a sequence in each slot, which would move
+//! one line per hop instead of two, is neither built nor measured: it would cost the slices.)
 //!
-//! It must never wait: a full ring gives the item back, an empty one says so. Waiting is [`crate::channel`]'s.
+//! It must never wait for the other end: a full ring gives the item back, an empty one says so. Waiting is the business
+//! of [`mod@crate::channel`].
 
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;

@@ -39,7 +39,7 @@ impl Work {
     }
 }
 
-/// Mutants: no fence in `prepare`; no fence in `notify`; the epoch compared outside the lock.
+/// Mutants: no fence in `prepare`; no fence in `notify`; `wait` sleeps without comparing the epoch.
 #[test]
 fn work_brought_while_falling_asleep_is_not_missed() {
     explore(3, || {

@@ -31,7 +31,7 @@ fn items_cross_in_order_and_slots_are_used_again() {
     });
 }
 
-/// Mutant: `Claim::publish` stores before the last write.
+/// Mutants: the same four as above.
 #[test]
 fn a_batch_becomes_visible_only_whole() {
     explore(3, || {
@@ -81,7 +81,7 @@ fn who_sees_the_ring_closed_sees_every_item() {
     });
 }
 
-/// Mutant: the consumer's `drop` does not give its slots back, so the ring drops the items again.
+/// Mutant: `release` does not give its slots back, so the ring drops the items again.
 #[test]
 fn ends_that_go_at_the_same_time_drop_every_item_once() {
     explore(3, || {

@@ -1,0 +1,168 @@
+//! Sinks with peers that fail: tried again, given up, and mended by a reload, with nothing lost.
+
+mod world;
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpListener,
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
+};
+
+use serde_json::{Value as Json, json};
+use sidestream_plan::Plan;
+use world::{custom, ended, generator, plan, seen, sidecar, start, with};
+
+/// An HTTP server that answers its first requests with an error and then takes what comes.
+struct Peer {
+    url: String,
+    taken: Arc<Mutex<Vec<i64>>>,
+}
+
+impl Peer {
+    fn failing(first: usize) -> Peer {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let url = format!("http://{}/", listener.local_addr().expect("a bound port"));
+        let taken: Arc<Mutex<Vec<i64>>> = Arc::default();
+        let kept = taken.clone();
+        thread::spawn(move || {
+            for (index, stream) in listener.incoming().flatten().enumerate() {
+                let mut reader = BufReader::new(stream);
+                let Some(body) = read_body(&mut reader) else { continue };
+                let status = if index < first { "503 Service Unavailable" } else { "200 OK" };
+                if index >= first {
+                    let numbers =
+                        body.as_array().into_iter().flatten().filter_map(|event| event["sequence"].as_i64());
+                    kept.lock().expect("nobody panics with it").extend(numbers);
+                }
+                let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                let _ = reader.get_mut().write_all(answer.as_bytes());
+            }
+        });
+        Peer { url, taken }
+    }
+
+    fn taken(&self) -> Vec<i64> {
+        self.taken.lock().expect("nobody panics with it").clone()
+    }
+}
+
+fn read_body(reader: &mut impl BufRead) -> Option<Json> {
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok()?;
+        if line.trim().is_empty() {
+            break;
+        }
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().ok()?;
+        }
+    }
+    let mut body = vec![0; length];
+    Read::read_exact(reader, &mut body).ok()?;
+    serde_json::from_slice(&body).ok()
+}
+
+fn to_webhook(url: &str, count: u64, on_error: Json) -> Plan {
+    plan(
+        &[
+            ("tick", &[], generator(json!({"count": count}))),
+            ("send", &[0], with(json!({"sink": {"webhook": {"url": url}}}), "onError", on_error)),
+            ("letters", &[], custom("seen")),
+        ],
+        &[&[0], &[1], &[2]],
+    )
+}
+
+#[test]
+fn a_peer_that_fails_at_first_gets_every_event_once_it_answers() {
+    let sidecar = sidecar();
+    let peer = Peer::failing(2);
+    let (mut registry, letters) = seen();
+    let plan = to_webhook(&peer.url, 1500, json!({"retry": {"initial": "10ms"}}));
+    let pipeline = start(&sidecar, plan, &mut registry);
+    ended(&sidecar, &pipeline);
+    assert_eq!(peer.taken(), (0..1500).collect::<Vec<_>>());
+    assert_eq!(letters.events().len(), 0);
+    let send = &pipeline.stages()[1].stats;
+    assert_eq!((send.events_out.get(), send.retries.get(), send.errors.get()), (1500, 2, 0));
+    assert_eq!(pipeline.ledger().completed, 1500);
+}
+
+#[test]
+fn when_the_tries_run_out_the_events_go_to_the_dead_letter_stage_with_the_reason() {
+    let sidecar = sidecar();
+    let peer = Peer::failing(usize::MAX);
+    let (mut registry, letters) = seen();
+    let on_error = json!({"retry": {"limit": 1, "initial": "5ms"}, "deadLetter": "letters"});
+    let pipeline = start(&sidecar, to_webhook(&peer.url, 100, on_error), &mut registry);
+    ended(&sidecar, &pipeline);
+    let events = letters.events();
+    assert_eq!(events.len(), 100);
+    assert_eq!(events[0].meta.header("sidestream-stage"), Some("send"));
+    assert!(
+        events[0].meta.header("sidestream-error").is_some_and(|reason| reason.contains("503")),
+        "{:?}",
+        events[0]
+    );
+    let ledger = pipeline.ledger();
+    assert_eq!((ledger.completed, ledger.dead_lettered, ledger.is_balanced()), (0, 100, true));
+}
+
+#[test]
+fn a_reload_that_mends_an_address_sends_there_what_was_waiting() {
+    let sidecar = sidecar();
+    let (broken, good) = (Peer::failing(usize::MAX), Peer::failing(0));
+    let mut registry = Default::default();
+    let forever = json!({"retry": {"initial": "20ms"}});
+    let to = |url: &str| {
+        let send = with(json!({"sink": {"webhook": {"url": url}}}), "onError", forever.clone());
+        plan(&[("tick", &[], generator(json!({"count": 3000}))), ("send", &[0], send)], &[&[0], &[1]])
+    };
+    let pipeline = start(&sidecar, to(&broken.url), &mut registry);
+    thread::sleep(Duration::from_millis(100));
+    let reloaded = pipeline.reload(to(&good.url), &mut registry).expect("a good plan");
+    assert_eq!(reloaded.replaced, ["send"]);
+    ended(&sidecar, &pipeline);
+    assert_eq!(good.taken(), (0..3000).collect::<Vec<_>>());
+    assert_eq!(broken.taken().len(), 0);
+    assert_eq!(pipeline.ledger().completed, 3000);
+}
+
+#[test]
+fn a_full_queue_that_may_drop_drops_what_its_rule_says_and_never_slows_the_other_branch() {
+    for (overflow, kept) in [("DropNewest", 0), ("DropOldest", 49_999)] {
+        let sidecar = sidecar();
+        let stuck = Peer::failing(usize::MAX);
+        let (mut registry, other) = seen();
+        let small = json!({"capacity": 100, "overflow": overflow});
+        let send = with(json!({"sink": {"webhook": {"url": stuck.url}}}), "input", small);
+        let send = with(
+            send,
+            "onError",
+            json!({"retry": {"limit": 2, "initial": "200ms"}, "deadLetter": "letters"}),
+        );
+        let letters = world::Seen::default();
+        registry.processor("letters", Box::new(letters.clone()));
+        let plan = plan(
+            &[
+                ("tick", &[], generator(json!({"count": 50_000}))),
+                ("send", &[0], send),
+                ("other", &[0], custom("seen")),
+                ("letters", &[], custom("letters")),
+            ],
+            &[&[0], &[1], &[2], &[3]],
+        );
+        let pipeline = start(&sidecar, plan, &mut registry);
+        ended(&sidecar, &pipeline);
+        assert_eq!(other.events().len(), 50_000, "{overflow}: the other branch has them all");
+        let dropped: u64 = pipeline.stages()[1].stats.dropped().iter().map(|(_, events)| events).sum();
+        let lettered = letters.numbers("sequence");
+        assert_eq!(dropped + lettered.len() as u64, 50_000, "{overflow}");
+        assert!(dropped > 40_000, "{overflow}: {dropped}");
+        assert!(lettered.contains(&kept), "{overflow}: {} events kept", lettered.len());
+        assert!(pipeline.ledger().is_balanced());
+    }
+}
