@@ -288,8 +288,11 @@ impl<'a> Cursor<'a> {
     }
 
     fn take(&mut self, byte: u8) -> bool {
+        // Not `self.at += usize::from(found)`: where the caller branches on the result, rustc 1.95 optimises that away.
         let found = self.peek() == Some(byte);
-        self.at += usize::from(found);
+        if found {
+            self.at += 1;
+        }
         found
     }
 

@@ -32,7 +32,8 @@ impl Loop {
                 // An item that decides alone outweighs the errors of others.
                 (_, Err(error)) => fault = Some(error),
                 (LoopKind::All, Ok(false)) | (LoopKind::Exists, Ok(true)) => decided = true,
-                (_, Ok(truth)) => met += usize::from(truth),
+                (_, Ok(true)) => met += 1,
+                (_, Ok(false)) => {}
             }
             Ok(!decided)
         })?;
