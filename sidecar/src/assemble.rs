@@ -15,7 +15,7 @@ use std::{collections::HashMap, io, sync::Arc};
 
 use sidestream_event::{Batch, Pool};
 use sidestream_graph::{
-    DeadLetter, Inlet, Input, Operator, Outlet, Route, Run, Stage as Counted, StageStats,
+    DeadLetter, Inlet, Input, Operator, Outlet, Route, Run, Stage as Counted, StageStats, WakeOnDrop,
 };
 use sidestream_plan::{Kind, Overflow, Plan, Priority};
 use sidestream_ring::{Gauge, channel::channel_by};
@@ -86,6 +86,8 @@ pub(crate) fn assemble(
         .collect();
     let sinks = joiner.start_sinks(prepared.sinks, &mut parts, &mut links, &mut letters)?;
 
+    // Rings that nobody took up end now, before anything is sent along the new ones: their sinks read them first.
+    drop(parts);
     let tasks = joiner.worker_runs().zip(runs).map(|(stages, run)| joiner.start(stages, run)).collect();
     Ok(Assembly { sources, sinks, tasks, stats: joiner.stats, rings: joiner.rings })
 }
@@ -161,7 +163,7 @@ impl Joiner<'_> {
             self.rings.push((format!("{} (errors)", stage.name), sink.name.clone(), route.gauge()));
             letters.insert(index, route);
             // Beside the key of the link that events take from the same stage, if there is one.
-            links.inputs.insert((self.plan.stages.len() + index, to), Input::new(index, receiver));
+            links.inputs.insert((self.plan.stages.len() + index, to), Input::letters(index, receiver));
         }
         letters
     }
@@ -319,7 +321,7 @@ impl Joiner<'_> {
         let is_head = run.source.is_some();
         let abandoned = run.source.is_some().then(|| run.inlet.abandoned()).flatten();
         run.set_waker(&task.waker());
-        run.when_done = Some(ended.waker());
+        run.when_done = Some(WakeOnDrop(ended.waker()));
         task.start(Box::new(run));
         RunTask { task, ended, is_head, abandoned }
     }

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use sidestream_connector::Ledger;
+use sidestream_connector::{Ledger, Origin};
 use sidestream_event::Pool;
 use sidestream_graph::StageStats;
 use sidestream_plan::Plan;
@@ -32,6 +32,10 @@ pub(crate) struct Running {
     pub(crate) assembly: Assembly,
     /// Counts the plans: whoever waits for the runs of an old one looks again.
     pub(crate) generation: u64,
+    /// Whether it was asked to end.
+    pub(crate) draining: bool,
+    /// The books of sources that reloads have removed: their events may still be on their way.
+    pub(crate) past: Vec<Origin>,
 }
 
 /// One stage, to look at.
@@ -83,7 +87,13 @@ impl Pipeline {
         let prepared = prepare(&plan, world, registry, |_| false)?;
         let assembly =
             assemble(&plan, prepared, Parts::default(), &pool, world).map_err(AssembleError::Machine)?;
-        let running = Mutex::new(Running { plan: Arc::new(plan), assembly, generation: 0 });
+        let running = Mutex::new(Running {
+            plan: Arc::new(plan),
+            assembly,
+            generation: 0,
+            draining: false,
+            past: Vec::new(),
+        });
         let pipeline = Arc::new(Pipeline { world: world.clone(), pool, running, ended: Latch::default() });
         world.sockets.spawn(watch(pipeline.clone()));
         Ok(pipeline)
@@ -136,7 +146,8 @@ impl Pipeline {
     pub fn drain(&self, grace: Duration) -> Drained {
         let until = self.world.clock.now() + grace;
         let hung: Vec<_> = {
-            let running = self.running();
+            let mut running = self.running();
+            running.draining = true;
             running.assembly.sources.values().for_each(|source| source.stop());
             running.assembly.tasks.iter().for_each(|run| run.task.waker().wake());
             running.assembly.tasks.iter().filter_map(RunTask::abandon).collect()
@@ -170,7 +181,8 @@ impl Pipeline {
 
 impl Running {
     fn ledger(&self) -> Ledger {
-        self.assembly.sources.values().fold(Ledger::default(), |sum, source| sum.plus(source.origin.ledger()))
+        let origins = self.assembly.sources.values().map(|source| &source.origin).chain(&self.past);
+        origins.fold(Ledger::default(), |sum, origin| sum.plus(origin.ledger()))
     }
 }
 

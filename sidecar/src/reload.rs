@@ -15,7 +15,7 @@
 use std::{collections::HashMap, fmt, sync::Arc, thread, time::Duration};
 
 use sidestream_event::Outcome;
-use sidestream_graph::{Input, Run};
+use sidestream_graph::{Input, Route, Run};
 use sidestream_host::Moment;
 use sidestream_plan::{Plan, Stage};
 use sidestream_scheduler::Task;
@@ -48,6 +48,8 @@ pub struct Reloaded {
 /// The new plan was not taken; the old one is running.
 #[derive(Debug)]
 pub enum ReloadError {
+    /// The pipeline is draining, or has ended.
+    Draining,
     /// A stage of the new plan cannot be made.
     Assemble(AssembleError),
     /// A sink does not take the events that stages would have to give up first.
@@ -61,6 +63,9 @@ impl Pipeline {
     /// Puts `plan` in place of the running one. Blocks: for a millisecond, or as long as a sink is slow, at most 10 s.
     pub fn reload(&self, plan: Plan, registry: &mut Registry) -> Result<Reloaded, ReloadError> {
         let mut running = self.running();
+        if running.draining {
+            return Err(ReloadError::Draining);
+        }
         let retired = running.runs_ended();
         let reloaded = self.replace(&mut running, plan, registry);
         drop(running);
@@ -78,7 +83,7 @@ impl Pipeline {
         let begun = self.world.clock.now();
         let old = running.plan.clone();
         let mut runs = retire(&mut running.assembly);
-        let change = Change::between(&old, &plan, &runs);
+        let change = Change::between(&old, &plan, &runs, &running.assembly);
 
         let prepared = match prepare(&plan, &self.world, registry, |stage| change.keeps(&stage.name)) {
             Ok(prepared) => prepared,
@@ -95,7 +100,7 @@ impl Pipeline {
         self.end_sources(running, &mut runs, &change, until, &old);
         self.flush_leaving(&mut runs, &change, until, &old);
         let mut parts = dismantle(&old, runs, &mut running.assembly);
-        self.end_sinks(&old, &change, &mut parts, until);
+        self.end_sinks(&old, &plan, &change, &mut parts, until);
 
         running.assembly = assemble(&plan, prepared, parts, &self.pool, &self.world)
             .map_err(|error| ReloadError::Assemble(AssembleError::Machine(error)))?;
@@ -129,14 +134,14 @@ impl Pipeline {
             if !stuck.iter().any(|stuck| *stuck) {
                 return Ok(());
             }
-            if self.world.clock.now() >= until {
-                // Whatever stays in a ring that stays is no obstacle; only what would lose its ring is.
-                for (run, _) in runs.iter_mut().zip(stuck).filter(|(_, stuck)| *stuck) {
-                    if !change.can_leave(run, plan) {
-                        return Err(stage_in_front(run, plan));
-                    }
-                }
-                return Ok(());
+            // Whatever stays in a ring that stays is no obstacle; only what would lose its ring is.
+            let obstacle = runs.iter_mut().zip(stuck).find_map(|(run, stuck)| {
+                (stuck && !change.can_leave(run, plan)).then(|| stage_in_front(run, plan))
+            });
+            match obstacle {
+                None => return Ok(()),
+                Some(stage) if self.world.clock.now() >= until => return Err(stage),
+                Some(_) => {}
             }
             thread::sleep(LOOK_AGAIN);
         }
@@ -160,7 +165,13 @@ impl Pipeline {
         if leaving.is_empty() {
             return;
         }
+        running.past.extend(leaving.iter().map(|source| source.origin.clone()));
         leaving.iter().for_each(|source| source.stop());
+        for run in
+            runs.iter_mut().filter(|run| run.source.as_ref().is_some_and(|own| !change.keeps(&own.name)))
+        {
+            run.inlet.drop_feed();
+        }
         let stopped = self.world.clock.now() + SOURCE_STOPS_WITHIN;
         while !leaving.iter().all(|source| source.has_ended()) && self.world.clock.now() < stopped {
             // A source that waits for room must get it to see that it is stopped.
@@ -184,12 +195,18 @@ impl Pipeline {
     }
 
     /// Ends the sinks that leave. One that is replaced leaves what it had to the one that comes.
-    fn end_sinks(&self, old: &Plan, change: &Change, parts: &mut Parts, until: Moment) {
+    fn end_sinks(&self, old: &Plan, new: &Plan, change: &Change, parts: &mut Parts, until: Moment) {
         let leaving: Vec<_> = parts.sinks.extract_if(|name, _| !change.keeps(name)).collect();
         for (name, sink) in leaving {
             if change.replaced.contains(&name) {
-                let remains = sink.stop(until.since(self.world.clock.now()).max(LAST_TRY), &self.world.clock);
-                parts.remains.insert(name, remains.unwrap_or_default());
+                match sink.stop(until.since(self.world.clock.now()).max(LAST_TRY), &self.world.clock) {
+                    Some(remains) => take_over(old, new, &name, remains, parts),
+                    // It hangs, with its rings: new ones are laid, and what it had counts as dropped when it lets go.
+                    None => {
+                        tracing::warn!(stage = name, "the sink does not stop; what it had is lost with it");
+                        parts.routes.retain(|(_, to), _| *to != name);
+                    }
+                }
                 continue;
             }
             parts.routes.retain(|(_, to), _| *to != name);
@@ -208,6 +225,20 @@ impl Pipeline {
                 .keys()
                 .all(|name| old.stage(name).is_some_and(|(index, _)| is_driven_sink(old, index)))
         );
+    }
+}
+
+/// Gives what a sink had to whoever takes its name: a driver takes it whole, a stage of a run by its rings.
+fn take_over(old: &Plan, new: &Plan, name: &str, remains: Remains, parts: &mut Parts) {
+    if new.stage(name).is_some_and(|(index, _)| is_driven_sink(new, index)) {
+        parts.remains.insert(name.to_owned(), remains);
+        return;
+    }
+    parts.held.entry(name.to_owned()).or_default().extend(remains.in_hand);
+    for input in remains.inputs.into_iter().filter(|input| !input.is_letters) {
+        // A driver that outlived plans may know a stage by an index of long ago; such a ring ends here, counted.
+        let Some(from) = old.stages.get(input.from) else { continue };
+        parts.inputs.insert((from.name.clone(), name.to_owned()), input);
     }
 }
 
@@ -255,9 +286,8 @@ fn dismantle(plan: &Plan, runs: Vec<Run>, assembly: &mut Assembly) -> Parts {
             }
             (None, _) => {
                 let first = run.operators.first().map(|operator| operator.stage);
-                for input in inputs {
+                for input in inputs.into_iter().filter(|input| !input.is_letters) {
                     let to = first.map(name).unwrap_or_default();
-                    // A dead-letter ring is laid anew; this one is read to its end by the stage behind it.
                     parts.inputs.insert((name(input.from), to), input);
                 }
             }
@@ -284,8 +314,14 @@ struct Change {
 }
 
 impl Change {
-    fn between(old: &Plan, new: &Plan, runs: &[Run]) -> Change {
+    fn between(old: &Plan, new: &Plan, runs: &[Run], assembly: &Assembly) -> Change {
         let at_work = |stage: &Stage| match &stage.kind {
+            // A sink that has ended takes nothing more: it is made anew.
+            sidestream_plan::Kind::Sink(_)
+                if assembly.sinks.get(&stage.name).is_some_and(|sink| sink.ended().is_set()) =>
+            {
+                false
+            }
             sidestream_plan::Kind::Process(_)
             | sidestream_plan::Kind::Sink(sidestream_plan::Sink::Blackhole(_)) => {
                 runs.iter().flat_map(|run| &run.operators).any(|operator| *operator.name == *stage.name)
@@ -329,10 +365,14 @@ impl Change {
             .routes()
             .iter()
             .all(|route| route.is_flushed() || last.is_some_and(|from| stays(from, route.to)));
-        let ways_in =
-            run.inlet.is_empty() || first.is_some_and(|to| run.inlet.froms().all(|from| stays(from, to)));
-        let operators = run.held_places().all(|place| self.keeps(&run.operators[place].name));
-        ways_out && ways_in && operators
+        let from_kept_source = run.source.as_ref().is_some_and(|source| self.keeps(&source.name));
+        let rings_stay = first.is_some_and(|to| run.inlet.froms().all(|from| stays(from, to)));
+        let ways_in = run.inlet.is_empty() || from_kept_source || rings_stay;
+        // What a stage holds goes to the stage of its name, made anew or not.
+        let is_removed = |place: usize| self.removed.iter().any(|name| **name == *run.operators[place].name);
+        let operators = !run.held_places().any(is_removed);
+        let letters = run.dead_letter_routes.iter().all(Route::is_flushed);
+        ways_out && ways_in && operators && letters
     }
 
     fn told(self, paused: Duration) -> Reloaded {
@@ -380,6 +420,9 @@ impl fmt::Display for ReloadError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ReloadError::Assemble(error) => write!(out, "{error}; the old plan is running"),
+            ReloadError::Draining => {
+                out.write_str("the pipeline is draining: start it anew with the new plan")
+            }
             ReloadError::Stuck { stage } => write!(
                 out,
                 "stage `{stage}` does not take the events on their way to it; the old plan is running: try again when it does"

@@ -12,7 +12,7 @@ use std::{
 
 use sidestream_connector::{AsyncSink, BlockingSink, Sink, Undelivered};
 use sidestream_event::{Batch, Outcome, Pool};
-use sidestream_graph::{Fed, Inlet, Input, Route, StageStats, addressed};
+use sidestream_graph::{Fed, Inlet, Input, Route, StageStats, WakeOnDrop, addressed};
 use sidestream_host::Clock;
 use sidestream_plan::Retry;
 use tokio::sync::Notify;
@@ -83,14 +83,14 @@ impl RunningSink {
         match sink {
             Sink::Blocking(sink) => {
                 thread::Builder::new().name(format!("sink-{}", driver.orders.name)).spawn(move || {
+                    let _ended = WakeOnDrop(latch.waker());
                     driver.run_blocking(sink);
-                    latch.set();
                 })?;
             }
             Sink::Async(sink) => {
                 world.sockets.spawn(async move {
+                    let _ended = WakeOnDrop(latch.waker());
                     driver.run_async(sink).await;
-                    latch.set();
                 });
             }
             Sink::Inline(_) => unreachable!("an inline sink is an operator of its run"),
@@ -100,7 +100,10 @@ impl RunningSink {
 
     /// Adds a ring to take from.
     pub(crate) fn attach(&self, input: Input) {
-        self.desk.lock().attached.push(input);
+        let mut state = self.desk.lock();
+        state.attached.push(input);
+        state.finishing = false;
+        drop(state);
         self.desk.bell.ring();
     }
 
@@ -202,8 +205,11 @@ impl Driver {
                 Step::Deliver(batch) => {
                     let result = tokio::select! {
                         result = sink.deliver(&batch) => result,
-                        // Broken off: whoever takes over tries again, and the peer may see the batch twice.
-                        () = desk.stopping() => Err(Undelivered::retry("broken off")),
+                        () = desk.stopping() => {
+                            // Broken off: whoever takes over tries again, and the peer may see the batch twice.
+                            self.in_hand = Some(batch);
+                            break;
+                        }
                     };
                     match self.settle(batch, result) {
                         After::Next => {}
@@ -219,10 +225,15 @@ impl Driver {
                 Step::Rest(wait) => desk.rest(wait).await,
                 Step::End => break,
             }
-            if sink.tend_after().is_some_and(|due| due.is_zero())
-                && let Err(error) = sink.tend().await
-            {
-                tracing::warn!(stage = self.orders.name, "not sent again: {error}");
+            if sink.tend_after().is_some_and(|due| due.is_zero()) {
+                tokio::select! {
+                    tended = sink.tend() => {
+                        if let Err(error) = tended {
+                            tracing::warn!(stage = self.orders.name, "not sent again: {error}");
+                        }
+                    }
+                    () = desk.stopping() => {}
+                }
             }
         }
         self.leave();

@@ -61,22 +61,27 @@ fn a_steady_flow_allocates_nothing_and_copies_no_payload() {
         let addresses = Addresses::default();
         registry.processor("addresses", Box::new(addresses.clone()));
         let pipeline = start(&sidecar, typed(&runs), &mut registry);
-        thread::sleep(Duration::from_millis(700));
 
-        let accepted = pipeline.ledger().accepted;
-        let before = ALLOCATOR.stats();
-        thread::sleep(Duration::from_millis(300));
-        let after = ALLOCATOR.stats();
-        let events = pipeline.ledger().accepted - accepted;
-        let allocations = after.allocations - before.allocations + after.reallocations - before.reallocations;
-
-        println!(
-            "{shape}: {events} events, {allocations} allocations, {} payloads",
-            addresses.0.lock().unwrap().len()
-        );
-        assert!(events > 10_000, "{shape}: only {events} events");
-        assert_eq!(allocations, 0, "{shape}: over {events} events");
+        // Warm is when the rings have been as full as they get; how soon depends on who else wants the cores. A flow that
+        // allocated for events would never show one quiet look, let alone three in a row.
+        let mut quiet = 0;
+        let mut looks = 0..100;
+        while quiet < 3 && looks.next().is_some() {
+            let (events, allocations) = look(&pipeline);
+            println!("{shape}: {events} events, {allocations} allocations");
+            quiet = if allocations == 0 && events > 1_000 { quiet + 1 } else { 0 };
+        }
+        assert_eq!(quiet, 3, "{shape}: it goes on allocating");
         assert_eq!(addresses.0.lock().unwrap().len(), 1, "{shape}: the one payload all events share");
         pipeline.drain(Duration::from_secs(5));
     }
+}
+
+/// Events taken in, and allocations made, in a tenth of a second.
+fn look(pipeline: &sidestream_sidecar::Pipeline) -> (u64, usize) {
+    let (accepted, before) = (pipeline.ledger().accepted, ALLOCATOR.stats());
+    thread::sleep(Duration::from_millis(100));
+    let after = ALLOCATOR.stats();
+    let allocations = after.allocations - before.allocations + after.reallocations - before.reallocations;
+    (pipeline.ledger().accepted - accepted, allocations)
 }

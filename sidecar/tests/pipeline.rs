@@ -106,6 +106,61 @@ fn without_a_dead_letter_stage_an_error_is_dropped_and_counted() {
 }
 
 #[test]
+fn the_events_of_two_sources_settle_each_in_the_books_of_its_own() {
+    let sidecar = sidecar();
+    let plan = plan(
+        &[
+            ("one", &[], generator(json!({"count": 20_000, "rate": 100_000}))),
+            ("two", &[], generator(json!({"count": 30_000, "rate": 90_000}))),
+            ("both", &[0, 1], filter("true")),
+            ("end", &[2], json!({"sink": {"blackhole": {}}})),
+        ],
+        &[&[0], &[1], &[2, 3]],
+    );
+    let pipeline = start(&sidecar, plan, &mut Default::default());
+    ended(&sidecar, &pipeline);
+    let books: Vec<_> = pipeline.stages().iter().filter_map(|stage| stage.ledger).collect();
+    assert_eq!(books.iter().map(|ledger| ledger.completed).collect::<Vec<_>>(), [20_000, 30_000]);
+    assert!(
+        books.iter().all(|ledger| ledger.in_flight == 0 && ledger.committed == ledger.accepted),
+        "{books:?}"
+    );
+}
+
+#[test]
+fn a_batch_that_ends_a_window_downstream_of_a_blocked_sink_burns_nothing() {
+    let sidecar = sidecar();
+    let mut registry = sidestream_sidecar::Registry::default();
+    let door = registry.door("push");
+    let nowhere = json!({"sink": {"webhook": {"url": "http://127.0.0.1:9/"}}, "input": {"capacity": 1}});
+    let plan = plan(
+        &[
+            ("push", &[], json!({"source": {"push": {}}})),
+            ("window", &[0], json!({"process": {"window": {"tumbling": "20ms", "emit": {"count": "true"}}}})),
+            ("send", &[1], nowhere),
+        ],
+        &[&[0, 1], &[2]],
+    );
+    let pipeline = start(&sidecar, plan, &mut registry);
+    for n in 0..60 {
+        let _ = door.try_push(sidestream_event::Event::new(n));
+        std::thread::sleep(Duration::from_millis(25));
+    }
+    let before = processor_ticks();
+    std::thread::sleep(Duration::from_secs(1));
+    let used = processor_ticks() - before;
+    assert!(used < 30, "{used} ticks of 100 in a second in which nothing could be done");
+    drop(pipeline);
+}
+
+/// Ticks (100 a second) of processor time this process has used.
+fn processor_ticks() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    [11, 12].iter().filter_map(|index| fields.get(*index)?.parse::<u64>().ok()).sum()
+}
+
+#[test]
 fn a_drain_stops_an_endless_source_and_delivers_what_it_gave() {
     let sidecar = sidecar();
     let plan = plan(

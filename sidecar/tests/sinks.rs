@@ -132,6 +132,44 @@ fn a_reload_that_mends_an_address_sends_there_what_was_waiting() {
 }
 
 #[test]
+fn an_address_is_mended_also_where_the_source_itself_is_held_up() {
+    let sidecar = sidecar();
+    let (broken, good) = (Peer::failing(usize::MAX), Peer::failing(0));
+    let mut registry = sidestream_sidecar::Registry::default();
+    let door = registry.door("push");
+    let to = |url: &str| {
+        let send = with(
+            json!({"sink": {"webhook": {"url": url}}}),
+            "onError",
+            json!({"retry": {"initial": "20ms"}}),
+        );
+        plan(&[("push", &[], json!({"source": {"push": {}}})), ("send", &[0], send)], &[&[0], &[1]])
+    };
+    let pipeline = start(&sidecar, to(&broken.url), &mut registry);
+    let mut pushed = 0;
+    loop {
+        let body: sidestream_event::Value = [("sequence", pushed)].into_iter().collect();
+        match door.try_push(sidestream_event::Event::new(body)) {
+            Ok(_) => pushed += 1,
+            Err(sidestream_sidecar::PushError::Full(_)) if pushed > 3000 => break,
+            Err(sidestream_sidecar::PushError::Full(_)) => thread::sleep(Duration::from_millis(5)),
+            Err(error) => panic!("{error}"),
+        }
+        if pushed >= 20_000 {
+            break;
+        }
+        // The rings are full of single events: nothing moves until the peer does.
+        if pipeline.rings().iter().all(|ring| ring.gauge.depth() >= 1000) {
+            break;
+        }
+    }
+    pipeline.reload(to(&good.url), &mut registry).expect("the sink can be replaced while it is held up");
+    let drained = pipeline.drain(Duration::from_secs(20));
+    assert!(drained.is_complete(), "{drained:?}");
+    assert_eq!(good.taken(), (0..pushed).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_full_queue_that_may_drop_drops_what_its_rule_says_and_never_slows_the_other_branch() {
     for (overflow, kept) in [("DropNewest", 0), ("DropOldest", 49_999)] {
         let sidecar = sidecar();

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use sidestream_event::{Batch, Mark, Settle, Settled, Span, Text, Timestamp};
+use sidestream_event::{Batch, Settle, Settled, Span, Text, Timestamp};
 use sidestream_host::Clock;
 use tokio::sync::oneshot;
 
@@ -57,12 +57,15 @@ pub struct Origin {
     source: Text,
     clock: Clock,
     books: Arc<Books>,
+    /// The same books, as batches see them.
+    settle: Arc<dyn Settle>,
 }
 
 impl Origin {
     /// The origin of source stage `source`, whose events are numbered from 0.
     pub fn new(source: impl Into<Text>, clock: Clock) -> Self {
-        Self { source: source.into(), clock, books: Arc::default() }
+        let books: Arc<Books> = Arc::default();
+        Self { source: source.into(), clock, settle: books.clone(), books }
     }
 
     /// Takes a batch in: numbers its events, names their source, gives those without one the present time, and marks
@@ -86,7 +89,7 @@ impl Origin {
             }
         }
         batch.set_born_nanos(self.clock.now().as_nanos());
-        batch.renew_mark(span, |span| Mark::new(span, self.books.clone()));
+        batch.renew_mark(span, &self.settle);
         span
     }
 
@@ -206,7 +209,7 @@ fn merge_neighbours(released: &mut BTreeMap<u64, u64>, first: u64, mut end: u64)
 
 #[cfg(test)]
 mod tests {
-    use sidestream_event::{Event, Outcome};
+    use sidestream_event::{Event, Mark, Outcome};
 
     use super::*;
 
@@ -227,11 +230,11 @@ mod tests {
         origin.accept(&mut second);
         assert_eq!(origin.ledger(), Ledger { accepted: 5, in_flight: 5, ..Ledger::default() });
         second.mark().end(4, Outcome::DeadLettered);
-        drop(second);
+        second.finish();
         let ledger = origin.ledger();
         assert_eq!((ledger.completed, ledger.dead_lettered, ledger.in_flight), (1, 1, 3));
         assert!(ledger.is_balanced());
-        drop(first);
+        first.finish();
         assert_eq!(origin.ledger().in_flight, 0);
         assert_eq!(origin.committed(), 5);
     }
@@ -245,7 +248,7 @@ mod tests {
         }
         let hold = batches[10].mark().hold();
         batches.reverse();
-        batches.clear();
+        batches.iter_mut().for_each(Batch::finish);
         assert_eq!(origin.committed(), 20);
         assert_eq!(origin.books.lock().released.len(), 1, "neighbours are merged");
         assert_eq!(origin.ledger().in_flight, 0);
@@ -275,7 +278,7 @@ mod tests {
         origin.accept_with(&mut one, Some(answer));
         assert!(heard.try_recv().is_err());
         one.mark().end(0, Outcome::Dropped);
-        drop(one);
+        one.finish();
         assert_eq!(heard.try_recv().unwrap().dropped, 1);
     }
 }

@@ -1,6 +1,8 @@
 //! Events that travel together.
 
-use crate::{Event, Mark, Span};
+use std::sync::Arc;
+
+use crate::{Event, Mark, Outcome, Settle, Span};
 
 /// Events of one mark, in order; the unit that stages work on and rings carry.
 ///
@@ -23,12 +25,12 @@ pub struct Batch {
 impl Batch {
     /// An empty batch of `mark`.
     pub fn new(mark: Mark) -> Self {
-        Self { mark, ..Self::default() }
+        Self { events: Vec::new(), live: 0, mark, born_nanos: 0 }
     }
 
     /// An empty batch with room for `capacity` events and no mark.
     pub fn with_capacity(capacity: usize) -> Self {
-        Self { events: Vec::with_capacity(capacity), ..Self::default() }
+        Self { events: Vec::with_capacity(capacity), live: 0, mark: Mark::none(), born_nanos: 0 }
     }
 
     /// A batch of these events.
@@ -71,10 +73,10 @@ impl Batch {
         self.mark = mark;
     }
 
-    /// Makes the batch the source's for `span`, keeping the mark's storage where it can; `fresh` makes a mark where not.
-    pub fn renew_mark(&mut self, span: Span, fresh: impl FnOnce(Span) -> Mark) {
-        if !self.mark.renew(span) {
-            self.mark = fresh(span);
+    /// Makes the batch the source's for `span`, keeping the mark's storage where it can.
+    pub fn renew_mark(&mut self, span: Span, settle: &Arc<dyn Settle>) {
+        if !self.mark.renew(span, settle) {
+            self.mark = Mark::new(span, settle.clone());
         }
     }
 
@@ -160,6 +162,21 @@ impl Batch {
     }
 }
 
+/// A batch that is dropped with live events in it was not delivered: whoever ends one well says so, with
+/// [`Batch::finish`], [`Batch::clear`] or [`Batch::drain`]. Its events count as dropped, and its source keeps its position
+/// before them.
+impl Drop for Batch {
+    fn drop(&mut self) {
+        if self.live == 0 || !self.mark.is_some() {
+            return;
+        }
+        for event in self.events() {
+            self.mark.end(event.meta.sequence, Outcome::Dropped);
+        }
+        self.mark.never_release();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,6 +203,28 @@ mod tests {
         let event = batch.next();
         assert_eq!(event.body, Value::Map(crate::Map::new()));
         assert_eq!(event.meta, crate::Meta::default());
+    }
+
+    #[test]
+    fn a_batch_dropped_with_events_in_it_counts_them_as_dropped_and_is_never_released() {
+        #[derive(Default)]
+        struct Heard(std::sync::Mutex<(u32, u32)>);
+        impl Settle for Heard {
+            fn settled(&self, settled: crate::Settled) {
+                self.0.lock().unwrap().0 += settled.dropped;
+            }
+            fn released(&self, _: Span) {
+                self.0.lock().unwrap().1 += 1;
+            }
+        }
+        let heard = Arc::new(Heard::default());
+        let marked = |first| Mark::new(Span { first, count: 1 }, heard.clone());
+        let mut event = Event::new(1);
+        drop(Batch::of(vec![event.clone()], marked(0)));
+        assert_eq!(*heard.0.lock().unwrap(), (1, 0));
+        event.meta.sequence = 1;
+        Batch::of(vec![event], marked(1)).finish();
+        assert_eq!(*heard.0.lock().unwrap(), (1, 1));
     }
 
     #[test]

@@ -127,12 +127,18 @@ impl Mark {
     }
 
     /// Lets go now, and readies the storage for the source's next span where this was the last share: what keeps a
-    /// batch that returns to its source free of allocation. False where somebody else still holds it.
-    pub fn renew(&mut self, span: Span) -> bool {
+    /// batch that returns to its source free of allocation. False where somebody else still holds it, or where it was
+    /// another source's.
+    pub fn renew(&mut self, span: Span, settle: &Arc<dyn Settle>) -> bool {
         let Some(promise) = self.0.as_mut().and_then(Arc::get_mut) else {
             return false;
         };
-        promise.renew(span)
+        promise.renew(span, settle)
+    }
+
+    /// Says that the position must never move past this batch: what it held is gone, and only a replay brings it back.
+    pub fn never_release(&self) {
+        std::mem::forget(self.hold());
     }
 
     /// Settles now where this is the last share, keeping the storage for [`Mark::renew`]; else lets go.
@@ -221,7 +227,9 @@ impl Promise {
         let ended = std::mem::take(self.ended.get_mut().unwrap_or_else(PoisonError::into_inner));
         match std::mem::replace(&mut self.parts, Parts::Emitted) {
             Parts::Source { span, settle } => {
-                let count = |outcome| ended.iter().filter(|(_, own)| *own == outcome).count() as u32;
+                let within = span.first..span.first + u64::from(span.count);
+                let of_span = ended.iter().filter(|(sequence, _)| within.contains(sequence));
+                let count = |outcome| of_span.clone().filter(|(_, own)| *own == outcome).count() as u32;
                 settle.settled(Settled {
                     span,
                     expired: count(Outcome::Expired),
@@ -255,11 +263,15 @@ impl Promise {
         }
     }
 
-    fn renew(&mut self, span: Span) -> bool {
+    fn renew(&mut self, span: Span, source: &Arc<dyn Settle>) -> bool {
         self.finish();
         let Parts::Finished { settle } = &self.parts else {
             return false;
         };
+        // A spare batch may come from another source of the pipeline, or from one that a reload replaced.
+        if !std::ptr::addr_eq(Arc::as_ptr(settle), Arc::as_ptr(source)) {
+            return false;
+        }
         let settle = settle.clone();
         match self.replays.as_mut_slice() {
             [replay] => match Arc::get_mut(replay) {
@@ -410,18 +422,39 @@ mod tests {
     #[test]
     fn a_renewed_mark_settles_each_span_once_and_a_shared_one_is_not_renewed() {
         let (mut mark, heard) = mark(0, 2);
-        assert!(mark.renew(Span { first: 2, count: 5 }));
+        let settle: Arc<dyn Settle> = heard.clone();
+        assert!(mark.renew(Span { first: 2, count: 5 }, &settle));
         assert_eq!(heard.settled().len(), 1);
         mark.settle();
         assert_eq!(heard.settled().len(), 2);
-        assert!(mark.renew(Span { first: 7, count: 1 }));
+        assert!(mark.renew(Span { first: 7, count: 1 }, &settle));
         assert_eq!(heard.settled().len(), 2, "a settled span is not settled again");
         let share = mark.clone();
-        assert!(!mark.renew(Span { first: 8, count: 1 }));
+        assert!(!mark.renew(Span { first: 8, count: 1 }, &settle));
         drop(mark);
         drop(share);
         let spans: Vec<_> = heard.settled().iter().map(|settled| settled.span.first).collect();
         assert_eq!(spans, [0, 2, 7]);
         assert_eq!(heard.released().len(), 3);
+    }
+
+    #[test]
+    fn a_mark_of_one_source_is_not_renewed_for_another() {
+        let (mut mark, first) = mark(0, 2);
+        mark.settle();
+        let second = Arc::new(Heard::default());
+        let settle: Arc<dyn Settle> = second.clone();
+        assert!(!mark.renew(Span { first: 0, count: 1 }, &settle));
+        drop(mark);
+        assert_eq!((first.settled().len(), second.settled().len()), (1, 0));
+    }
+
+    #[test]
+    fn an_end_said_of_an_event_that_is_not_of_the_span_does_not_count() {
+        let (mark, heard) = mark(10, 2);
+        mark.end(3, Outcome::Dropped);
+        mark.end(10, Outcome::Dropped);
+        drop(mark);
+        assert_eq!((heard.settled()[0].completed(), heard.settled()[0].dropped), (1, 1));
     }
 }

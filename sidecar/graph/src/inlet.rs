@@ -42,6 +42,8 @@ pub struct Input {
     pub from: usize,
     /// The ring.
     pub receiver: Receiver<Batch>,
+    /// Whether it carries the errors of that stage, and not its events.
+    pub is_letters: bool,
     /// Set when nothing more will come, although the other end still stands: its thread hangs in a read.
     pub abandoned: Arc<AtomicBool>,
 }
@@ -49,7 +51,12 @@ pub struct Input {
 impl Input {
     /// The ring from stage `from`.
     pub fn new(from: usize, receiver: Receiver<Batch>) -> Self {
-        Input { from, receiver, abandoned: Arc::default() }
+        Input { from, receiver, is_letters: false, abandoned: Arc::default() }
+    }
+
+    /// The ring that carries the errors of stage `from`.
+    pub fn letters(from: usize, receiver: Receiver<Batch>) -> Self {
+        Input { is_letters: true, ..Input::new(from, receiver) }
     }
 
     /// Whether nothing is left and nothing will come. Closed is asked first: what was sent before the end is seen.
@@ -78,6 +85,11 @@ impl Inlet {
     /// The mark by which the first ring can be abandoned; none where the inlet has no ring.
     pub fn abandoned(&self) -> Option<Arc<AtomicBool>> {
         self.inputs.first().map(|input| input.abandoned.clone())
+    }
+
+    /// Lets go of a source that is part of the run.
+    pub fn drop_feed(&mut self) {
+        self.feed = None;
     }
 
     /// The stages the rings come from.
@@ -111,6 +123,12 @@ impl Inlet {
 
     /// The next batch of the rings alone.
     pub fn next_queued(&mut self) -> Fed {
+        // A ring whose sender has gone is older than any that was laid since: it is read to its end first.
+        for input in self.inputs.iter_mut().filter(|input| input.receiver.is_closed()) {
+            if let Some(batch) = input.receiver.try_recv() {
+                return Fed::Batch(batch);
+            }
+        }
         for _ in 0..self.inputs.len() {
             self.next = (self.next + 1) % self.inputs.len().max(1);
             if let Some(batch) = self.inputs[self.next].receiver.try_recv() {

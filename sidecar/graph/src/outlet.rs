@@ -207,25 +207,29 @@ impl Outlet {
     fn distribute(&mut self, mut batch: Batch, pool: &Pool, lost: &mut Vec<Lost>) {
         self.choices.clear();
         for event in batch.events() {
-            let mut choice = 0u64;
+            let (mut choice, mut asked_for) = (0u64, false);
             for (index, route) in self.routes.iter().enumerate().filter(|(_, route)| !route.otherwise) {
                 match route.when.as_ref().map(|when| when.test(event)) {
-                    None | Some(Ok(true)) => choice |= 1 << index,
+                    None => choice |= 1 << index,
+                    Some(Ok(true)) => {
+                        choice |= 1 << index;
+                        asked_for = true;
+                    }
                     Some(Ok(false)) => {}
-                    Some(Err(error)) => lost.push(Lost::Error {
-                        stage: route.to,
-                        event: event.clone(),
-                        reason: error.to_string(),
-                        mark: batch.mark().clone(),
-                    }),
+                    Some(Err(error)) => {
+                        // It ends as an error of that stage, and so is nothing for `otherwise`.
+                        asked_for = true;
+                        lost.push(Lost::Error {
+                            stage: route.to,
+                            event: event.clone(),
+                            reason: error.to_string(),
+                            mark: batch.mark().clone(),
+                        });
+                    }
                 }
             }
-            let by_when = self
-                .routes
-                .iter()
-                .enumerate()
-                .any(|(index, route)| route.when.is_some() && choice >> index & 1 == 1);
-            for (index, _) in self.routes.iter().enumerate().filter(|(_, route)| route.otherwise && !by_when)
+            for (index, _) in
+                self.routes.iter().enumerate().filter(|(_, route)| route.otherwise && !asked_for)
             {
                 choice |= 1 << index;
             }

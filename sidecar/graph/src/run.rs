@@ -56,6 +56,18 @@ pub struct Stage {
     pub stats: Arc<StageStats>,
 }
 
+/// Wakes when it is dropped: also when what holds it panics.
+pub struct WakeOnDrop(
+    /// Whom to wake.
+    pub Waker,
+);
+
+impl Drop for WakeOnDrop {
+    fn drop(&mut self) {
+        self.0.wake_by_ref();
+    }
+}
+
 /// Where the errors of a stage go.
 pub struct DeadLetter {
     /// Index of the stage whose errors these are.
@@ -81,7 +93,7 @@ pub struct Run {
     /// Names and statistics of the stages behind the outlet, by stage index: for events whose `when` fails.
     pub behind: Vec<Stage>,
     /// Whom to wake when the run has ended.
-    pub when_done: Option<Waker>,
+    pub when_done: Option<WakeOnDrop>,
     pool: Arc<Pool>,
     clock: Clock,
     held: VecDeque<(usize, Batch)>,
@@ -90,7 +102,8 @@ pub struct Run {
     lost: Vec<Lost>,
     turns: u32,
     timed: bool,
-    ended: bool,
+    /// How many operators have given up what they hold, once the input has ended.
+    flushed: Option<usize>,
 }
 
 /// One turn in so many is measured: a look at the clock costs as much as a light stage.
@@ -128,7 +141,7 @@ impl Run {
             lost: Vec::new(),
             turns: 0,
             timed: false,
-            ended: false,
+            flushed: None,
         }
     }
 
@@ -199,16 +212,28 @@ impl Run {
             return false;
         }
         if !self.held.is_empty() && self.held_until <= now {
-            for (index, batch) in std::mem::take(&mut self.held) {
+            // The rearmost first: what is held further on came before.
+            let mut held = Vec::from(std::mem::take(&mut self.held));
+            held.sort_by_key(|(index, _)| std::cmp::Reverse(*index));
+            for (index, batch) in held {
                 self.flow(index, batch);
             }
         }
         self.held.is_empty() && !self.outlet.is_blocked()
     }
 
+    /// The first operator whose emissions have somewhere to go: those before a held batch must wait for it, and all must
+    /// while the way out is blocked.
+    fn first_free(&self) -> usize {
+        if self.outlet.is_blocked() {
+            return self.operators.len();
+        }
+        self.held.iter().map(|(index, _)| index + 1).max().unwrap_or(0)
+    }
+
     /// Calls the operators whose time came at least `overdue` ago.
     fn tick(&mut self, now: Moment, overdue: Duration) {
-        for index in 0..self.operators.len() {
+        for index in self.first_free()..self.operators.len() {
             if self.operators[index].processor.due().is_some_and(|due| due + overdue <= now) {
                 self.call(index, None, |processor, _, output| {
                     processor.tick(output);
@@ -333,7 +358,9 @@ impl Run {
         let flow = result.unwrap_or_else(|panic| {
             let reason = format!("the processor panicked: {}", panic_text(panic.as_ref()));
             if let Some(batch) = batch.as_deref_mut() {
-                self.output.failed.extend(batch.drain().map(|event| (event, reason.clone())));
+                // An event the processor had taken out before it panicked has left an empty one behind.
+                let left = batch.drain().filter(|event| *event != Event::default());
+                self.output.failed.extend(left.map(|event| (event, reason.clone())));
             } else {
                 self.operators[index].stats.errors.add(1);
             }
@@ -428,22 +455,27 @@ impl Run {
         self.dead_letter_routes[route].send(letters, &self.pool);
     }
 
-    /// When the run wants to be called again, with nothing to do now.
+    /// When the run wants to be called again, with nothing to do now. `until` is when its source has more.
     fn rest(&mut self, until: Option<Moment>) -> Next {
         let held = (!self.held.is_empty()).then_some(self.held_until);
-        let due = self.operators.iter().filter_map(|operator| operator.processor.due());
+        let due = self.operators[self.first_free()..].iter().filter_map(|operator| operator.processor.due());
         match due.chain(held).chain(until).min() {
             Some(moment) => Next::Until(moment),
             None => Next::Wait,
         }
     }
 
-    /// The input has ended: every operator gives up what it holds, in order.
-    fn end(&mut self) {
-        for index in 0..self.operators.len() {
+    /// The input has ended: every operator gives up what it holds, in order, each after all that is held before it or
+    /// at it has come through. True when everything is on its way.
+    fn end(&mut self, now: Moment) -> bool {
+        while self.is_free(now) {
+            let Some(index) = self.flushed.filter(|index| *index < self.operators.len()) else {
+                return self.is_flushed();
+            };
             self.flush_operator(index);
+            self.flushed = Some(index + 1);
         }
-        self.ended = true;
+        false
     }
 }
 
@@ -455,7 +487,7 @@ impl Work for Run {
         }
         let mut taken = 0;
         let mut until = None;
-        while taken < TURN_EVENTS && !self.ended {
+        while taken < TURN_EVENTS && self.flushed.is_none() {
             if !self.is_free(turn.now) {
                 return self.wait_for_room();
             }
@@ -475,16 +507,14 @@ impl Work for Run {
                     }
                     break;
                 }
-                Fed::End => self.end(),
+                Fed::End => self.flushed = Some(0),
             }
         }
-        if self.ended {
-            if !self.is_free(turn.now) || !self.is_flushed() {
+        if self.flushed.is_some() {
+            if !self.end(turn.now) {
                 return self.wait_for_room();
             }
-            if let Some(waker) = self.when_done.take() {
-                waker.wake();
-            }
+            self.when_done = None;
             return Next::Done;
         }
         if taken >= TURN_EVENTS {
@@ -503,6 +533,7 @@ impl Work for Run {
 impl Run {
     /// Blocked: by a ring that is full, or by an operator that holds a batch.
     fn wait_for_room(&mut self) -> Next {
+        self.tick(self.output.now(), Duration::ZERO);
         if self.wait_to_flush() {
             return Next::Again;
         }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use sidestream_event::{Batch, Event};
-use sidestream_ring::sync::{AtomicBool, Counter, Ordering};
+use sidestream_ring::sync::{AtomicBool, Counter, Ordering, Tally};
 
 /// The figures of one stage, all since it began.
 #[derive(Debug, Default)]
@@ -15,8 +15,8 @@ pub struct StageStats {
     pub events_in: Counter,
     /// Events that went out; for a sink, that were delivered.
     pub events_out: Counter,
-    /// Events it could not handle.
-    pub errors: Counter,
+    /// Events it could not handle. Counted also by the stage before it, which asks its `when`.
+    pub errors: Tally,
     /// Tries that were made again, for a sink.
     pub retries: Counter,
     /// Nanoseconds of work, measured on one batch in [`crate::TIMED_EVERY`] and multiplied.

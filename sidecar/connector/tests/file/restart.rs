@@ -37,7 +37,7 @@ fn a_crash_at_any_moment_repeats_lines_and_loses_none() {
             // What is held is not delivered, and neither is anything after it.
             match random.below(4) {
                 0 => held.push(batch),
-                _ => delivered.extend(batch.events().iter().map(line)),
+                _ => delivered.extend(lines_of(batch)),
             }
         }
         thread::sleep(Duration::from_millis(random.below(20)));
@@ -49,10 +49,17 @@ fn a_crash_at_any_moment_repeats_lines_and_loses_none() {
     }
     let mut reading = Reading::start(folder.stage(&["app.log"]));
     while let Some(batch) = next_batch(&mut reading) {
-        delivered.extend(batch.events().iter().map(line));
+        delivered.extend(lines_of(batch));
     }
     reading.stop();
     assert_eq!(delivered.len(), lines.len());
+}
+
+/// The lines of a batch, delivered.
+fn lines_of(mut batch: Batch) -> Vec<String> {
+    let lines = batch.events().iter().map(line).collect();
+    batch.finish();
+    lines
 }
 
 /// The next batch; none where nothing comes for half a second.

@@ -95,8 +95,9 @@ impl Reading {
     /// Takes and delivers what is there until `enough` of the lines so far.
     pub(crate) fn until(&mut self, enough: impl Fn(&[String]) -> bool) {
         for _ in 0..4_000 {
-            while let Some(batch) = self.batches.try_recv() {
+            while let Some(mut batch) = self.batches.try_recv() {
                 self.seen.extend(batch.events().iter().map(line));
+                batch.finish();
             }
             if enough(&self.seen) {
                 return;
@@ -119,8 +120,9 @@ impl Reading {
         // A source that has ended by itself hears it no more.
         let _ = self.stop.send(true);
         let mut source = self.thread.join().unwrap();
-        while let Some(batch) = self.batches.try_recv() {
+        while let Some(mut batch) = self.batches.try_recv() {
             self.seen.extend(batch.events().iter().map(line));
+            batch.finish();
         }
         source.drained(self.origin.committed());
         self.seen
@@ -129,8 +131,9 @@ impl Reading {
     /// Waits until the source has ended by itself; gives the lines that came.
     pub(crate) fn end(mut self) -> Vec<String> {
         while !self.thread.is_finished() {
-            while let Some(batch) = self.batches.try_recv() {
+            while let Some(mut batch) = self.batches.try_recv() {
                 self.seen.extend(batch.events().iter().map(line));
+                batch.finish();
             }
             thread::sleep(Duration::from_millis(1));
         }

@@ -48,6 +48,11 @@ fn post(address: SocketAddr, headers: &str, body: &'static str) -> tokio::task::
     })
 }
 
+/// Ends a batch as a sink does that has delivered it.
+fn deliver(mut batch: sidestream_event::Batch) {
+    batch.finish();
+}
+
 #[tokio::test]
 async fn the_answer_comes_when_the_events_have_ended_and_not_before() {
     let (mut running, address) = serve(|_| {}, 8192).await;
@@ -57,7 +62,7 @@ async fn the_answer_comes_when_the_events_have_ended_and_not_before() {
     assert_eq!(batch.events()[0].meta.source, "in");
     sleep(Duration::from_millis(100)).await;
     assert!(!answer.is_finished());
-    drop(batch);
+    deliver(batch);
     assert_eq!(answer.await.unwrap(), (202, String::new()));
     assert_eq!(running.origin.ledger().completed, 1);
 }
@@ -74,7 +79,7 @@ async fn dropped_events_are_answered_503_and_dead_lettered_ones_202() {
         let batch = running.next().await;
         assert_eq!(batch.len(), 3);
         batch.mark().end(batch.events()[1].meta.sequence, outcome);
-        drop(batch);
+        deliver(batch);
         assert_eq!(answer.await.unwrap(), expected);
     }
 }
@@ -89,7 +94,9 @@ async fn full_stages_are_answered_429_and_nothing_is_taken() {
     let (status, answer) = request(address, "POST /in HTTP/1.1", b"two").await;
     assert_eq!(status, 429, "{}", answer.body);
     assert_eq!(header(&answer.head, "retry-after"), Some("1"));
-    assert_eq!(running.next().await.events()[0].body, Value::from("one"));
+    let batch = running.next().await;
+    assert_eq!(batch.events()[0].body, Value::from("one"));
+    deliver(batch);
     assert_eq!(first.await.unwrap().0, 202);
     assert_eq!(running.origin.ledger().accepted, 1);
 }
@@ -137,9 +144,9 @@ async fn bodies_being_read_are_bounded_together() {
     let (status, text) = post(address, "", "x").await.unwrap();
     assert_eq!((status, text.as_str()), (429, "too many bodies are being read; try again\n"));
     first.write_all(b"1\r\na\r\n0\r\n\r\n").await.unwrap();
-    drop(running.next().await);
+    deliver(running.next().await);
     let answer = post(address, "", "x");
-    drop(running.next().await);
+    deliver(running.next().await);
     assert_eq!(answer.await.unwrap().0, 202);
 }
 
@@ -165,7 +172,7 @@ async fn only_the_right_token_opens_the_door() {
         assert_eq!(status, 401, "{headers}: {text}");
     }
     let answer = post(address, "authorization: Bearer s3cret", "x");
-    drop(running.next().await);
+    deliver(running.next().await);
     assert_eq!(answer.await.unwrap().0, 202);
 }
 
@@ -190,7 +197,7 @@ async fn a_client_that_goes_away_takes_nothing_back() {
     let batch = running.next().await;
     answer.abort();
     sleep(Duration::from_millis(50)).await;
-    drop(batch);
+    deliver(batch);
     assert_eq!(running.origin.ledger().completed, 1);
     // One that breaks off before its body is whole has brought nothing.
     let mut socket = TcpStream::connect(address).await.unwrap();
@@ -200,7 +207,9 @@ async fn a_client_that_goes_away_takes_nothing_back() {
     socket.write_all(b"\x16\x03\x01 no HTTP at all\r\n\r\n").await.unwrap();
     drop(socket);
     let answer = post(address, "", "next");
-    assert_eq!(running.next().await.events()[0].body, Value::from("next"));
+    let batch = running.next().await;
+    assert_eq!(batch.events()[0].body, Value::from("next"));
+    deliver(batch);
     assert_eq!(answer.await.unwrap().0, 202);
 }
 
@@ -210,7 +219,7 @@ async fn one_connection_carries_request_after_request() {
     let mut socket = TcpStream::connect(address).await.unwrap();
     for _ in 0..3 {
         socket.write_all(b"POST /in HTTP/1.1\r\nhost: here\r\ncontent-length: 1\r\n\r\nx").await.unwrap();
-        drop(running.next().await);
+        deliver(running.next().await);
         let mut answer = [0; 12];
         socket.read_exact(&mut answer).await.unwrap();
         assert_eq!(&answer, b"HTTP/1.1 202");
@@ -234,7 +243,7 @@ async fn asked_to_stop_it_answers_what_it_holds_and_takes_no_more() {
     let mut answer = [0; 12];
     idle.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"HTTP/1.1 503");
-    drop(batch);
+    deliver(batch);
     assert_eq!(held.await.unwrap().0, 202);
     assert_eq!(running.origin.ledger().accepted, 1);
     running.ended().await.unwrap();
@@ -248,7 +257,7 @@ async fn a_request_still_waiting_does_not_hold_up_the_stop_and_is_answered_later
     running.stop();
     running.ended().await.unwrap();
     assert!(!held.is_finished());
-    drop(batch);
+    deliver(batch);
     assert_eq!(held.await.unwrap().0, 202);
 }
 

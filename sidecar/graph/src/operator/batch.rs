@@ -91,7 +91,7 @@ const LINGER: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
-    use crate::operator::testing::{Stage, event};
+    use crate::operator::testing::{Stage, deliver, event};
 
     #[test]
     fn a_full_list_leaves_at_once_and_the_rest_when_the_first_has_waited() {
@@ -128,10 +128,10 @@ mod tests {
         stage.push([event("3"), event("4")]);
         let batches = stage.take_batches();
         assert_eq!(stage.settled(), 0);
-        drop(batches);
+        deliver(batches);
         assert_eq!(stage.settled(), 1, "the second batch still has an event in the open list");
         stage.flush();
-        drop(stage.take_batches());
+        deliver(stage.take_batches());
         assert_eq!(stage.settled(), 2);
     }
 

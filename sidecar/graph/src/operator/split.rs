@@ -65,7 +65,7 @@ pub(super) const BATCH_EVENTS_MAX: usize = 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operator::testing::{Stage, event};
+    use crate::operator::testing::{Stage, deliver, event};
 
     #[test]
     fn each_element_becomes_an_event_with_its_parents_envelope() {
@@ -97,9 +97,9 @@ mod tests {
         let batches = stage.take_batches();
         assert_eq!(batches.iter().map(Batch::len).collect::<Vec<_>>(), [1024, 1024, 952]);
         let mut batches = batches.into_iter();
-        drop((batches.next(), batches.next()));
+        deliver(batches.by_ref().take(2));
         assert_eq!(stage.settled(), 0);
-        drop(batches);
+        deliver(batches);
         assert_eq!(stage.settled(), 1);
     }
 }

@@ -38,6 +38,11 @@ pub(super) fn event_at(seconds: f64, body: &str) -> Event {
     event
 }
 
+/// Ends batches as a sink does that has delivered them.
+pub(super) fn deliver(batches: impl IntoIterator<Item = Batch>) {
+    batches.into_iter().for_each(|mut batch| batch.finish());
+}
+
 impl Stage {
     /// The operator of a `process` written as JSON. Its wall clock stands at 1,000,000 seconds.
     pub(super) fn of(config: &str) -> Self {

@@ -246,7 +246,7 @@ impl Bounds {
 mod tests {
     use proptest::prelude::*;
 
-    use crate::operator::testing::{Stage, event, event_at};
+    use crate::operator::testing::{Stage, deliver, event, event_at};
 
     fn numbers(values: &[f64]) -> Vec<sidestream_event::Event> {
         values.iter().map(|value| event(&value.to_string())).collect()
@@ -384,11 +384,11 @@ mod tests {
         stage.tick();
         let batches = stage.take_batches();
         assert_eq!(stage.released(), [1]);
-        drop(batches);
+        deliver(batches);
         assert_eq!(stage.released(), [0, 1]);
         stage.push([event("1")]);
         assert_eq!(stage.settled(), 2, "`resolved` answers for its cause");
-        drop(stage.take_batches());
+        deliver(stage.take_batches());
         assert_eq!(stage.settled(), 3);
         stage.push([event("6")]);
         stage.flush();

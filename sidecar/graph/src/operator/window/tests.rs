@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use sidestream_event::{Event, Timestamp, Value};
 
-use crate::operator::testing::{Stage, event, event_at};
+use crate::operator::testing::{Stage, deliver, event, event_at};
 
 const MINUTE: &str = r#"{"window": {"tumbling": "1m", "emit": {"count": "true", "max": "event.v"}}}"#;
 
@@ -269,10 +269,13 @@ fn a_hundred_thousand_windows_leave_in_parts_while_the_input_waits() {
         assert!(emitted <= 8192, "{emitted}");
         left += emitted;
         calls += 1;
+        deliver(batches);
         assert_eq!(stage.due(), Some(stage.now()));
         stage.resume();
     }
-    left += stage.take_batches().iter().map(|batch| batch.len()).sum::<usize>();
+    let batches = stage.take_batches();
+    left += batches.iter().map(|batch| batch.len()).sum::<usize>();
+    deliver(batches);
     assert_eq!((left, calls), (100_000, 13));
     assert_eq!(stage.released().len(), 100, "delivered");
     stage.flush();
@@ -302,15 +305,15 @@ fn the_source_is_held_behind_the_oldest_open_window_until_it_is_delivered() {
     stage.push([event_at(11.0, "0")]); // 2: pane 1, closes window ..10
     assert_eq!(stage.settled(), 3, "taken into the state");
     assert_eq!(stage.released(), [1]);
-    drop(stage.take_batches());
+    deliver(stage.take_batches());
     assert_eq!(stage.released(), [1], "pane 0 is in the window that ends at 20 too");
     stage.push([event_at(21.0, "0")]); // 3: pane 2, closes window ..20
     let batches = stage.take_batches();
     assert_eq!(stage.released(), [1]);
-    drop(batches);
+    deliver(batches);
     assert_eq!(stage.released(), [0, 1]);
     stage.flush();
-    drop(stage.take_batches());
+    deliver(stage.take_batches());
     assert_eq!(stage.released(), [0, 1, 2, 3]);
 }
 
