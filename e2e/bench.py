@@ -19,6 +19,18 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reference" / "benchmarks.md"
 OURS = "sidestream"
 
+# The goals that one figure decides: (bench, who, unit) -> the most it should be.
+GOALS = {
+    ("stage overhead, batch 64", "fused", "ns/event"): 5,
+    ("stage overhead, batch 1", "fused", "ns/event"): 30,
+    ("predicate/status", OURS, "ns"): 50,
+    ("three stages at 100k/s, p99.9", "fused", "us"): 100,
+    ("three stages at 100k/s, p99.9", "own rings", "us"): 100,
+    ("idle: resident memory", OURS, "MiB"): 12,
+    ("idle: processor", OURS, "% of a core"): 0.1,
+    ("idle: start to ready", OURS, "ms"): 100,
+}
+
 
 def main():
     names = sys.argv[1:]
@@ -89,9 +101,34 @@ def page(sections, machine):
         "",
         "A figure *beside ours* is a contender's figure divided by ours; both are in the table.",
     ]
+    text += ["", "## Goals", "", *goals([figure for _, figures in sections for figure in figures])]
     for command, figures in sections:
         text += ["", f"## `{' '.join(command)}`", "", table(figures)]
     return "\n".join(text) + "\n"
+
+
+def goals(figures):
+    """A row for each goal: met, or missed and by how much."""
+    rows = ["| what | who | goal | measured | |", "|---|---|---:|---:|---|"]
+
+    def row(what, who, goal, measured, unit, met):
+        by = f"missed by {abs(measured / goal - 1) * 100:.0f} %"
+        rows.append(f"| {what} | {who} | {number(goal)} {unit} | {number(measured)} {unit} | {'met' if met else by} |")
+
+    for figure in figures:
+        most = GOALS.get((figure["bench"], figure["who"], figure["unit"]))
+        if most is not None:
+            row(figure["bench"], figure["who"], most, figure["value"], figure["unit"], figure["value"] <= most)
+    line = next((f["value"] for f in figures if f["who"].endswith("= L") and f["unit"] == "ns"), None)
+    for quantile, factor in (("p50", 1.3), ("p99", 3)):
+        hop = next((f for f in figures if "hop" in f["bench"] and quantile in f["bench"] and f["who"] == OURS and f["unit"] == "ns"), None)
+        if line and hop:
+            row(f"{hop['bench']} (at most {factor} L)", OURS, factor * line, hop["value"], "ns", hop["value"] <= factor * line)
+    rates = {f["who"]: f["value"] for f in figures if f["bench"] == "events per CPU second"}
+    if OURS in rates and len(rates) > 1:
+        best = max(value for who, value in rates.items() if who != OURS)
+        row("events per CPU second (at least 10 x the best peer)", OURS, 10 * best, rates[OURS], "/s", rates[OURS] >= 10 * best)
+    return rows
 
 
 def machine_line():
