@@ -30,9 +30,9 @@ mod webhook;
 
 pub use error::{BuildError, Failure, Undelivered};
 pub use intake::{Intake, Receipt, Refusal, Stop, Stopped, intake};
-pub use lines::ERROR_HEADER;
 pub use origin::{Ledger, Origin};
 pub use secrets::Secrets;
+pub use sidestream_event::ERROR_HEADER;
 pub use sink::{AsyncSink, BlockingSink, InlineSink, Sink};
 pub use source::{AsyncSource, BlockingSource, Filled, PolledSource, Source};
 

@@ -12,11 +12,7 @@
 use std::io::{self, Read};
 
 use memchr::{memchr, memchr_iter};
-use sidestream_event::{Batch, Bytes, Text, Value};
-
-/// The header that marks an event which its source could not take whole; its value says why. The sidecar gives such
-/// events to the dead letter.
-pub const ERROR_HEADER: &str = "sidestream-error";
+use sidestream_event::{Batch, Bytes, ERROR_HEADER, Text, Value};
 
 /// The longest line taken whole where the stage does not say.
 pub(crate) const MAX_LINE_BYTES: u64 = 1 << 20;

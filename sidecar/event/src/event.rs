@@ -73,6 +73,10 @@ impl Meta {
     }
 }
 
+/// The header that says why an event could not be handled: put on a dead letter by the stage that failed, and on an event by
+/// the source that could not take it whole.
+pub const ERROR_HEADER: &str = "sidestream-error";
+
 /// A map of more fields than this gives its storage back when its event is reset, so that one wide event does not
 /// leave every spare of a batch wide: 32 fields are 1.8 KiB.
 const KEPT_FIELDS: usize = 32;

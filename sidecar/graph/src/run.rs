@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use sidestream_event::{Batch, Event, Mark, Outcome, Pool, Timestamp};
+use sidestream_event::{Batch, ERROR_HEADER, Event, Mark, Outcome, Pool, Timestamp};
 use sidestream_expr::Program;
 use sidestream_host::{Clock, Moment};
 use sidestream_scheduler::{Next, Turn, Work};
@@ -86,7 +86,8 @@ pub struct Run {
     pub operators: Vec<Operator>,
     /// Where they go.
     pub outlet: Outlet,
-    /// Which stages have a dead-letter stage. Stages of the routes behind the run included: their `when` is asked here.
+    /// Which of the run's stages have a dead-letter stage. An event whose `when` fails on the way out goes where the errors
+    /// of the last of them go.
     pub dead_letters: Vec<DeadLetter>,
     /// The ways to the dead-letter sinks.
     pub dead_letter_routes: Vec<Route>,
@@ -255,7 +256,7 @@ impl Run {
         let mut failed = Vec::new();
         let taken = batch.len() as u64;
         batch.retain(|event| {
-            let error = event.meta.context.is_some().then(|| event.meta.header(SOURCE_ERROR)).flatten();
+            let error = event.meta.context.is_some().then(|| event.meta.header(ERROR_HEADER)).flatten();
             match error.map(str::to_owned) {
                 Some(reason) => {
                     failed.push((std::mem::take(event), reason));
@@ -550,12 +551,9 @@ impl Run {
 pub fn addressed(mut event: Event, stage: &str, reason: &str) -> Event {
     let headers = &mut event.meta.context_mut().headers;
     headers.push(("sidestream-stage".into(), stage.into()));
-    headers.push(("sidestream-error".into(), reason.into()));
+    headers.push((ERROR_HEADER.into(), reason.into()));
     event
 }
-
-/// The header by which a source marks an event that it could not take whole; its value says why.
-pub const SOURCE_ERROR: &str = "sidestream-error";
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {
     match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
