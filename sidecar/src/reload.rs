@@ -12,7 +12,7 @@
 //! All on one thread, so there is nothing to race with: sources go on filling their rings, sinks go on emptying theirs.
 //! A stage is kept when its name and its kind are the same; whatever else changes around it, its state is not touched.
 
-use std::{collections::HashMap, fmt, sync::Arc, thread, time::Duration};
+use std::{collections::HashSet, fmt, sync::Arc, thread, time::Duration};
 
 use sidestream_event::Outcome;
 use sidestream_graph::{Input, Route, Run};
@@ -310,7 +310,7 @@ struct Change {
     added: Vec<String>,
     removed: Vec<String>,
     /// Rings that stay, by the stages they lead from and to.
-    rings: HashMap<(String, String), ()>,
+    rings: HashSet<(String, String)>,
 }
 
 impl Change {
@@ -342,11 +342,7 @@ impl Change {
             replaced: named(&new.stages, &|stage| old.stage(&stage.name).is_some() && !is_same(stage)),
             added: named(&new.stages, &|stage| old.stage(&stage.name).is_none()),
             removed: named(&old.stages, &|stage| new.stage(&stage.name).is_none()),
-            rings: rings(old)
-                .into_iter()
-                .filter(|ring| rings(new).contains(ring))
-                .map(|ring| (ring, ()))
-                .collect(),
+            rings: &rings(old) & &rings(new),
         }
     }
 
@@ -358,7 +354,7 @@ impl Change {
     fn can_leave(&self, run: &mut Run, plan: &Plan) -> bool {
         let name = |index: usize| plan.stages[index].name.clone();
         let last = run.operators.last().map(|own| own.stage).or(run.source.as_ref().map(|own| own.stage));
-        let stays = |from: usize, to: usize| self.rings.contains_key(&(name(from), name(to)));
+        let stays = |from: usize, to: usize| self.rings.contains(&(name(from), name(to)));
         let first = run.operators.first().map(|own| own.stage);
         let ways_out = run
             .outlet
@@ -387,11 +383,11 @@ impl Change {
 }
 
 /// Every ring a plan has, by the names of its ends.
-fn rings(plan: &Plan) -> Vec<(String, String)> {
-    let mut rings = Vec::new();
+fn rings(plan: &Plan) -> HashSet<(String, String)> {
+    let mut rings = HashSet::new();
     for (to, stage) in plan.stages.iter().enumerate() {
         for from in stage.from.iter().filter(|from| !plan.are_fused(**from, to)) {
-            rings.push((plan.stages[*from].name.clone(), stage.name.clone()));
+            rings.insert((plan.stages[*from].name.clone(), stage.name.clone()));
         }
     }
     rings
