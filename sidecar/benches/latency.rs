@@ -4,6 +4,9 @@
 //! `cargo bench -p sidestream-sidecar --bench latency [-- SECONDS]`. A pusher that does not wait for answers keeps to its
 //! schedule; an event that it could not push in time counts from when it was due. Fused, and with every stage on its own
 //! ring; in turn, the median of the rounds. Prints JSON lines.
+//!
+//! Beside them *the machine itself*: the same schedule between two threads that share one number and never sleep. Where
+//! that is late, the machine took a core away; no scheduler of ours can be earlier.
 #![allow(missing_docs, clippy::disallowed_methods, reason = "a bench measures real time")]
 
 use std::{
@@ -15,19 +18,25 @@ use hdrhistogram::Histogram;
 use serde_json::json;
 use sidestream_event::{Batch, Event, Value};
 use sidestream_plan::{Latency, Plan};
+use sidestream_ring::sync::Gauge;
 use sidestream_sidecar::{Flow, Output, Pipeline, Processor, PushError, Registry, Sidecar, SidecarConfig};
 
 const RATE: u64 = 100_000;
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 9;
+const WARM_UP: u64 = RATE / 2;
 
 fn main() {
-    let seconds = std::env::args().filter_map(|text| text.parse().ok()).next().unwrap_or(3);
-    let shapes: [(&str, &[&[usize]]); 2] =
-        [("fused", &[&[0, 1, 2, 3]]), ("own rings", &[&[0], &[1], &[2], &[3]])];
+    let seconds = std::env::args().filter_map(|text| text.parse().ok()).next().unwrap_or(1);
+    type Shape = (&'static str, fn(u64) -> Histogram<u64>);
+    let shapes: [Shape; 3] = [
+        ("fused", |seconds| measure(&[&[0, 1, 2, 3]], seconds)),
+        ("own rings", |seconds| measure(&[&[0], &[1], &[2], &[3]], seconds)),
+        ("the machine itself", two_bare_threads),
+    ];
     let mut rounds: Vec<Vec<Histogram<u64>>> = vec![Vec::new(); shapes.len()];
     for _ in 0..ROUNDS {
-        for (shape, runs) in shapes.iter().enumerate() {
-            rounds[shape].push(measure(runs.1, seconds));
+        for ((_, measure), rounds) in shapes.iter().zip(&mut rounds) {
+            rounds.push(measure(seconds));
         }
     }
     for ((who, _), rounds) in shapes.iter().zip(rounds) {
@@ -57,13 +66,10 @@ fn measure(runs: &[&[usize]], seconds: u64) -> Histogram<u64> {
     registry.processor("clock", Box::new(ClockStage { begun, seen: seen.clone() }));
     let door = registry.door("push");
     let pipeline = Pipeline::start(plan(runs), sidecar.world(), &mut registry).expect("a good plan");
-    let warm_up = RATE / 2;
-    for sequence in 0..RATE * seconds + warm_up {
-        let due = Duration::from_nanos(sequence * 1_000_000_000 / RATE);
-        while begun.elapsed() < due {
-            std::hint::spin_loop();
-        }
-        let counted = sequence >= warm_up;
+    for sequence in 0..RATE * seconds + WARM_UP {
+        let due = due(sequence);
+        wait_until(due, begun);
+        let counted = sequence >= WARM_UP;
         let body: Value = [("due", Value::Int(due.as_nanos() as i64)), ("counted", Value::Bool(counted))]
             .into_iter()
             .collect();
@@ -80,6 +86,41 @@ fn measure(runs: &[&[usize]], seconds: u64) -> Histogram<u64> {
     let seen = seen.lock().expect("nobody panics with it").clone();
     assert_eq!(seen.len(), RATE * seconds);
     seen
+}
+
+fn two_bare_threads(seconds: u64) -> Histogram<u64> {
+    let (begun, last) = (Instant::now(), WARM_UP + RATE * seconds);
+    let pushed = Arc::new(Gauge::new());
+    let receiver = std::thread::spawn({
+        let pushed = pushed.clone();
+        move || {
+            let (mut seen, mut delays) = (0, Histogram::new(3).expect("three digits"));
+            while seen < last {
+                let (reached, now) = (pushed.get(), begun.elapsed());
+                for sequence in (seen..reached).filter(|sequence| *sequence >= WARM_UP) {
+                    let delay = now.saturating_sub(due(sequence)).as_nanos() as u64;
+                    delays.record(delay.max(1)).expect("within the histogram");
+                }
+                seen = reached;
+            }
+            delays
+        }
+    });
+    for sequence in 0..last {
+        wait_until(due(sequence), begun);
+        pushed.set(sequence + 1);
+    }
+    receiver.join().expect("it does not panic")
+}
+
+fn due(sequence: u64) -> Duration {
+    Duration::from_nanos(sequence * 1_000_000_000 / RATE)
+}
+
+fn wait_until(due: Duration, begun: Instant) {
+    while begun.elapsed() < due {
+        std::hint::spin_loop();
+    }
 }
 
 fn plan(runs: &[&[usize]]) -> Plan {

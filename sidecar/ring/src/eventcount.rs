@@ -8,6 +8,10 @@
 //!     found none: wait(ticket)                  nobody: one fence and one load, that was all
 //! ```
 //!
+//! Waking a thread costs the notifier microseconds of kernel. So one thread at a time may look around before it
+//! announces itself (`begin_look`); while it does, `notify_one` wakes nobody. It owes two things: to look at every queue
+//! again after `end_look`, and to notify the next where it leaves work behind (the rule of Go's and Tokio's searchers).
+//!
 //! Two fences that are both sequentially consistent leave no third outcome: the waiter sees the work or the notifier
 //! sees the waiter (Vyukov's eventcount; Folly's and `event-listener`'s work alike). It must never be waited on
 //! without the second look in between.
@@ -16,13 +20,15 @@ use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
-use crate::sync::{AtomicU64, AtomicUsize, Condvar, Mutex, Ordering, fence};
+use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Condvar, Mutex, Ordering, fence};
 
 /// A place to sleep for any number of threads. An epoch counts the notifications that found somebody.
 #[derive(Debug, Default)]
 pub struct EventCount {
     /// Threads between `prepare` and the end of `wait` or `cancel`. On its own line: every notifier reads it.
     waiters: CachePadded<AtomicUsize>,
+    /// Whether some thread looks around.
+    looking: AtomicBool,
     /// Moved under `sleep`, read without it in `prepare`.
     epoch: AtomicU64,
     sleep: Mutex<()>,
@@ -45,9 +51,9 @@ impl EventCount {
     /// Announces that this thread is about to sleep. Look for work once more after this, then `wait` or `cancel`.
     pub fn prepare(&self) -> Ticket {
         self.waiters.fetch_add(1, Ordering::Relaxed);
-        // Pairs with the fence in `notify`: either the caller's next look sees the work, or the notifier sees us.
+        // Pairs with the fence in `somebody_waits`: either the caller's next look sees the work, or the notifier sees us.
         fence(Ordering::SeqCst);
-        // Acquire pairs with the Release in `notify`: a ticket of the new epoch sees the work that moved it.
+        // Acquire pairs with the Release in `move_epoch`: a ticket of the new epoch sees the work that moved it.
         Ticket { epoch: self.epoch.load(Ordering::Acquire) }
     }
 
@@ -71,16 +77,33 @@ impl EventCount {
         notified
     }
 
-    /// Wakes one waiter, if there is any. Call it after publishing the work.
+    /// Asks to be the one that looks around. True: it is, until [`EventCount::end_look`].
+    pub fn begin_look(&self) -> bool {
+        // Acquire pairs with the Release in `end_look`: one looker after the other.
+        self.looking.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    /// Ends the look. Look at every queue once more after this: nobody was woken for what came in the meantime.
+    pub fn end_look(&self) {
+        self.looking.store(false, Ordering::Release);
+        // Pairs with the fence in `somebody_waits`: the notifier sees that nobody looks any more, or the caller sees the work.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Wakes one waiter, if there is any and nobody looks around. Call it after publishing the work.
     #[inline]
     pub fn notify_one(&self) {
-        self.notify(Condvar::notify_one);
+        if self.somebody_waits() && !self.looking.load(Ordering::Relaxed) {
+            self.move_epoch(Condvar::notify_one);
+        }
     }
 
     /// Wakes every waiter. Call it after publishing the work.
     #[inline]
     pub fn notify_all(&self) {
-        self.notify(Condvar::notify_all);
+        if self.somebody_waits() {
+            self.move_epoch(Condvar::notify_all);
+        }
     }
 
     /// Threads that are asleep or about to be: a number to look at.
@@ -89,13 +112,10 @@ impl EventCount {
     }
 
     #[inline]
-    fn notify(&self, wake: impl FnOnce(&Condvar)) {
-        // Pairs with the fence in `prepare`.
+    fn somebody_waits(&self) -> bool {
+        // Pairs with the fences in `prepare` and `end_look`.
         fence(Ordering::SeqCst);
-        if self.waiters.load(Ordering::Relaxed) == 0 {
-            return;
-        }
-        self.move_epoch(wake);
+        self.waiters.load(Ordering::Relaxed) > 0
     }
 
     #[cold]

@@ -12,6 +12,7 @@
 //! Higher classes go first, strictly; every [`LOW_TURN`]th pick goes to a lower one, so that none starves. This room
 //! knows nothing of events, and never waits for anything but work.
 
+mod patience;
 mod pool;
 mod queue;
 mod state;

@@ -2,13 +2,13 @@
 
 use std::{panic, sync::Arc, time::Duration};
 
-use sidestream_host::Clock;
+use sidestream_host::{Clock, Moment};
 use sidestream_ring::sync::{
     AtomicBool, Ordering, spin_loop,
     thread::{Builder, JoinHandle},
 };
 
-use crate::{Scheduler, Step, Worker};
+use crate::{Scheduler, Step, Worker, patience::Patience};
 
 /// How a pool is made.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +22,8 @@ pub struct Config {
 /// How an idle worker waits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Waiting {
-    /// It looks around for a few microseconds, then sleeps: an idle process burns nothing.
+    /// It looks around for at most 50 microseconds, where work has been coming that fast, and then sleeps: an idle
+    /// process burns nothing.
     #[default]
     Park,
     /// It never sleeps: the lowest latency, at the price of a core.
@@ -85,34 +86,36 @@ impl Drop for Pool {
 }
 
 fn run(mut worker: Worker, waiting: Waiting, stop: &AtomicBool) {
-    let mut looks = 0;
+    let mut patience = Patience::default();
     while !stop.load(Ordering::Relaxed) {
-        let Step::Idle { until } = worker.step() else {
-            looks = 0;
-            continue;
-        };
-        looks += 1;
-        if waiting == Waiting::Busy || looks < LOOKS_BEFORE_SLEEP {
-            spin_loop();
-            continue;
+        let Step::Idle { until } = worker.step() else { continue };
+        match waiting {
+            Waiting::Busy => spin_loop(),
+            Waiting::Park => rest(&mut worker, until, &mut patience, stop),
         }
-        sleep(&worker, until, stop);
-        looks = 0;
     }
 }
 
-fn sleep(worker: &Worker, until: Option<sidestream_host::Moment>, stop: &AtomicBool) {
+/// Looks around for as long as that pays, then sleeps until there is work or `until` has come.
+fn rest(worker: &mut Worker, until: Option<Moment>, patience: &mut Patience, stop: &AtomicBool) {
+    let clock = worker.shared().clock.clone();
+    let begun = clock.now();
+    let (mut looks, end) = (0, begun + patience.window());
+    let end = until.map_or(end, |until| until.min(end));
+    let found = worker.look_around(|| {
+        looks += 1;
+        clock.now() >= end || looks >= LOOKS_AT_MOST || stop.load(Ordering::Relaxed)
+    });
+    if found || until.is_some_and(|until| until.since(clock.now()) < SHORTEST_SLEEP) {
+        return;
+    }
+    let asleep = clock.now();
+    sleep(worker, until.map(|until| until.since(asleep)), stop);
+    patience.slept(clock.now().since(asleep));
+}
+
+fn sleep(worker: &Worker, limit: Option<Duration>, stop: &AtomicBool) {
     let shared = worker.shared();
-    let limit = match until {
-        None => None,
-        Some(moment) => {
-            let limit = moment.since(shared.clock.now());
-            if limit < SHORTEST_SLEEP {
-                return spin_loop();
-            }
-            Some(limit)
-        }
-    };
     let ticket = shared.sleepers.prepare();
     if worker.sees_work() || stop.load(Ordering::SeqCst) {
         return shared.sleepers.cancel(ticket);
@@ -125,7 +128,7 @@ fn sleep(worker: &Worker, until: Option<sidestream_host::Moment>, stop: &AtomicB
     }
 }
 
-/// A look costs tens of nanoseconds, going to sleep and waking some microseconds: after about as long as that, sleep.
-const LOOKS_BEFORE_SLEEP: u32 = if cfg!(shuttle) { 2 } else { 100 };
+/// Ends a look by a clock that stands still.
+const LOOKS_AT_MOST: u32 = if cfg!(shuttle) { 2 } else { 10_000 };
 /// A shorter sleep would end late: the kernel's timer slack alone is 50 us.
 const SHORTEST_SLEEP: Duration = Duration::from_micros(50);

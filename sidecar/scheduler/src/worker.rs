@@ -3,6 +3,7 @@
 use std::{cell::RefCell, sync::Arc};
 
 use sidestream_host::Moment;
+use sidestream_ring::sync::spin_loop;
 
 use crate::{
     Shared, Turn,
@@ -17,6 +18,8 @@ pub struct Worker {
     timers: Timers,
     shared: Arc<Shared>,
     picks: u32,
+    /// Whether it has just looked around, while nobody else was woken.
+    looked: bool,
     /// Tasks woken during a turn; kept for its storage.
     woken: Vec<Runnable>,
 }
@@ -35,7 +38,7 @@ pub enum Step {
 
 impl Worker {
     pub(crate) fn new(index: usize, queues: Queues, shared: Arc<Shared>) -> Self {
-        Self { index, queues, timers: Timers::of(index), shared, picks: 0, woken: Vec::new() }
+        Self { index, queues, timers: Timers::of(index), shared, picks: 0, looked: false, woken: Vec::new() }
     }
 
     /// Runs one task, if there is one to run.
@@ -52,8 +55,9 @@ impl Worker {
         else {
             return Step::Idle { until: self.timers.next() };
         };
-        // What is left behind it is somebody else's chance.
-        if self.queues.len() > 0 {
+        // What is left behind it is somebody else's chance; after a look that is its duty to say, wherever it lies.
+        let looked = std::mem::take(&mut self.looked);
+        if self.queues.len() > 0 || looked && self.sees_work() {
             self.shared.sleepers.notify_one();
         }
         if self.run(&task, Turn { now }) {
@@ -74,6 +78,20 @@ impl Worker {
             self.queues.push(woken);
         }
         again
+    }
+
+    /// Looks around until there is work, which is true, or `enough` says so; unless another worker does already.
+    pub(crate) fn look_around(&mut self, mut enough: impl FnMut() -> bool) -> bool {
+        let shared = self.shared.clone();
+        if !shared.sleepers.begin_look() {
+            return self.sees_work();
+        }
+        while !self.sees_work() && !enough() {
+            spin_loop();
+        }
+        shared.sleepers.end_look();
+        self.looked = true;
+        self.sees_work()
     }
 
     /// Whether any worker, or nobody yet, has a task to run.

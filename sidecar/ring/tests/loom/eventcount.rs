@@ -39,7 +39,7 @@ impl Work {
     }
 }
 
-/// Mutants: no fence in `prepare`; no fence in `notify`; `wait` sleeps without comparing the epoch.
+/// Mutants: no fence in `prepare`; no fence in `somebody_waits`; `wait` sleeps without comparing the epoch.
 #[test]
 fn work_brought_while_falling_asleep_is_not_missed() {
     explore(3, || {
@@ -84,5 +84,59 @@ fn one_notification_for_all_wakes_two_sleepers() {
         work.bring();
         work.event.notify_all();
         sleepers.into_iter().for_each(|s| s.join().unwrap());
+    });
+}
+
+/// Mutants: no fence in `end_look`; a looker that found nothing sleeps without looking again.
+#[test]
+fn work_brought_while_one_looks_around_is_not_missed() {
+    explore(3, || {
+        let work = Work::new();
+        let looker = {
+            let work = work.clone();
+            thread::spawn(move || {
+                if work.event.begin_look() {
+                    let early = work.find();
+                    work.event.end_look();
+                    if early {
+                        return;
+                    }
+                }
+                work.take();
+            })
+        };
+        work.bring();
+        work.event.notify_one();
+        looker.join().unwrap();
+    });
+}
+
+/// Mutant: the looker that leaves work behind notifies nobody.
+#[test]
+fn a_looker_that_leaves_work_behind_wakes_the_next() {
+    explore(2, || {
+        let work = Work::new();
+        let workers = [(); 2].map(|()| {
+            let work = work.clone();
+            thread::spawn(move || {
+                let looks = work.event.begin_look();
+                let found = looks && work.find();
+                if looks {
+                    work.event.end_look();
+                }
+                if !found {
+                    work.take();
+                }
+                // Its duty also where it found work only after the look.
+                if looks && work.items.load(Ordering::Relaxed) > 0 {
+                    work.event.notify_one();
+                }
+            })
+        });
+        work.bring();
+        work.event.notify_one();
+        work.bring();
+        work.event.notify_one();
+        workers.into_iter().for_each(|worker| worker.join().unwrap());
     });
 }
