@@ -223,6 +223,13 @@ codes! {
     MergeOfOne "merge-of-one" Warning "A `merge` has one input, so it does nothing.",
     SharedResource "shared-resource" Error "Two stages want for themselves what only one can have.",
 
+    // Where stages run.
+    DuplicateSidecar "duplicate-sidecar" Error "Two sidecars of a pipeline have the same name.",
+    UnknownSidecar "unknown-sidecar" Error "No sidecar has this name.",
+    NoSidecar "no-sidecar" Error "A stage does not say in which of several sidecars it runs, and has no input to follow.",
+    UnusedSidecar "unused-sidecar" Warning "No stage runs in a sidecar.",
+    LongName "long-name" Error "The objects of a pipeline would have a name that Kubernetes does not allow.",
+
     // Failures.
     RetryOffSink "retry-off-sink" Error "A stage that is not a sink has `retry`.",
     DeadLetterOffSink "dead-letter-off-sink" Error "`deadLetter` names a stage that is not a sink.",

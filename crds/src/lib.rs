@@ -16,12 +16,15 @@ mod structure;
 mod suggest;
 mod yaml;
 
-pub use compile::{Compiled, CompiledPipeline, compile, compile_pipeline};
+pub use compile::{
+    Compiled, CompiledPipeline, SidecarPlan, compile, compile_pipeline, compile_resource, names,
+};
 pub use crd::{pipeline_crd, pipeline_crd_yaml};
 pub use diagnostic::{Code, Diagnostic, Place, Severity};
 pub use path::{Path, Step};
 pub use pipeline::{
-    INPUTS_MAX, Pipeline, PipelineSpec, PipelineStatus, STAGES_MAX, StageSpec, TEXT_BYTES_MAX,
+    INPUTS_MAX, Pipeline, PipelineSpec, PipelineStatus, SIDECARS_MAX, STAGES_MAX, SidecarSpec, StageSpec,
+    TEXT_BYTES_MAX, Workload,
 };
 pub use reference::{diagnostics_page, pipeline_page};
 

@@ -11,6 +11,8 @@ use sidestream_plan::{Expression, Input, Kind, Latency, OnError, Priority, Proce
 
 /// The most stages a pipeline has.
 pub const STAGES_MAX: usize = 64;
+/// The most sidecars a pipeline has.
+pub const SIDECARS_MAX: usize = 16;
 /// The most stages one stage takes events from.
 pub const INPUTS_MAX: usize = 16;
 /// The longest text anywhere in a resource, in bytes of UTF-8.
@@ -35,6 +37,14 @@ pub const TEXT_BYTES_MAX: usize = 4096;
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PipelineSpec {
+    /// Where the stages run on a cluster. Absent: all of them in one workload that the operator makes. `sidestream run`
+    /// runs all of them in its own process.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = SIDECARS_MAX),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub sidecars: Vec<SidecarSpec>,
     /// The stages, in the order data flows: a stage takes input only from stages above it.
     #[schemars(length(min = 1, max = STAGES_MAX), extend("x-kubernetes-list-type" = "atomic"))]
     pub stages: Vec<StageSpec>,
@@ -45,6 +55,28 @@ pub struct PipelineSpec {
     /// How the workers wait for events; Park by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency: Option<Latency>,
+}
+
+/// A place where stages run: they share a process, and rings join them. Stages of different sidecars are joined by mTLS
+/// edges.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SidecarSpec {
+    /// Its name, unique in the pipeline: lower-case letters, digits and `-`.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+    /// Pods that the operator makes.
+    pub workload: Workload,
+}
+
+/// Pods that the operator makes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Workload {
+    /// How many. Absent: one, until `kubectl scale` or an autoscaler says otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub replicas: Option<i32>,
 }
 
 /// One stage: a name, where its events come from, and exactly one of `source`, `process` and `sink`.
@@ -63,6 +95,10 @@ pub struct StageSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = INPUTS_MAX), inner(length(min = 1, max = 63)))]
     pub from: Option<Vec<String>>,
+    /// The sidecar it runs in. Absent: that of its first input.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub sidecar: Option<String>,
     /// Takes only the events this says yes to: `event.status >= 500`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when: Option<Expression>,

@@ -3,7 +3,9 @@
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
-use sidestream_crds::{Code, Compiled, Diagnostic, compile};
+use serde::Serialize;
+use sidestream_crds::{Code, Compiled, CompiledPipeline, Diagnostic, SidecarPlan, compile};
+use sidestream_plan::Plan;
 
 #[test]
 fn every_case_says_what_is_written_beside_it() {
@@ -35,11 +37,26 @@ fn every_good_file_compiles_to_the_plans_beside_it() {
     for (name, text) in files("ok") {
         let compiled = compile(&text, &name);
         assert!(compiled.is_ok(), "{name}:\n{}", said(&compiled));
-        let plans: Vec<_> = compiled.pipelines.iter().map(|pipeline| &pipeline.plan).collect();
+        let plans: Vec<_> = compiled.pipelines.iter().map(plans).collect();
         let json = serde_json::to_string_pretty(&plans).unwrap();
         wrong.extend(differs(&format!("ok/{name}.json"), &format!("{json}\n")));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+/// The plan, and where sidecars are written, theirs.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Plans<'a> {
+    Whole(&'a Option<Plan>),
+    Cut { plan: &'a Option<Plan>, sidecars: &'a [SidecarPlan] },
+}
+
+fn plans(pipeline: &CompiledPipeline) -> Plans<'_> {
+    match pipeline.resource.spec.sidecars.is_empty() {
+        true => Plans::Whole(&pipeline.plan),
+        false => Plans::Cut { plan: &pipeline.plan, sidecars: &pipeline.sidecars },
+    }
 }
 
 #[test]

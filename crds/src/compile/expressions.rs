@@ -43,7 +43,9 @@ pub(super) fn of(kind: &Kind) -> Vec<Use<'_>> {
             uses.map("labels", alertmanager.labels.as_ref(), Want::Plain);
             uses.map("annotations", alertmanager.annotations.as_ref(), Want::Plain);
         }
-        Kind::Sink(Sink::Console(_) | Sink::File(_) | Sink::Webhook(_) | Sink::Blackhole(_)) => {}
+        Kind::Sink(
+            Sink::Console(_) | Sink::File(_) | Sink::Webhook(_) | Sink::Blackhole(_) | Sink::Edge(_),
+        ) => {}
     }
     uses.0
 }

@@ -3,29 +3,35 @@
 //! ```text
 //! text --yaml--> documents --structure--> Pipeline --+-> wiring ----> who takes events from whom
 //!                                                    +-> failure ---> who gets what nobody could handle
+//!                                                    +-> placement -> which sidecar each stage lives in
 //!                                                    +-> settings --> what a kind asks for beyond its schema
 //!                                                    +-> flow ------> what is in the events, and do expressions fit it
 //!                                                    \-> fuse ------> which stages one worker calls in a row --> Plan
+//!                                                          \-> cut -> the part of each sidecar, with edges between
 //! ```
 //!
 //! No step stops at the first mistake, and a later step looks at everything that the earlier ones left sound.
 
+mod cut;
 mod expressions;
 mod failure;
 mod flow;
 mod fuse;
+pub mod names;
+mod placement;
 mod resource;
 mod settings;
 mod shape;
 mod wiring;
 
+use serde::Serialize;
 use sidestream_plan::{Input, Kind, Latency, PLAN_VERSION, Plan, Stage};
 
 use crate::{
     crd::PIPELINE_SCHEMA,
     diagnostic::{Code, Diagnostic, Severity},
     path::Path,
-    pipeline::Pipeline,
+    pipeline::{Pipeline, Workload},
     structure::{self, Origin},
 };
 
@@ -43,8 +49,22 @@ pub struct Compiled {
 pub struct CompiledPipeline {
     /// As it was written.
     pub resource: Pipeline,
-    /// What runs; none where there is an error.
+    /// What runs where one process runs all of it; none where there is an error.
     pub plan: Option<Plan>,
+    /// The same cut at the borders of its sidecars, in the order they were written; none where there is an error.
+    pub sidecars: Vec<SidecarPlan>,
+}
+
+/// What one sidecar of a pipeline runs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SidecarPlan {
+    /// The sidecar's name.
+    pub name: String,
+    /// The pods it runs in.
+    pub workload: Workload,
+    /// Its stages, and the ends of the edges to the others.
+    pub plan: Plan,
 }
 
 impl Compiled {
@@ -61,20 +81,42 @@ pub fn compile(text: &[u8], file: &str) -> Compiled {
 
 /// Compiles a pipeline that a program built, which may use the kinds `push` and `custom`.
 pub fn compile_pipeline(pipeline: &Pipeline) -> (Option<Plan>, Vec<Diagnostic>) {
-    let value = serde_json::to_value(pipeline).unwrap_or_default();
-    let mut found = structure::check(&value, &PIPELINE_SCHEMA, &[], Origin::Code);
-    let mut plan = None;
+    let (compiled, found) = compile_object(pipeline, Origin::Code);
+    (compiled.plan, found)
+}
+
+/// Compiles a resource as an API server holds it.
+pub fn compile_resource(pipeline: &Pipeline) -> (CompiledPipeline, Vec<Diagnostic>) {
+    compile_object(pipeline, Origin::Text)
+}
+
+fn compile_object(pipeline: &Pipeline, origin: Origin) -> (CompiledPipeline, Vec<Diagnostic>) {
+    let mut value = serde_json::to_value(pipeline).unwrap_or_default();
+    // Ours to write, not to check.
+    value.as_object_mut().map(|object| object.remove("status"));
+    let mut found = structure::check(&value, &PIPELINE_SCHEMA, &[], origin);
+    let mut parts = None;
     if found.is_empty() {
-        (plan, found) = compile_sound(pipeline);
+        (parts, found) = compile_sound(pipeline);
     }
     for diagnostic in &mut found {
         diagnostic.resource = Some(pipeline.full_name());
     }
-    (plan, found)
+    (CompiledPipeline::new(pipeline.clone(), parts), found)
+}
+
+/// A plan, and what each sidecar has of it.
+type Parts = (Plan, Vec<SidecarPlan>);
+
+impl CompiledPipeline {
+    fn new(resource: Pipeline, parts: Option<Parts>) -> Self {
+        let (plan, sidecars) = parts.map_or((None, Vec::new()), |(plan, sidecars)| (Some(plan), sidecars));
+        Self { resource, plan, sidecars }
+    }
 }
 
 /// Compiles a pipeline whose fields are known to have the shapes of the schema.
-fn compile_sound(pipeline: &Pipeline) -> (Option<Plan>, Vec<Diagnostic>) {
+fn compile_sound(pipeline: &Pipeline) -> (Option<Parts>, Vec<Diagnostic>) {
     let mut report = Report::default();
     let spec = &pipeline.spec;
     let mut kinds: Vec<Kind> = spec.stages.iter().filter_map(|stage| stage.kind()).collect();
@@ -83,6 +125,7 @@ fn compile_sound(pipeline: &Pipeline) -> (Option<Plan>, Vec<Diagnostic>) {
     }
     let wiring = wiring::resolve(spec, &kinds, &mut report);
     let on_error = failure::resolve(spec, &kinds, &mut report);
+    let placement = placement::resolve(pipeline, &wiring, &on_error, &mut report);
     settings::check(&kinds, &mut report);
     flow::check(spec, &mut kinds, &wiring, &mut report);
     if report.diagnostics.iter().any(Diagnostic::is_error) {
@@ -91,10 +134,6 @@ fn compile_sound(pipeline: &Pipeline) -> (Option<Plan>, Vec<Diagnostic>) {
         return (None, report.diagnostics);
     }
 
-    let mut names: Vec<String> =
-        kinds.iter().map(|kind| format!("{}/{}", kind.role(), kind.name())).collect();
-    names.sort();
-    names.dedup();
     let stages: Vec<Stage> = (spec.stages.iter().zip(kinds).zip(wiring).zip(on_error))
         .map(|(((stage, kind), from), on_error)| Stage {
             name: stage.name.clone(),
@@ -107,16 +146,19 @@ fn compile_sound(pipeline: &Pipeline) -> (Option<Plan>, Vec<Diagnostic>) {
             kind,
         })
         .collect();
+    let plan = plan(pipeline.full_name(), spec.latency.unwrap_or(Latency::Park), stages);
+    let sidecars = cut::at_borders(&plan, &placement, pipeline);
+    (Some((plan, sidecars)), report.diagnostics)
+}
+
+/// The plan of stages that are in order.
+fn plan(pipeline: String, latency: Latency, stages: Vec<Stage>) -> Plan {
+    let mut kinds: Vec<String> =
+        stages.iter().map(|stage| format!("{}/{}", stage.kind.role(), stage.kind.name())).collect();
+    kinds.sort();
+    kinds.dedup();
     let runs = fuse::runs(&stages);
-    let plan = Plan {
-        version: PLAN_VERSION,
-        pipeline: pipeline.full_name(),
-        kinds: names,
-        latency: spec.latency.unwrap_or(Latency::Park),
-        stages,
-        runs,
-    };
-    (Some(plan), report.diagnostics)
+    Plan { version: PLAN_VERSION, pipeline, kinds, latency, stages, runs }
 }
 
 /// Where the steps write down what they find.

@@ -71,9 +71,9 @@ fn compile_document(
     if is_pipeline && !found.iter().any(Diagnostic::is_error) {
         match read_pipeline(document.value) {
             Ok(resource) => {
-                let (plan, diagnostics) = compile_sound(&resource);
+                let (parts, diagnostics) = compile_sound(&resource);
                 found.extend(diagnostics);
-                compiled = Some(CompiledPipeline { resource, plan });
+                compiled = Some(CompiledPipeline::new(resource, parts));
             }
             // Only fields of `metadata` that we do not read ourselves come here.
             Err(error) => {
@@ -95,7 +95,7 @@ fn compile_document(
             let path = Path::top().fields(&["metadata", "name"]);
             let cure = "give it another name or namespace";
             found.push(Diagnostic::new(Code::DuplicatePipeline, path, reason, cure));
-            compiled = compiled.map(|compiled| CompiledPipeline { plan: None, ..compiled });
+            compiled = compiled.map(|compiled| CompiledPipeline::new(compiled.resource, None));
         }
         for diagnostic in &mut found {
             diagnostic.resource = Some(name.clone());

@@ -86,7 +86,7 @@ impl Settings<'_> {
                     }
                 }
             }
-            Source::Generator(_) | Source::Stdin(_) | Source::Push(_) => {}
+            Source::Generator(_) | Source::Stdin(_) | Source::Push(_) | Source::Edge(_) => {}
         }
     }
 
@@ -143,7 +143,7 @@ impl Settings<'_> {
                     alertmanager.annotations.iter().flat_map(|texts| texts.keys()),
                 );
             }
-            Sink::Console(_) | Sink::File(_) | Sink::Blackhole(_) => {}
+            Sink::Console(_) | Sink::File(_) | Sink::Blackhole(_) | Sink::Edge(_) => {}
         }
     }
 

@@ -29,6 +29,7 @@ pub fn source(kind: &plan::Source, env: &Environment) -> Result<Source, BuildErr
             let reason = "is fed by the program that embeds the pipeline, not built from a plan".into();
             return Err(BuildError { field: "push", reason });
         }
+        plan::Source::Edge(_) => return Err(no_peers()),
     })
 }
 
@@ -40,5 +41,12 @@ pub fn sink(kind: &plan::Sink, env: &Environment) -> Result<Sink, BuildError> {
         plan::Sink::Blackhole(_) => Sink::Inline(Box::new(Blackhole)),
         plan::Sink::Webhook(stage) => Sink::Async(Box::new(Requests::new(stage, env)?)),
         plan::Sink::Alertmanager(stage) => Sink::Async(Box::new(Alerts::new(stage, env)?)),
+        plan::Sink::Edge(_) => return Err(no_peers()),
     })
+}
+
+/// Edges are made by whoever knows this process's peers, before it comes here.
+fn no_peers() -> BuildError {
+    let reason = "leads to another sidecar, and this process has no peers: run the whole pipeline instead".into();
+    BuildError { field: "edge", reason }
 }

@@ -6,6 +6,7 @@ mod blackhole;
 mod console;
 mod custom;
 mod dedupe;
+mod edge;
 mod encode;
 mod file;
 mod filter;
@@ -35,6 +36,7 @@ pub use blackhole::Blackhole;
 pub use console::{Console, ConsoleFormat};
 pub use custom::{Custom, Push};
 pub use dedupe::Dedupe;
+pub use edge::{Account, EdgeSink, EdgeSource};
 pub use encode::{Encode, EncodeCsv, EncodeText};
 pub use file::{FileSink, FileSource, ReadFrom};
 pub use filter::Filter;
@@ -109,6 +111,8 @@ union! {
     in code {
         /// Events pushed by the program that embeds the pipeline.
         Push(Push) = "push",
+        /// Events of another sidecar; the compiler makes these.
+        Edge(EdgeSource) = "edge",
     }
 }
 
@@ -165,5 +169,9 @@ union! {
         Alertmanager(Alertmanager) = "alertmanager",
         /// Nowhere.
         Blackhole(Blackhole) = "blackhole",
+    }
+    in code {
+        /// Another sidecar; the compiler makes these.
+        Edge(EdgeSink) = "edge",
     }
 }

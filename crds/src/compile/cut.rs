@@ -1,0 +1,174 @@
+//! A plan cut at the borders of its sidecars: where two neighbours live apart, an edge appears.
+//!
+//! ```text
+//!   a ─▶ b      becomes     a ─▶ sink `a->b`   and   source `a->b` ─▶ b
+//! ```
+//!
+//! The sending end asks `when` and `otherwise`, among all that take from the same stage, so only what is wanted travels.
+//! What a stage cannot handle goes to its dead-letter sink by an edge too: one for each sidecar and sink.
+
+use sidestream_plan::{
+    Input, Kind, OnError, Plan, Priority, Sink, Source, Stage,
+    stage::{EdgeSink, EdgeSource},
+};
+
+use super::{SidecarPlan, names, placement::Placement, plan};
+use crate::pipeline::Pipeline;
+
+/// The part of every sidecar, in their order.
+pub(super) fn at_borders(whole: &Plan, placement: &Placement, pipeline: &Pipeline) -> Vec<SidecarPlan> {
+    let cut = Cut {
+        whole,
+        placement,
+        namespace: pipeline.metadata.namespace.as_deref().unwrap_or("default"),
+        name: pipeline.metadata.name.as_deref().unwrap_or_default(),
+    };
+    placement
+        .sidecars
+        .iter()
+        .enumerate()
+        .map(|(index, sidecar)| SidecarPlan {
+            name: sidecar.name.clone(),
+            workload: sidecar.workload.clone(),
+            plan: plan(whole.pipeline.clone(), whole.latency, cut.stages_of(index)),
+        })
+        .collect()
+}
+
+struct Cut<'a> {
+    whole: &'a Plan,
+    placement: &'a Placement,
+    namespace: &'a str,
+    name: &'a str,
+}
+
+impl Cut<'_> {
+    fn stages_of(&self, own: usize) -> Vec<Stage> {
+        let mut part = Part { stages: Vec::new(), of_whole: vec![None; self.whole.stages.len()] };
+        for (index, stage) in self.whole.stages.iter().enumerate() {
+            if self.placement.of_stage[index] == own {
+                self.add(stage, index, own, &mut part);
+            } else {
+                self.send(stage, index, own, &mut part);
+            }
+        }
+        self.send_letters(own, &mut part);
+        part.stages
+    }
+
+    /// A stage of this sidecar, after the edges that bring it events from others.
+    fn add(&self, stage: &Stage, index: usize, own: usize, part: &mut Part) {
+        let mut from = Vec::new();
+        for input in &stage.from {
+            let sender = self.placement.of_stage[*input];
+            let edge =
+                || self.edge_source(between(&self.whole.stages[*input], stage), sender, stage.priority);
+            from.extend(if sender == own { part.of_whole[*input] } else { Some(part.push(edge())) });
+        }
+        for sender in self.letter_senders(stage).filter(|sender| *sender != own) {
+            let name = letters(&self.placement.sidecars[sender].name, stage);
+            from.push(part.push(self.edge_source(name, sender, stage.priority)));
+        }
+        let mut own_stage = Stage { from, ..stage.clone() };
+        own_stage.on_error.dead_letter = self.letters_from(stage, own);
+        // Where every event comes by an edge, the sending ends have asked.
+        if stage.from.iter().all(|input| self.placement.of_stage[*input] != own) {
+            (own_stage.when, own_stage.otherwise) = (None, false);
+        }
+        part.of_whole[index] = Some(part.push(own_stage));
+    }
+
+    /// The edges from stages of this sidecar to `stage`, which lives in another.
+    fn send(&self, stage: &Stage, index: usize, own: usize, part: &mut Part) {
+        for input in stage.from.iter().filter(|input| self.placement.of_stage[**input] == own) {
+            let name = between(&self.whole.stages[*input], stage);
+            let mut sink = self.edge_sink(name, self.placement.of_stage[index], stage.priority);
+            sink.from.extend(part.of_whole[*input]);
+            (sink.when, sink.otherwise) = (stage.when.clone(), stage.otherwise);
+            // An event its `when` fails on.
+            sink.on_error.dead_letter = self.letters_from(stage, own);
+            part.push(sink);
+        }
+    }
+
+    /// The edges that carry dead letters of this sidecar to sinks in others.
+    fn send_letters(&self, own: usize, part: &mut Part) {
+        for (index, sink) in self.whole.stages.iter().enumerate() {
+            let abroad = self.placement.of_stage[index];
+            if abroad != own && self.letter_senders(sink).any(|sender| sender == own) {
+                let name = letters(&self.placement.sidecars[own].name, sink);
+                part.push(self.edge_sink(name, abroad, sink.priority));
+            }
+        }
+    }
+
+    /// The sidecars of the stages whose dead letters go to `sink`, each once.
+    fn letter_senders(&self, sink: &Stage) -> impl Iterator<Item = usize> {
+        let mut senders: Vec<usize> = (self.whole.stages.iter().zip(&self.placement.of_stage))
+            .filter(|(stage, _)| stage.on_error.dead_letter.as_ref() == Some(&sink.name))
+            .map(|(_, sidecar)| *sidecar)
+            .collect();
+        senders.sort_unstable();
+        senders.dedup();
+        senders.into_iter()
+    }
+
+    /// What takes the dead letters of `stage` in this sidecar: the sink itself, or the edge to it where there is one.
+    fn letters_from(&self, stage: &Stage, own: usize) -> Option<String> {
+        let (index, sink) = self.whole.stage(stage.on_error.dead_letter.as_deref()?)?;
+        if self.placement.of_stage[index] == own {
+            return Some(sink.name.clone());
+        }
+        let has_edge = self.letter_senders(sink).any(|sender| sender == own);
+        has_edge.then(|| letters(&self.placement.sidecars[own].name, sink))
+    }
+
+    fn edge_source(&self, edge: String, sender: usize, priority: Priority) -> Stage {
+        let sender = &self.placement.sidecars[sender].name;
+        let from = names::account(self.namespace, self.name, sender);
+        bare(edge.clone(), priority, Kind::Source(Source::Edge(EdgeSource { edge, from })))
+    }
+
+    fn edge_sink(&self, edge: String, receiver: usize, priority: Priority) -> Stage {
+        let receiver = &self.placement.sidecars[receiver].name;
+        let to = names::account(self.namespace, self.name, receiver);
+        let service = names::service(self.namespace, self.name, receiver);
+        bare(edge.clone(), priority, Kind::Sink(Sink::Edge(EdgeSink { edge, to, service })))
+    }
+}
+
+/// The stages of one sidecar so far.
+struct Part {
+    stages: Vec<Stage>,
+    /// Where a stage of the whole plan is among them.
+    of_whole: Vec<Option<usize>>,
+}
+
+impl Part {
+    fn push(&mut self, stage: Stage) -> usize {
+        self.stages.push(stage);
+        self.stages.len() - 1
+    }
+}
+
+fn between(from: &Stage, to: &Stage) -> String {
+    format!("{}->{}", from.name, to.name)
+}
+
+/// No stage has such a name: a stage's has no colon.
+fn letters(sidecar: &str, sink: &Stage) -> String {
+    format!("{sidecar}:errors->{}", sink.name)
+}
+
+fn bare(name: String, priority: Priority, kind: Kind) -> Stage {
+    Stage {
+        name,
+        from: Vec::new(),
+        when: None,
+        otherwise: false,
+        priority,
+        input: Input::default(),
+        on_error: OnError::default(),
+        kind,
+    }
+}

@@ -1,0 +1,24 @@
+//! What the Kubernetes objects of a sidecar are called.
+
+use sidestream_plan::stage::Account;
+
+/// The sidecar of a pipeline that names none.
+pub const ONLY_SIDECAR: &str = "main";
+
+/// The longest name of a Service, in bytes (RFC 1035, section 2.3.4).
+pub const LABEL_BYTES_MAX: usize = 63;
+
+/// The name of every object that is made for a sidecar: `latency-watch-hub-spl`.
+pub fn object(pipeline: &str, sidecar: &str) -> String {
+    format!("{pipeline}-{sidecar}-spl")
+}
+
+/// The service account its pods run as.
+pub fn account(namespace: &str, pipeline: &str, sidecar: &str) -> Account {
+    Account { namespace: namespace.into(), name: object(pipeline, sidecar) }
+}
+
+/// The headless Service that has its pods' addresses, to be looked up in the cluster's domain.
+pub fn service(namespace: &str, pipeline: &str, sidecar: &str) -> String {
+    format!("{}.{namespace}.svc", object(pipeline, sidecar))
+}
