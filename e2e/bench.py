@@ -23,7 +23,10 @@ OURS = "sidestream"
 GOALS = {
     ("stage overhead, batch 64", "fused", "ns/event"): 5,
     ("stage overhead, batch 1", "fused", "ns/event"): 30,
-    ("predicate/status", OURS, "ns"): 50,
+    ("predicate/compare", OURS, "ns"): 50,
+    ("predicate/compare_and_search", OURS, "ns"): 50,
+    ("predicate/name_and_label", OURS, "ns"): 50,
+    ("predicate/in_list", OURS, "ns"): 50,
     ("three stages at 100k/s, p99.9", "fused", "us"): 100,
     ("three stages at 100k/s, p99.9", "own rings", "us"): 100,
     ("idle: resident memory", OURS, "MiB"): 12,
@@ -62,6 +65,7 @@ def commands():
     capture("cargo", "build", "--release", "--locked", "--package", "sidestream")
     binary = pathlib.Path(metadata["target_directory"]) / "release" / "sidestream"
     binary = binary.relative_to(ROOT) if binary.is_relative_to(ROOT) else binary
+    yield ["e2e/versus/disruptor.py"]
     yield ["e2e/versus/idle.py", str(binary)]
     yield ["e2e/versus/throughput.py", str(binary)]
 
