@@ -12,7 +12,7 @@
 use std::io::{self, Read};
 
 use memchr::{memchr, memchr_iter};
-use sidestream_event::{Batch, Bytes, ERROR_HEADER, Text, Value};
+use sidestream_event::{Batch, Bytes, ERROR_HEADER, Value};
 
 /// The longest line taken whole where the stage does not say.
 pub(crate) const MAX_LINE_BYTES: u64 = 1 << 20;
@@ -208,7 +208,7 @@ fn add_lines(batch: &mut Batch, buffer: &[u8], start: usize, ends: &[usize], max
                 let line = &text[from - start..end - 1 - start];
                 let line = line.strip_suffix('\r').unwrap_or(line);
                 match line.len() <= max_line {
-                    true => batch.next().body = Value::Text(Text::from(line)),
+                    true => _ = batch.next_text(line),
                     false => add_line(batch, line.as_bytes(), max_line),
                 }
                 from = end;
@@ -229,10 +229,10 @@ fn add_line(batch: &mut Batch, line: &[u8], max_line: usize) {
         let head = Bytes::copy_from_slice(&line[..HEAD_BYTES.min(line.len())]);
         return add_refused(batch, head, line.len() as u64, max_line);
     }
-    batch.next().body = match std::str::from_utf8(line) {
-        Ok(text) => Value::Text(Text::from(text)),
-        Err(_) => Value::Bytes(Bytes::copy_from_slice(line)),
-    };
+    match std::str::from_utf8(line) {
+        Ok(text) => _ = batch.next_text(text),
+        Err(_) => batch.next().body = Value::Bytes(Bytes::copy_from_slice(line)),
+    }
 }
 
 fn add_refused(batch: &mut Batch, head: Bytes, length: u64, max_line: usize) {

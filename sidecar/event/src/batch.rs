@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{Event, Mark, Outcome, Settle, Span};
+use crate::{Event, Mark, Meta, Outcome, Settle, Span, Spares, Value, spares::Shelf};
 
 /// Events of one mark, in order; the unit that stages work on and rings carry.
 ///
@@ -18,24 +18,28 @@ use crate::{Event, Mark, Outcome, Settle, Span};
 pub struct Batch {
     events: Vec<Event>,
     live: usize,
+    /// Behind these, every event is as new.
+    used: usize,
     mark: Mark,
     born_nanos: u64,
+    spares: Spares,
 }
 
 impl Batch {
     /// An empty batch of `mark`.
     pub fn new(mark: Mark) -> Self {
-        Self { events: Vec::new(), live: 0, mark, born_nanos: 0 }
+        Self::of(Vec::new(), mark)
     }
 
     /// An empty batch with room for `capacity` events and no mark.
     pub fn with_capacity(capacity: usize) -> Self {
-        Self { events: Vec::with_capacity(capacity), live: 0, mark: Mark::none(), born_nanos: 0 }
+        Self::of(Vec::with_capacity(capacity), Mark::none())
     }
 
     /// A batch of these events.
     pub fn of(events: Vec<Event>, mark: Mark) -> Self {
-        Self { live: events.len(), events, mark, born_nanos: 0 }
+        let live = events.len();
+        Self { events, live, used: live, mark, born_nanos: 0, spares: Spares::default() }
     }
 
     /// How many live events there are.
@@ -92,29 +96,53 @@ impl Batch {
 
     /// Adds an event.
     pub fn push(&mut self, event: Event) {
-        match self.events.get_mut(self.live) {
-            Some(spare) => *spare = event,
-            None => self.events.push(event),
-        }
-        self.live += 1;
+        *self.claim().0 = event;
     }
 
-    /// Adds an empty event and lends it: a spare, reset, where there is one. Its body may be an empty map.
+    /// Adds an empty event and lends it: a spare where there is one. Its body may be an empty map.
     #[allow(clippy::should_implement_trait, reason = "the next event to fill; a batch is no iterator")]
     pub fn next(&mut self) -> &mut Event {
-        match self.events.get_mut(self.live) {
-            Some(spare) => spare.reset(),
-            None => self.events.push(Event::default()),
+        let (event, spares) = self.claim();
+        event.body = spares.stale();
+        if let Value::Map(map) = &mut event.body {
+            map.clear();
+        }
+        event
+    }
+
+    /// Adds an event that says `text` and lends it; nothing is allocated where a spare has room for it.
+    pub fn next_text(&mut self, text: &str) -> &mut Event {
+        let (event, spares) = self.claim();
+        event.body = spares.text(text);
+        event
+    }
+
+    /// One more event, as new.
+    #[inline]
+    fn claim(&mut self) -> (&mut Event, &mut Spares) {
+        if self.live == self.events.len() {
+            self.events.push(Event::default());
+        }
+        let event = &mut self.events[self.live];
+        if self.live < self.used {
+            event.meta = Meta::default();
+            self.spares.keep(std::mem::take(&mut event.body));
         }
         self.live += 1;
-        &mut self.events[self.live - 1]
+        self.used = self.used.max(self.live);
+        (event, &mut self.spares)
     }
 
     /// Keeps the events `keep` says yes to, in order; gives how many went. `keep` may change an event it keeps.
     pub fn retain(&mut self, mut keep: impl FnMut(&mut Event) -> bool) -> usize {
+        self.retain_with(|event, _| keep(event))
+    }
+
+    /// As [`Batch::retain`], for a `keep` that makes new bodies: the storage of the old ones goes to and comes from the spares.
+    pub fn retain_with(&mut self, mut keep: impl FnMut(&mut Event, &mut Spares) -> bool) -> usize {
         let mut kept = 0;
         for index in 0..self.live {
-            if keep(&mut self.events[index]) {
+            if keep(&mut self.events[index], &mut self.spares) {
                 if kept != index {
                     self.events.swap(kept, index);
                 }
@@ -128,7 +156,16 @@ impl Batch {
 
     /// Forgets the live events (they become spares) and keeps the mark.
     pub fn clear(&mut self) {
+        for event in &mut self.events[..self.live] {
+            event.meta = Meta::default();
+            self.spares.keep_ended(std::mem::take(&mut event.body));
+        }
         self.live = 0;
+    }
+
+    /// Makes the last live event a spare: it was lent to be filled and is not good.
+    pub(crate) fn forget_last(&mut self) {
+        self.live = self.live.saturating_sub(1);
     }
 
     /// Takes the live events out, in order.
@@ -139,21 +176,26 @@ impl Batch {
 
     /// Ends the batch well: lets go of the payloads and the mark, and keeps the storage for whoever fills it next.
     pub fn finish(&mut self) {
-        for event in &mut self.events[..self.live] {
-            event.reset();
+        self.clear();
+        // What was taken out on the way ends only now.
+        for event in &mut self.events[..self.used] {
+            event.meta = Meta::default();
+            self.spares.keep(std::mem::take(&mut event.body));
         }
-        self.live = 0;
+        self.used = 0;
         self.mark.settle();
+    }
+
+    /// Leaves what the ended batch can spare for others.
+    pub(crate) fn shelve(&mut self, shelf: &Shelf) {
+        self.spares.shelve(shelf);
     }
 
     /// A second batch of the same events and mark: payloads are shared, not copied.
     pub fn share(&self) -> Batch {
-        Batch {
-            events: self.events().to_vec(),
-            live: self.live,
-            mark: self.mark.clone(),
-            born_nanos: self.born_nanos,
-        }
+        let mut second = Batch::of(self.events().to_vec(), self.mark.clone());
+        second.born_nanos = self.born_nanos;
+        second
     }
 
     /// Bytes the live events take, as an estimate for memory limits.
@@ -180,10 +222,14 @@ impl Drop for Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Value;
 
     fn numbers(batch: &Batch) -> Vec<i64> {
         batch.events().iter().map(|event| event.body.as_f64().unwrap() as i64).collect()
+    }
+
+    #[test]
+    fn a_batch_is_small_enough_to_be_given_from_hand_to_hand() {
+        assert!(size_of::<Batch>() <= 96, "{}", size_of::<Batch>());
     }
 
     #[test]

@@ -41,15 +41,6 @@ impl Event {
         Self { meta: Meta::default(), body: body.into() }
     }
 
-    /// Forgets everything except the storage of a body that is a map.
-    pub fn reset(&mut self) {
-        self.meta = Meta::default();
-        match &mut self.body {
-            Value::Map(map) if map.len() <= KEPT_FIELDS => map.clear(),
-            body => *body = Value::Null,
-        }
-    }
-
     /// Bytes the event takes, as an estimate for memory limits.
     pub fn size_bytes(&self) -> usize {
         size_of::<Event>() + self.body.heap_bytes()
@@ -76,10 +67,6 @@ impl Meta {
 /// The header that says why an event could not be handled: put on a dead letter by the stage that failed, and on an event by
 /// the source that could not take it whole.
 pub const ERROR_HEADER: &str = "sidestream-error";
-
-/// A map of more fields than this gives its storage back when its event is reset, so that one wide event does not
-/// leave every spare of a batch wide: 32 fields are 1.8 KiB.
-const KEPT_FIELDS: usize = 32;
 
 #[cfg(test)]
 mod tests {

@@ -9,11 +9,13 @@
 
 mod batch;
 mod event;
+pub mod frame;
 pub mod json;
 mod map;
 mod mark;
 mod pool;
 pub mod prometheus;
+mod spares;
 mod time;
 mod value;
 
@@ -23,5 +25,6 @@ pub use event::{Context, ERROR_HEADER, Event, Meta};
 pub use map::{Builder, Map};
 pub use mark::{Hold, Mark, Outcome, Settle, Settled, Span};
 pub use pool::Pool;
+pub use spares::Spares;
 pub use time::Timestamp;
 pub use value::{List, Text, Value};

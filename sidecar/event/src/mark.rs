@@ -246,8 +246,10 @@ impl Promise {
                         sequences.into_iter().for_each(|sequence| part.end(sequence, worst));
                     }
                 }
+                self.replays.clear();
             }
-            Parts::Emitted => {}
+            // The storage may be kept for long; what it held must not be.
+            Parts::Emitted => self.replays.clear(),
             finished @ Parts::Finished { .. } => self.parts = finished,
         }
     }
@@ -393,6 +395,25 @@ mod tests {
         assert!(heard_other.released().is_empty());
         drop(merged);
         assert_eq!((heard.released().len(), heard_other.released().len()), (4, 1));
+    }
+
+    #[test]
+    fn an_emission_or_a_join_that_is_settled_holds_nothing_though_its_storage_is_kept() {
+        let (first, heard) = mark(0, 1);
+        let mut emitted = Mark::emitted(first.hold());
+        drop(first);
+        assert!(heard.released().is_empty());
+        emitted.settle();
+        assert_eq!(heard.released().len(), 1);
+        let (second, heard) = mark(0, 1);
+        let mut joined = Mark::join(vec![(second, vec![0])]);
+        assert!(heard.settled().is_empty());
+        joined.settle();
+        assert_eq!((heard.settled().len(), heard.released().len()), (1, 1));
+        // What is settled twice ends once.
+        emitted.settle();
+        joined.settle();
+        assert_eq!((heard.settled().len(), heard.released().len()), (1, 1));
     }
 
     #[test]

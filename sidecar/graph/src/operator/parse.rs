@@ -13,7 +13,7 @@ use sidestream_plan::stage;
 
 use super::{
     BuildError,
-    text::{NoText, Place, Shown},
+    text::{Place, Shown},
 };
 use crate::{Flow, Output, Processor};
 
@@ -36,8 +36,8 @@ fn parser(field: Option<&String>, format: impl Format + 'static) -> Box<dyn Proc
 
 /// A format in which one text is one value.
 trait Format: Send {
-    /// The value `text` says. Bytes may be anything; those that are no UTF-8 are the format's to refuse.
-    fn parse(&mut self, text: &[u8]) -> Result<Value, Malformed>;
+    /// Makes `body` what `text` says; what it was is storage to use again.
+    fn parse(&mut self, text: &str, body: &mut Value) -> Result<(), Malformed>;
 }
 
 struct Parser<F> {
@@ -47,14 +47,15 @@ struct Parser<F> {
 
 impl<F: Format> Processor for Parser<F> {
     fn process(&mut self, batch: &mut Batch, out: &mut Output) -> Flow {
-        batch.retain(|event| {
-            let text = match self.place.bytes(event) {
+        batch.retain_with(|event, spares| {
+            let text = match self.place.text(event) {
                 Ok(text) => text,
                 Err(reason) => return out.refuse(event, reason),
             };
-            match self.format.parse(text) {
-                Ok(body) => {
-                    event.body = body;
+            let mut body = spares.stale();
+            match self.format.parse(text, &mut body) {
+                Ok(()) => {
+                    spares.keep(std::mem::replace(&mut event.body, body));
                     true
                 }
                 Err(reason) => out.refuse(event, reason),
@@ -70,10 +71,8 @@ struct Malformed(String);
 
 impl Malformed {
     /// `what` is wrong in `text`, whose beginning is shown; `cure` says what may help.
-    fn new(what: impl fmt::Display, text: &[u8], cure: &str) -> Self {
-        // Enough bytes for what is shown of them, so that a huge text is not copied to be cut.
-        let start = String::from_utf8_lossy(&text[..text.len().min(128)]);
-        Self(format!("{what}, in {}; {cure}", Shown(&start)))
+    fn new(what: impl fmt::Display, text: &str, cure: &str) -> Self {
+        Self(format!("{what}, in {}; {cure}", Shown(text)))
     }
 }
 
@@ -83,8 +82,9 @@ impl fmt::Display for Malformed {
     }
 }
 
-/// `text` as UTF-8.
-fn utf8(text: &[u8]) -> Result<&str, Malformed> {
-    std::str::from_utf8(text)
-        .map_err(|error| Malformed(NoText::Encoding { at: error.valid_up_to() }.to_string()))
+/// What a format makes of a text, for its tests.
+#[cfg(test)]
+fn parsed(format: &mut impl Format, text: &str) -> Result<Value, Malformed> {
+    let mut body = Value::Null;
+    format.parse(text, &mut body).map(|()| body)
 }

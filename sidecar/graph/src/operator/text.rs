@@ -22,22 +22,19 @@ impl Place {
         Self { path: path.cloned() }
     }
 
-    /// The bytes there: a text's, or bytes as they are.
-    pub(super) fn bytes<'a>(&self, event: &'a Event) -> Result<&'a [u8], NoText> {
+    /// The text there: a text as it is, bytes where they are UTF-8.
+    pub(super) fn text<'a>(&self, event: &'a Event) -> Result<&'a str, NoText> {
         let value = match &self.path {
             None => &event.body,
             Some(path) => event.body.at(path).ok_or_else(|| NoText::Missing(path.clone()))?,
         };
         match value {
-            Value::Text(text) => Ok(text.as_bytes()),
-            Value::Bytes(bytes) => Ok(bytes),
+            Value::Text(text) => Ok(text),
+            Value::Bytes(bytes) => {
+                std::str::from_utf8(bytes).map_err(|error| NoText::Encoding { at: error.valid_up_to() })
+            }
             other => Err(NoText::Kind(other.kind())),
         }
-    }
-
-    /// The text there.
-    pub(super) fn text<'a>(&self, event: &'a Event) -> Result<&'a str, NoText> {
-        std::str::from_utf8(self.bytes(event)?).map_err(|error| NoText::Encoding { at: error.valid_up_to() })
     }
 }
 
@@ -96,7 +93,7 @@ mod tests {
         assert!(field.text(&event("{}")).unwrap_err().to_string().contains("no field `a.b`"));
         let invalid = Event::new(Value::Bytes(vec![b'a', 0xff].into()));
         assert_eq!(body.text(&invalid).unwrap_err().to_string(), "the text is not UTF-8 from byte 1 on");
-        assert_eq!(body.bytes(&invalid), Ok(&[b'a', 0xff][..]));
+        assert_eq!(body.text(&Event::new(Value::Bytes("x".into()))), Ok("x"));
     }
 
     #[test]

@@ -4,10 +4,10 @@
 use std::fmt;
 
 use csv_core::{ReadRecordResult, Reader, ReaderBuilder};
-use sidestream_event::{Map, Text, Value};
+use sidestream_event::{Text, Value};
 use sidestream_plan::stage;
 
-use super::{Format, Malformed, utf8};
+use super::{Format, Malformed};
 use crate::operator::{BuildError, number::number_or_text};
 
 pub(super) struct Csv {
@@ -46,8 +46,8 @@ impl Csv {
         })
     }
 
-    /// Reads the one record of `text` into `values` and `ends`; gives how many values it has.
-    fn read(&mut self, text: &[u8]) -> Result<usize, Wrong> {
+    /// Reads the one record of `text` into `values` and `ends`.
+    fn read(&mut self, text: &[u8]) -> Result<(), Wrong> {
         self.reader.reset();
         // Values are never longer than the text they stand in; the reader wants room to be left.
         self.values.resize(text.len() + 1, 0);
@@ -72,31 +72,31 @@ impl Csv {
         if count != columns {
             return Err(Wrong::Count { values: count, columns });
         }
-        Ok(count)
+        Ok(())
     }
 }
 
 impl Format for Csv {
-    fn parse(&mut self, text: &[u8]) -> Result<Value, Malformed> {
-        utf8(text)?;
-        let count = self.read(text).map_err(|wrong| {
+    fn parse(&mut self, text: &str, body: &mut Value) -> Result<(), Malformed> {
+        self.read(text.as_bytes()).map_err(|wrong| {
             let cure = match wrong {
                 Wrong::Count { .. } => "quote values that hold the separator: `\"a,b\"`",
                 Wrong::Records => "give it one line an event",
             };
             Malformed::new(wrong, text, cure)
         })?;
-        let mut fields = Map::with_capacity(count);
+        let fields = body.reset_map();
         let mut start = 0;
         for (name, end) in self.columns.iter().zip(&self.ends) {
-            // Taking quotes away keeps UTF-8 what it is.
-            fields.push_new(name.clone(), number_or_text(utf8(&self.values[start..*end])?));
+            // Taking quotes away keeps UTF-8 what it is: nothing is lost.
+            let value = String::from_utf8_lossy(&self.values[start..*end]);
+            fields.push_new(name.clone(), number_or_text(&value));
             start = *end;
         }
         if self.values.capacity() > VALUES_KEPT_BYTES {
             self.values = Vec::new();
         }
-        Ok(fields.into())
+        Ok(())
     }
 }
 
@@ -133,7 +133,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::operator::testing::{Stage, event};
+    use crate::operator::{
+        parse::parsed,
+        testing::{Stage, event},
+    };
 
     fn csv(columns: &[&str]) -> Csv {
         let columns = columns.iter().map(ToString::to_string).collect();
@@ -141,7 +144,7 @@ mod tests {
     }
 
     fn read(line: &str) -> String {
-        match csv(&["a", "b", "c"]).parse(line.as_bytes()) {
+        match parsed(&mut csv(&["a", "b", "c"]), line) {
             Ok(value) => value.to_string(),
             Err(error) => format!("error: {error}"),
         }
@@ -169,11 +172,11 @@ mod tests {
     #[test]
     fn a_reader_is_as_good_as_new_after_a_mistake() {
         let mut csv = csv(&["a"]);
-        assert!(csv.parse(b"\"never closed, 1").is_ok(), "what follows an open quote is its value");
-        assert!(csv.parse(b"1,2,3").is_err());
-        assert_eq!(csv.parse(b"7").unwrap().to_string(), r#"{"a":7}"#);
-        assert!(csv.parse("x".repeat(200_000).as_bytes()).is_ok());
-        assert_eq!(csv.parse(b"8").unwrap().to_string(), r#"{"a":8}"#);
+        assert!(parsed(&mut csv, "\"never closed, 1").is_ok(), "what follows an open quote is its value");
+        assert!(parsed(&mut csv, "1,2,3").is_err());
+        assert_eq!(parsed(&mut csv, "7").unwrap().to_string(), r#"{"a":7}"#);
+        assert!(parsed(&mut csv, &"x".repeat(200_000)).is_ok());
+        assert_eq!(parsed(&mut csv, "8").unwrap().to_string(), r#"{"a":8}"#);
     }
 
     #[test]
@@ -192,13 +195,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_or_refused_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = csv(&["a", "b"]).parse(&bytes);
+        fn any_text_is_read_or_refused_without_a_panic(text in "(?s).{0,200}") {
+            let _ = parsed(&mut csv(&["a", "b"]), &text);
         }
 
         #[test]
         fn anything_that_looks_like_csv_is_read_or_refused_without_a_panic(line in "[a,\"\r\n;é]{0,40}") {
-            let _ = csv(&["a", "b"]).parse(line.as_bytes());
+            let _ = parsed(&mut csv(&["a", "b"]), &line);
         }
     }
 }

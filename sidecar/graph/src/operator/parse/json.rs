@@ -7,8 +7,8 @@ use super::{Format, Malformed};
 pub(super) struct Json;
 
 impl Format for Json {
-    fn parse(&mut self, text: &[u8]) -> Result<Value, Malformed> {
-        json::read(text)
+    fn parse(&mut self, text: &str, body: &mut Value) -> Result<(), Malformed> {
+        json::read_over(text, body)
             .map_err(|error| Malformed::new(error, text, "a `when` can keep lines of another form away"))
     }
 }
@@ -49,7 +49,7 @@ mod tests {
             "not JSON: expected value at line 1 column 1, in `GET /cart`; a `when` can keep lines of another form away"
         );
         assert!(reasons[1].len() < 250, "{}", reasons[1]);
-        assert!(reasons[2].contains("line 1 column 1"), "{}", reasons[2]);
+        assert!(reasons[2].contains("not UTF-8 from byte 0 on"), "{}", reasons[2]);
         assert!(reasons[3].contains("text is wanted to parse, and this is int"), "{}", reasons[3]);
     }
 }

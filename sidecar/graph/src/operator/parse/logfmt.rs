@@ -11,7 +11,7 @@
 
 use sidestream_event::{Builder, Map, Text, Value};
 
-use super::{Format, Malformed, utf8};
+use super::{Format, Malformed};
 use crate::operator::number::number_or_text;
 
 #[derive(Default)]
@@ -24,15 +24,16 @@ pub(super) struct Logfmt {
 struct Wrong(&'static str, usize);
 
 impl Format for Logfmt {
-    fn parse(&mut self, text: &[u8]) -> Result<Value, Malformed> {
-        let line = utf8(text)?;
-        self.read(line).map(Value::Map).map_err(|Wrong(what, at)| {
+    fn parse(&mut self, text: &str, body: &mut Value) -> Result<(), Malformed> {
+        let fields = self.read(text).map_err(|Wrong(what, at)| {
             Malformed::new(
                 format_args!("not logfmt: {what} at byte {at}"),
                 text,
                 "write `key=value` or `key=\"a value\"`",
             )
-        })
+        })?;
+        *body = Value::Map(fields);
+        Ok(())
     }
 }
 
@@ -159,10 +160,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::operator::testing::{Stage, event};
+    use crate::operator::{
+        parse::parsed,
+        testing::{Stage, event},
+    };
 
     fn read(line: &str) -> String {
-        match Logfmt::default().parse(line.as_bytes()) {
+        match parsed(&mut Logfmt::default(), line) {
             Ok(value) => value.to_string(),
             Err(error) => format!("error: {error}"),
         }
@@ -217,13 +221,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_or_refused_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Logfmt::default().parse(&bytes);
+        fn any_text_is_read_or_refused_without_a_panic(text in "(?s).{0,200}") {
+            let _ = parsed(&mut Logfmt::default(), &text);
         }
 
         #[test]
         fn anything_that_looks_like_logfmt_is_read_or_refused_without_a_panic(line in r#"([a-c= "\\u0-9éd]{0,40})"#) {
-            let _ = Logfmt::default().parse(line.as_bytes());
+            let _ = parsed(&mut Logfmt::default(), &line);
         }
     }
 }

@@ -32,7 +32,7 @@ impl Prometheus {
         });
         read.map_err(|error| {
             let line = text.split('\n').nth(error.line - 1).unwrap_or_default();
-            Malformed::new(error, line.as_bytes(), "the whole text is left out").to_string()
+            Malformed::new(error, line, "the whole text is left out").to_string()
         })
     }
 }

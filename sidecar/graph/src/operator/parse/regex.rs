@@ -1,10 +1,10 @@
 //! The named groups of a regular expression, as text. Matching takes time linear in the length of the text.
 
 use regex::CaptureLocations;
-use sidestream_event::{Map, Text, Value};
+use sidestream_event::{Text, Value};
 use sidestream_plan::stage;
 
-use super::{Format, Malformed, utf8};
+use super::{Format, Malformed};
 use crate::operator::BuildError;
 
 pub(super) struct Regex {
@@ -31,22 +31,21 @@ impl Regex {
 
 impl Format for Regex {
     /// A group that took no part in the match is no field.
-    fn parse(&mut self, text: &[u8]) -> Result<Value, Malformed> {
-        let line = utf8(text)?;
-        if self.pattern.captures_read(&mut self.found, line).is_none() {
+    fn parse(&mut self, text: &str, body: &mut Value) -> Result<(), Malformed> {
+        if self.pattern.captures_read(&mut self.found, text).is_none() {
             return Err(Malformed::new(
                 "the pattern matches nowhere",
                 text,
                 "a `when` with `event.matches(...)` can keep such events away",
             ));
         }
-        let mut fields = Map::with_capacity(self.groups.len());
+        let fields = body.reset_map();
         for (index, name) in &self.groups {
             if let Some((start, end)) = self.found.get(*index) {
-                fields.push_new(name.clone(), Value::from(&line[start..end]));
+                fields.push_new(name.clone(), Value::from(&text[start..end]));
             }
         }
-        Ok(fields.into())
+        Ok(())
     }
 }
 
