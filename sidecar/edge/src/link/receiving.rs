@@ -1,0 +1,225 @@
+//! A receiver's side of a link to one peer.
+
+use std::collections::BTreeSet;
+
+use super::{
+    Frame, Hello, ProtocolError, Refused, Welcome, cost,
+    frame::{VERSION, VERSION_OLDEST},
+};
+
+/// What one sending peer has sent: outlives its connections, so that it is asked for what comes next.
+#[derive(Debug)]
+pub struct Receiving {
+    /// The receiver's own name.
+    session: u128,
+    next: u64,
+    /// All batches before this are settled.
+    settled: u64,
+    /// Settled ones after one that is not.
+    beyond: BTreeSet<u64>,
+    /// What the held may cost.
+    window: u64,
+    /// What the batches cost that the stages have not taken yet.
+    held_bytes: u64,
+    /// Counts the connections: what comes on an older one is passed over.
+    connection: u64,
+    received_bytes: u64,
+    granted: u64,
+    /// What the sender was told last on this connection: settled, granted.
+    told: (u64, u64),
+    bye: bool,
+    /// Nothing more is taken on this connection.
+    passing: bool,
+    rewinds: u64,
+    repeats: u64,
+}
+
+/// What became of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It is the next: give it to the stages.
+    New,
+    /// It was taken before: passed over.
+    Repeat,
+    /// The connection it came on has been replaced: passed over, and the connection should end.
+    Stale,
+    /// Nothing is taken any more on this connection: the sender keeps it.
+    Passed,
+}
+
+impl Receiving {
+    /// The link of a peer that says hello for the first time. `session` names the receiver; `window` is what the batches
+    /// may cost that it holds, usually [`super::CREDIT_BYTES`].
+    pub fn new(session: u128, hello: &Hello, window: u64) -> Self {
+        Self {
+            session,
+            next: hello.first,
+            settled: hello.first,
+            beyond: BTreeSet::new(),
+            window,
+            held_bytes: 0,
+            connection: 0,
+            received_bytes: 0,
+            granted: 0,
+            told: (0, 0),
+            bye: false,
+            passing: false,
+            rewinds: 0,
+            repeats: 0,
+        }
+    }
+
+    /// A connection of the peer begins; the one before is stale from now on. Gives what to answer and the number of the connection.
+    pub fn open(&mut self, hello: &Hello) -> Result<(Frame, u64), Refused> {
+        if hello.version < VERSION_OLDEST {
+            return Err(Refused::Version { oldest: VERSION_OLDEST });
+        }
+        // The sender has let go of batches that were never settled here: it gave them to another peer.
+        if hello.first > self.next {
+            self.next = hello.first;
+        }
+        if hello.first > self.settled {
+            self.beyond = self.beyond.split_off(&hello.first);
+            self.settled = hello.first;
+            self.join_beyond();
+        }
+        self.connection += 1;
+        self.received_bytes = 0;
+        self.granted = self.window.saturating_sub(self.held_bytes);
+        self.told = (self.settled, self.granted);
+        (self.bye, self.passing) = (false, false);
+        let welcome = Welcome {
+            version: VERSION.min(hello.version),
+            session: self.session,
+            next: self.next,
+            settled: self.settled,
+            credit: self.granted,
+        };
+        Ok((Frame::Welcome(welcome), self.connection))
+    }
+
+    /// Whether `connection` is the one that counts.
+    pub fn is_current(&self, connection: u64) -> bool {
+        self.connection == connection
+    }
+
+    /// A batch with `bytes` of events came on `connection`.
+    pub fn take(&mut self, connection: u64, sequence: u64, bytes: usize) -> Result<Taken, ProtocolError> {
+        if connection != self.connection {
+            return Ok(Taken::Stale);
+        }
+        if self.passing {
+            return Ok(Taken::Passed);
+        }
+        self.received_bytes += cost(bytes);
+        if self.received_bytes > self.granted {
+            return Err(ProtocolError::Overdrawn { credit: self.granted });
+        }
+        if sequence > self.next {
+            return Err(ProtocolError::Gap { next: self.next, found: sequence });
+        }
+        if sequence < self.next {
+            self.repeats += 1;
+            return Ok(Taken::Repeat);
+        }
+        self.next += 1;
+        self.held_bytes += cost(bytes);
+        Ok(Taken::New)
+    }
+
+    /// The stages have taken a batch of `bytes` that was [`Taken::New`].
+    pub fn consumed(&mut self, bytes: usize) {
+        self.held_bytes = self.held_bytes.saturating_sub(cost(bytes));
+    }
+
+    /// Every event of a batch has ended.
+    pub fn settle(&mut self, sequence: u64) {
+        if sequence >= self.settled {
+            self.beyond.insert(sequence);
+            self.join_beyond();
+        }
+    }
+
+    /// Takes nothing more on this connection; what was taken is acknowledged as before.
+    pub fn pass(&mut self) {
+        self.passing = true;
+    }
+
+    /// Whether nothing more is taken on this connection.
+    pub fn is_passing(&self) -> bool {
+        self.passing
+    }
+
+    /// Batch `sequence` was not given to the stages after all, and nothing after it will be: it is wanted again, on a new
+    /// connection.
+    pub fn rewind(&mut self, sequence: u64) {
+        if sequence < self.next {
+            self.next = sequence.max(self.settled);
+            self.passing = true;
+            self.rewinds += 1;
+        }
+    }
+
+    /// How often it was rewound: what was taken before and not given to the stages is no longer theirs.
+    pub fn rewinds(&self) -> u64 {
+        self.rewinds
+    }
+
+    /// Adds to `out` what the sender of `connection` should know: what is settled, at once; and credit, when there is
+    /// enough of it to be worth a frame.
+    pub fn transmit(&mut self, connection: u64, out: &mut Vec<u8>) {
+        if connection != self.connection {
+            return;
+        }
+        let credit = self.received_bytes + self.window.saturating_sub(self.held_bytes);
+        let (told_settled, told_credit) = self.told;
+        let is_worth_it = credit >= told_credit + self.window / 4
+            || credit > told_credit && told_credit - self.received_bytes < self.window / 4;
+        if self.settled == told_settled && !is_worth_it {
+            return;
+        }
+        self.granted = self.granted.max(credit);
+        self.told = (self.settled, self.granted);
+        Frame::Acknowledge { settled: self.settled, credit: self.granted }.write(out);
+    }
+
+    /// Adds to `out`, once on a connection, that the receiver goes.
+    pub fn say_bye(&mut self, connection: u64, out: &mut Vec<u8>) {
+        if connection == self.connection && !self.bye {
+            self.bye = true;
+            Frame::Bye.write(out);
+        }
+    }
+
+    /// Whether every batch that was taken is settled.
+    pub fn is_settled(&self) -> bool {
+        self.settled == self.next
+    }
+
+    /// Whether the sender was told of all that is settled.
+    pub fn is_all_told(&self) -> bool {
+        self.told.0 == self.settled
+    }
+
+    /// Batches that came again and were passed over.
+    pub fn repeats(&self) -> u64 {
+        self.repeats
+    }
+
+    /// Batches that were taken and are not settled.
+    pub fn unsettled(&self) -> u64 {
+        self.next - self.settled - self.beyond.len() as u64
+    }
+
+    /// What the batches cost that the stages have not taken yet.
+    pub fn held_bytes(&self) -> u64 {
+        self.held_bytes
+    }
+
+    fn join_beyond(&mut self) {
+        while self.beyond.first() == Some(&self.settled) {
+            self.beyond.pop_first();
+            self.settled += 1;
+        }
+    }
+}

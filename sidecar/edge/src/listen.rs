@@ -1,0 +1,344 @@
+//! The one listener of a process: every edge that it receives comes through this port.
+//!
+//! A caller proves who it is in the handshake, then names pipeline and edge. What clients can make the process hold is
+//! bounded before they have proved anything: handshakes at once, the time for each, the bytes of a hello.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use sidestream_host::{Clock, Random};
+use sidestream_trust::{Callers, Identity, Peer, SpiffeId, peer};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+    time::{sleep, timeout},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use crate::{
+    EdgeName, EdgeReceiver, EdgeView,
+    dial::{ALPN, FRAME_HEAD_BYTES, GREETING_BYTES_MAX, HANDSHAKE_WITHIN, tls_reason},
+    link::{FRAME_BYTES_MAX, Frame, FrameReader, Hello, ProtocolError, Refused, Taken},
+    peering::lock,
+    receiver::{Admitted, Inlet},
+};
+
+/// The listener. Its task ends when this is dropped.
+pub(crate) struct Listener {
+    shared: Arc<Shared>,
+    ends: watch::Sender<bool>,
+}
+
+struct Shared {
+    identity: Identity,
+    clock: Clock,
+    inlets: Mutex<HashMap<EdgeName, Arc<Inlet>>>,
+    turned_away: Mutex<BTreeMap<String, u64>>,
+    random: Mutex<Random>,
+    ending: watch::Receiver<bool>,
+}
+
+/// Why a caller was turned away.
+enum Away {
+    /// It left before it said anything: a probe.
+    Nothing,
+    Slow(&'static str),
+    NotTrusted(String),
+    Protocol(ProtocolError),
+    Refused(SpiffeId, Refused),
+    Lost(io::Error),
+}
+
+impl Listener {
+    pub(crate) fn start(socket: TcpListener, identity: Identity, clock: Clock) -> Listener {
+        let (ends, ending) = watch::channel(false);
+        let shared = Arc::new(Shared {
+            identity,
+            clock,
+            inlets: Mutex::default(),
+            turned_away: Mutex::default(),
+            random: Mutex::new(Random::from_entropy()),
+            ending,
+        });
+        tokio::spawn(accept(socket, shared.clone()));
+        Listener { shared, ends }
+    }
+
+    pub(crate) fn register(&self, name: EdgeName, allowed: Vec<SpiffeId>) -> EdgeReceiver {
+        let inlet = {
+            let mut inlets = lock(&self.shared.inlets);
+            let shared = &self.shared;
+            let new = || {
+                let mut random = lock(&shared.random);
+                let session = u128::from(random.next_u64()) << 64 | u128::from(random.next_u64());
+                Arc::new(Inlet::new(name.clone(), session, shared.clock.clone()))
+            };
+            inlets.entry(name.clone()).or_insert_with(new).clone()
+        };
+        EdgeReceiver::new(inlet, allowed)
+    }
+
+    pub(crate) fn views(&self, certificate_seconds_left: i64) -> Vec<EdgeView> {
+        self.inlets().iter().map(|inlet| inlet.view(certificate_seconds_left)).collect()
+    }
+
+    pub(crate) fn turned_away(&self) -> Vec<(String, u64)> {
+        lock(&self.shared.turned_away).iter().map(|(reason, count)| (reason.clone(), *count)).collect()
+    }
+
+    pub(crate) async fn close(&self, grace: Duration) {
+        let until = self.shared.clock.now() + grace;
+        while self.shared.clock.now() < until && !self.inlets().iter().all(|inlet| inlet.is_quiet()) {
+            sleep(LOOK_AGAIN).await;
+        }
+        self.ends.send_replace(true);
+    }
+
+    fn inlets(&self) -> Vec<Arc<Inlet>> {
+        lock(&self.shared.inlets).values().cloned().collect()
+    }
+}
+
+async fn accept(socket: TcpListener, shared: Arc<Shared>) {
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    loop {
+        let permit = handshakes.clone().acquire_owned().await.expect("it is never closed");
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            () = shared.ended() => return,
+        };
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!("cannot accept an edge connection: {error}");
+                sleep(ACCEPT_REST).await;
+                continue;
+            }
+        };
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            let served = tokio::select! {
+                served = greet(&shared, stream) => served,
+                () = shared.ended() => return,
+            };
+            drop(permit);
+            match served {
+                Ok(admitted) => serve(&shared, admitted).await,
+                Err(away) => shared.turn_away(address, &away),
+            }
+        });
+    }
+}
+
+/// Somebody who was let in, and the connection.
+struct Guest {
+    stream: TlsStream<TcpStream>,
+    reader: FrameReader,
+    peer: Peer,
+    inlet: Arc<Inlet>,
+    admitted: Admitted,
+}
+
+async fn greet(shared: &Shared, stream: TcpStream) -> Result<Guest, Away> {
+    stream.set_nodelay(true).map_err(Away::Lost)?;
+    let config = shared.identity.server_config(Callers::Proved, &[ALPN]);
+    let config = config.map_err(|error| Away::NotTrusted(error.to_string()))?;
+    let mut stream = timeout(HANDSHAKE_WITHIN, TlsAcceptor::from(config).accept(stream))
+        .await
+        .map_err(|_| Away::Slow("handshake"))?
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => Away::Nothing,
+            _ => Away::NotTrusted(tls_reason(&error)),
+        })?;
+    let peer = peer(stream.get_ref().1.peer_certificates());
+    let peer = peer.map_err(|refusal| Away::NotTrusted(refusal.to_string()))?;
+    let mut reader = FrameReader::new(GREETING_BYTES_MAX);
+    let hello = timeout(HANDSHAKE_WITHIN, read_hello(&mut stream, &mut reader));
+    let hello = hello.await.map_err(|_| Away::Slow("hello"))??;
+    reader.set_limit(FRAME_BYTES_MAX + FRAME_HEAD_BYTES);
+    let name = EdgeName { pipeline: hello.pipeline.clone(), edge: hello.edge.clone() };
+    let inlet = lock(&shared.inlets).get(&name).cloned();
+    let admitted = inlet.ok_or(Refused::UnknownEdge).and_then(|inlet| {
+        let admitted = inlet.admit(&peer.id, &hello)?;
+        Ok((inlet, admitted))
+    });
+    let answer = match &admitted {
+        Ok((_, admitted)) => admitted.welcome.clone(),
+        Err(refused) => Frame::Refuse(refused.clone()),
+    };
+    let mut out = Vec::new();
+    answer.write(&mut out);
+    stream.write_all(&out).await.map_err(Away::Lost)?;
+    stream.flush().await.map_err(Away::Lost)?;
+    match admitted {
+        Ok((inlet, admitted)) => Ok(Guest { stream, reader, peer, inlet, admitted }),
+        Err(refused) => {
+            // A close that fails is a close.
+            let _ = stream.shutdown().await;
+            Err(Away::Refused(peer.id, refused))
+        }
+    }
+}
+
+async fn read_hello(stream: &mut TlsStream<TcpStream>, reader: &mut FrameReader) -> Result<Hello, Away> {
+    loop {
+        match reader.next_frame().map_err(Away::Protocol)? {
+            Some(Frame::Hello(hello)) => return Ok(hello),
+            Some(_) => {
+                return Err(Away::Protocol(ProtocolError::Unexpected { what: "anything but a hello" }));
+            }
+            None => {}
+        }
+        if stream.read_buf(reader.buffer()).await.map_err(Away::Lost)? == 0 {
+            return Err(Away::Nothing);
+        }
+    }
+}
+
+/// Carries an edge until its connection ends: at the latest when the certificate that opened it does.
+async fn serve(shared: &Shared, guest: Guest) {
+    let Guest { stream, reader, peer, inlet, admitted } = guest;
+    let seconds = peer.not_after_seconds - shared.clock.wall_nanos().div_euclid(1_000_000_000);
+    let expiry = sleep(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)));
+    let (read, write) = split(stream);
+    let (pings, pinged) = watch::channel(None);
+    let reason = tokio::select! {
+        reason = read_frames(&inlet, &admitted, read, reader, pings) => reason,
+        reason = write_frames(&inlet, &admitted, write, pinged) => reason,
+        () = expiry => "its certificate has ended".into(),
+        () = shared.ended() => "the process ends".into(),
+    };
+    admitted.link.close(admitted.connection, &shared.clock);
+    tracing::debug!(edge = %inlet.name, peer = %peer.id, "connection ended: {reason}");
+}
+
+async fn read_frames(
+    inlet: &Inlet,
+    admitted: &Admitted,
+    mut stream: impl AsyncRead + Unpin,
+    mut reader: FrameReader,
+    pings: watch::Sender<Option<u64>>,
+) -> String {
+    loop {
+        loop {
+            match reader.next_frame() {
+                Ok(Some(Frame::Batch { sequence, events })) => {
+                    match inlet.take(&admitted.link, admitted.connection, sequence, events) {
+                        Ok(Taken::New | Taken::Repeat | Taken::Passed) => {}
+                        Ok(Taken::Stale) => return "another took its place".into(),
+                        Err(error) => return error.to_string(),
+                    }
+                }
+                Ok(Some(Frame::Ping { token })) => {
+                    pings.send_replace(Some(token));
+                }
+                Ok(Some(_)) => {
+                    return ProtocolError::Unexpected { what: "a frame of a receiver" }.to_string();
+                }
+                Ok(None) => break,
+                Err(error) => return error.to_string(),
+            }
+        }
+        match timeout(SILENCE, stream.read_buf(reader.buffer())).await {
+            Ok(Ok(0)) => return "the peer closed it".into(),
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return tls_reason(&error),
+            Err(_) => return format!("nothing was heard for {SILENCE:?}"),
+        }
+    }
+}
+
+async fn write_frames(
+    inlet: &Inlet,
+    admitted: &Admitted,
+    mut stream: impl AsyncWrite + Unpin,
+    mut pinged: watch::Receiver<Option<u64>>,
+) -> String {
+    let (link, connection) = (&admitted.link, admitted.connection);
+    let mut out = Vec::new();
+    loop {
+        if !link.look(|receiving| receiving.is_current(connection)) {
+            return "another took its place".into();
+        }
+        let is_open = inlet.is_open();
+        if is_open && link.look(|receiving| receiving.is_passing()) {
+            return "what it sent cannot be taken, or it is no longer allowed".into();
+        }
+        let is_done = link.look(|receiving| {
+            receiving.transmit(connection, &mut out);
+            if !is_open {
+                receiving.say_bye(connection, &mut out);
+            }
+            !is_open && receiving.is_settled()
+        });
+        if pinged.has_changed().unwrap_or(false)
+            && let Some(token) = *pinged.borrow_and_update()
+        {
+            Frame::Pong { token }.write(&mut out);
+        }
+        if out.is_empty() {
+            if is_done {
+                // A farewell that does not arrive changes nothing.
+                let _ = timeout(SILENCE, stream.shutdown()).await;
+                // What is still coming is read, or the kernel would answer it with a reset that overtakes the farewell.
+                sleep(LINGER).await;
+                return "the receiver has gone, and all is settled".into();
+            }
+            tokio::select! {
+                () = admitted.wake.notified() => {}
+                _ = pinged.changed() => pinged.mark_changed(),
+            }
+            continue;
+        }
+        let written = async {
+            stream.write_all(&out).await?;
+            stream.flush().await
+        };
+        match timeout(SILENCE, written).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return tls_reason(&error),
+            Err(_) => return format!("nothing was taken for {SILENCE:?}"),
+        }
+        out.clear();
+    }
+}
+
+impl Shared {
+    async fn ended(&self) {
+        // An error means that the listener is gone, which is an end too.
+        let _ = self.ending.clone().wait_for(|ended| *ended).await;
+    }
+
+    fn turn_away(&self, address: SocketAddr, away: &Away) {
+        let (reason, who) = match away {
+            Away::Nothing => return,
+            Away::Slow(at) => (format!("no {at} in time"), None),
+            Away::NotTrusted(reason) => (format!("no trust: {reason}"), None),
+            Away::Protocol(error) => (error.to_string(), None),
+            Away::Refused(id, refused) => (refused.to_string(), Some(id.to_string())),
+            Away::Lost(error) => (format!("the connection broke: {error}"), None),
+        };
+        tracing::warn!(caller = %address, identity = who, "edge refused: {reason}");
+        let mut counts = lock(&self.turned_away);
+        if counts.len() < REASONS_MAX || counts.contains_key(&reason) {
+            *counts.entry(reason).or_default() += 1;
+        }
+    }
+}
+
+/// Handshakes at once, for a process whose edges are few.
+const HANDSHAKES_MAX: usize = 64;
+/// A sender pings every five seconds.
+const SILENCE: Duration = Duration::from_secs(20);
+/// As long as the other end may take to close after a farewell.
+const LINGER: Duration = Duration::from_secs(2);
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+/// Reasons that are counted apart; a caller can word some of them.
+const REASONS_MAX: usize = 64;

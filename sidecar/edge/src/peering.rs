@@ -1,0 +1,132 @@
+//! What a process shares among its edges: who it is, where it listens, how it finds peers.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use sidestream_host::{Clock, Random};
+use sidestream_trust::{Identity, SpiffeId};
+use tokio::net::TcpListener;
+
+use crate::{
+    EdgeName, EdgeReceiver, EdgeSender, EdgeView, Resolve, Target, listen::Listener, sender::Sender,
+};
+
+/// How a process takes part in edges.
+pub struct PeeringConfig {
+    /// Where it listens: `0.0.0.0:7443`, or port 0 for any that is free.
+    pub listen: SocketAddr,
+    /// Who it is.
+    pub identity: Identity,
+    /// How it finds peers.
+    pub resolver: Arc<dyn Resolve>,
+    /// What time it is.
+    pub clock: Clock,
+}
+
+/// The edges of a process. Clones are the same.
+#[derive(Clone)]
+pub struct Peering(Arc<Shared>);
+
+struct Shared {
+    identity: Identity,
+    resolver: Arc<dyn Resolve>,
+    clock: Clock,
+    listener: Listener,
+    address: SocketAddr,
+    senders: Mutex<Vec<Weak<Sender>>>,
+    random: Mutex<Random>,
+}
+
+impl Peering {
+    /// Listens. Tasks run on the tokio runtime that this is called on, until the last clone and all edges are gone.
+    pub async fn start(config: PeeringConfig) -> io::Result<Peering> {
+        let socket = TcpListener::bind(config.listen).await?;
+        let address = socket.local_addr()?;
+        let listener = Listener::start(socket, config.identity.clone(), config.clock.clone());
+        let (senders, random) = (Mutex::default(), Mutex::new(Random::from_entropy()));
+        let PeeringConfig { identity, resolver, clock, .. } = config;
+        Ok(Peering(Arc::new(Shared { identity, resolver, clock, listener, address, senders, random })))
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.0.address
+    }
+
+    /// Who this process is.
+    pub fn identity(&self) -> &Identity {
+        &self.0.identity
+    }
+
+    /// Begins to send to the peers of `target`. Call it on a tokio runtime.
+    pub fn send_to(&self, target: Target) -> EdgeSender {
+        let sender = Sender::start(self, target);
+        let mut senders = lock(&self.0.senders);
+        senders.retain(|own| own.strong_count() > 0);
+        senders.push(Arc::downgrade(&sender));
+        EdgeSender::new(sender)
+    }
+
+    /// Begins to receive edge `name` from those whom `allowed` names. One receiver is current for an edge: the newest.
+    pub fn receive(&self, name: EdgeName, allowed: Vec<SpiffeId>) -> EdgeReceiver {
+        self.0.listener.register(name, allowed)
+    }
+
+    /// Every edge, to look at.
+    pub fn edges(&self) -> Vec<EdgeView> {
+        let left = self.0.identity.seconds_left();
+        let senders: Vec<_> = lock(&self.0.senders).iter().filter_map(Weak::upgrade).collect();
+        let views = senders.iter().map(|sender| sender.view(left));
+        merged(views.chain(self.0.listener.views(left)))
+    }
+
+    /// Callers that the listener turned away, by reason, since the process began.
+    pub fn turned_away(&self) -> Vec<(String, u64)> {
+        self.0.listener.turned_away()
+    }
+
+    /// Takes no new connection, lets the senders know what is settled, and closes: after the pipelines have drained, for
+    /// at most `grace`.
+    pub async fn close(&self, grace: Duration) {
+        self.0.listener.close(grace).await;
+    }
+
+    pub(crate) fn resolver(&self) -> &dyn Resolve {
+        &*self.0.resolver
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    /// A name that no other sender or receiver has.
+    pub(crate) fn session(&self) -> u128 {
+        let mut random = lock(&self.0.random);
+        u128::from(random.next_u64()) << 64 | u128::from(random.next_u64())
+    }
+
+    /// `span`, give or take a fifth.
+    pub(crate) fn jittered(&self, span: Duration) -> Duration {
+        span.mul_f64(0.8 + 0.4 * lock(&self.0.random).next_f64())
+    }
+}
+
+/// One view for each end of each edge: a plan that replaces another may leave a sender behind that still delivers.
+fn merged(views: impl Iterator<Item = EdgeView>) -> Vec<EdgeView> {
+    let mut found: Vec<EdgeView> = Vec::new();
+    for view in views {
+        match found.iter_mut().find(|own| own.name == view.name && own.side == view.side) {
+            Some(own) => own.add(&view),
+            None => found.push(view),
+        }
+    }
+    found
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
