@@ -1,0 +1,31 @@
+//! The labels and annotations of what the operator makes.
+
+use std::collections::BTreeMap;
+
+/// [`MANAGER`], on everything the operator makes.
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// The value of [`MANAGED_BY`].
+pub const MANAGER: &str = "sidestream";
+/// The name of the Pipeline.
+pub const PIPELINE: &str = "sidestream.dev/pipeline";
+/// The name of the sidecar in it.
+pub const SIDECAR: &str = "sidestream.dev/sidecar";
+/// An annotation: a hash of what was applied, so that what is up to date is not written again.
+pub const APPLIED: &str = "sidestream.dev/applied";
+
+/// What selects the pods of a sidecar.
+pub fn selector(pipeline: &str, sidecar: &str) -> BTreeMap<String, String> {
+    [(PIPELINE, pipeline), (SIDECAR, sidecar)].map(|(key, value)| (key.into(), value.into())).into()
+}
+
+/// What is on every object of a pipeline.
+pub fn of_pipeline(pipeline: &str) -> BTreeMap<String, String> {
+    [(MANAGED_BY, MANAGER), (PIPELINE, pipeline)].map(|(key, value)| (key.into(), value.into())).into()
+}
+
+/// What is on every object of a sidecar.
+pub fn of_sidecar(pipeline: &str, sidecar: &str) -> BTreeMap<String, String> {
+    let mut labels = of_pipeline(pipeline);
+    labels.extend(selector(pipeline, sidecar));
+    labels
+}

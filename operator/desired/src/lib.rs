@@ -1,0 +1,84 @@
+//! The Kubernetes objects that run a Pipeline: pure, from resource to YAML.
+//!
+//! ```text
+//! Pipeline, its SidecarPlans, Facts ──▶ for each sidecar, in the order they are applied:
+//!     Service         first: a name that does not exist yet is remembered as absent by DNS
+//!     ServiceAccount  whom the pods run as, hence their SPIFFE ID
+//!     NetworkPolicy   who may connect
+//!     PodDisruptionBudget
+//!     Deployment      last: it needs the others
+//! ```
+//!
+//! A file for each kind of object. Everything here is a function of its arguments: the same resource gives the same
+//! bytes, so what is applied can be compared, printed and checked in (`cases/`). Nothing here asks the cluster anything.
+
+mod account;
+mod anchors;
+mod budget;
+mod deployment;
+mod object;
+mod policy;
+mod revision;
+mod service;
+
+pub mod labels;
+pub mod ports;
+
+use kube::core::DynamicObject;
+use sidestream_crds::{Pipeline, SidecarPlan};
+
+pub use anchors::{ANCHORS_KEY, ROTATION, TRUST_CONFIG_MAP, anchors};
+pub use object::{applied_hash, is_contained};
+pub use revision::{REVISIONS_KEPT, hash, plan_hash, read_revision, revision, revision_name};
+
+/// Who applies: the field manager of everything that the operator writes.
+pub const FIELD_MANAGER: &str = "sidestream-operator";
+
+/// What the objects say about the world around them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// The image of the sidecar: `sidestream.dev/sidecar:0.1.0`.
+    pub sidecar_image: String,
+    /// `Always`, `IfNotPresent` or `Never`; absent: what Kubernetes makes of the image's tag.
+    pub image_pull_policy: Option<String>,
+    /// Where the operator's control server is: `sidestream-operator.sidestream-system.svc:9443`.
+    pub operator: String,
+    /// The trust domain of every SPIFFE ID: `cluster.local`.
+    pub trust_domain: String,
+}
+
+/// Everything that runs `sidecar`, one of `sidecars`, the parts of `pipeline`; in the order it is to be applied.
+///
+/// The objects name `pipeline` as their owner, so it must have a `uid`: it comes from an API server.
+pub fn objects(
+    pipeline: &Pipeline,
+    sidecar: &SidecarPlan,
+    sidecars: &[SidecarPlan],
+    facts: &Facts,
+) -> Vec<DynamicObject> {
+    let of = Of { pipeline, sidecar, sidecars, facts };
+    vec![
+        object::finish(service::build(&of), &of),
+        object::finish(account::build(&of), &of),
+        object::finish(policy::build(&of), &of),
+        object::finish(budget::build(&of), &of),
+        object::finish(deployment::build(&of), &of),
+    ]
+}
+
+/// What an object is made of.
+struct Of<'a> {
+    pipeline: &'a Pipeline,
+    sidecar: &'a SidecarPlan,
+    /// All of the pipeline, `sidecar` among them.
+    sidecars: &'a [SidecarPlan],
+    facts: &'a Facts,
+}
+
+impl Of<'_> {
+    /// What every object of this sidecar is called.
+    fn name(&self) -> String {
+        let pipeline = self.pipeline.metadata.name.as_deref().unwrap_or_default();
+        sidestream_crds::names::object(pipeline, &self.sidecar.name)
+    }
+}

@@ -1,0 +1,40 @@
+//! The ports of a sidecar.
+
+use std::collections::BTreeSet;
+
+use sidestream_plan::{Kind, Plan, Source};
+
+/// Where other sidecars connect.
+pub const EDGE: i32 = 7443;
+/// Where Prometheus and the probes ask: `/metrics`, `/livez`, `/readyz`, `/stages`.
+pub const METRICS: i32 = 9464;
+
+/// The name of [`EDGE`] in the container.
+pub const EDGE_NAME: &str = "edge";
+/// The name of [`EDGE`] in the Service, so that DNS has `_sidestream-edge._tcp` (RFC 2782).
+pub const EDGE_SERVICE_NAME: &str = "sidestream-edge";
+/// The name of [`METRICS`].
+pub const METRICS_NAME: &str = "metrics";
+
+/// Ports on which stages of `plan` take requests from outside the pod, each once.
+pub fn of_stages(plan: &Plan) -> BTreeSet<i32> {
+    let listened = plan.stages.iter().filter_map(|stage| match &stage.kind {
+        Kind::Source(Source::Http(http)) => http.listen.rsplit_once(':'),
+        _ => None,
+    });
+    listened
+        .filter(|(host, _)| !is_loopback(host))
+        .filter_map(|(_, port)| port.parse::<u16>().ok())
+        .map(i32::from)
+        .collect()
+}
+
+/// What such a port is called: at most 15 characters, unique in the pod.
+pub fn name_of_stages(port: i32) -> String {
+    format!("http-{port}")
+}
+
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}

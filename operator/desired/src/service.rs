@@ -1,0 +1,42 @@
+//! The headless Service: the addresses of the pods, in DNS.
+//!
+//! Pods are in it before they are ready: sidecars that wait for each other must be able to find each other.
+
+use k8s_openapi::{
+    api::core::v1::{Service, ServicePort, ServiceSpec},
+    apimachinery::pkg::util::intstr::IntOrString,
+};
+
+use crate::{Of, labels, ports};
+
+pub(crate) fn build(of: &Of<'_>) -> Service {
+    let pipeline = of.pipeline.metadata.name.as_deref().unwrap_or_default();
+    let mut all = vec![
+        port(ports::EDGE_SERVICE_NAME, ports::EDGE, ports::EDGE_NAME),
+        port(ports::METRICS_NAME, ports::METRICS, ports::METRICS_NAME),
+    ];
+    for number in ports::of_stages(&of.sidecar.plan) {
+        let name = ports::name_of_stages(number);
+        all.push(ServicePort { app_protocol: Some("http".into()), ..port(&name, number, &name) });
+    }
+    Service {
+        spec: Some(ServiceSpec {
+            cluster_ip: Some("None".into()),
+            publish_not_ready_addresses: Some(true),
+            selector: Some(labels::selector(pipeline, &of.sidecar.name)),
+            ports: Some(all),
+            ..ServiceSpec::default()
+        }),
+        ..Service::default()
+    }
+}
+
+fn port(name: &str, number: i32, target: &str) -> ServicePort {
+    ServicePort {
+        name: Some(name.into()),
+        port: number,
+        protocol: Some("TCP".into()),
+        target_port: Some(IntOrString::String(target.into())),
+        ..ServicePort::default()
+    }
+}

@@ -1,0 +1,150 @@
+//! Takes a rotation of the roots forward: Distribute, Issue, and back to Stable, each step when every sidecar is ready
+//! for it.
+//!
+//! `kubectl -n sidestream-system annotate secret sidestream-ca sidestream.dev/rotate=NOW` begins one; so does a root that
+//! has lived four fifths of its life. What is in the Secret says how far it is: see [`crate::trust`].
+
+use std::{sync::Arc, time::Duration};
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, Client, api::PostParams};
+use sidestream_host::Clock;
+use sidestream_trust::{Anchors, Authority};
+use tokio::{sync::watch, time::sleep};
+
+use crate::{
+    control::Fleet,
+    observed::Observed,
+    trust::{AuthorityError, CA_SECRET, Phase, ROTATE, ROTATED, Roots, adopt},
+};
+
+/// How often it is asked whether the next step may be taken. Asking costs no request.
+const PERIOD: Duration = Duration::from_secs(1);
+/// A root that has less than this left is replaced: a fifth of ten years.
+const LEFT_MIN_SECONDS: i64 = 2 * 365 * 86_400;
+
+/// Rotates whenever that is due, until dropped.
+pub(super) async fn rotate(
+    client: Client,
+    namespace: String,
+    roots: watch::Sender<Arc<Roots>>,
+    fleet: Fleet,
+    observed: Observed,
+    clock: Clock,
+) {
+    let api: Api<Secret> = Api::namespaced(client, &namespace);
+    loop {
+        sleep(PERIOD).await;
+        let now = clock.wall_nanos().div_euclid(1_000_000_000);
+        let told = Told { anchored: fleet.anchored(), pods: observed.pods_ready() };
+        let current = roots.borrow().clone();
+        let next = match step(&current, &told, now, &clock) {
+            Ok(Some(next)) => next,
+            Ok(None) => continue,
+            Err(error) => {
+                tracing::error!(%error, "the roots do not rotate");
+                continue;
+            }
+        };
+        // Refused where somebody else wrote it meanwhile: the next look starts from what they wrote.
+        match api.replace(CA_SECRET, &PostParams::default(), &next.to_secret()).await {
+            Ok(written) => {
+                let phase = next.phase();
+                tracing::info!(?phase, generation = next.generation, "the roots rotate");
+                adopt(&roots, Roots { metadata: written.metadata, ..next });
+            }
+            Err(error) => tracing::warn!(%error, "the roots do not rotate now"),
+        }
+    }
+}
+
+/// What the sidecars say.
+#[derive(Debug)]
+struct Told {
+    /// Of each connected one: the generation it trusts, and who issued its certificate.
+    anchored: Vec<Option<(u64, u64)>>,
+    /// How many run.
+    pods: usize,
+}
+
+impl Told {
+    /// Whether every sidecar that runs is connected, and says so.
+    fn is_by_all(&self, is_so: impl Fn((u64, u64)) -> bool) -> bool {
+        self.anchored.len() >= self.pods && self.anchored.iter().all(|one| one.is_some_and(&is_so))
+    }
+}
+
+/// The roots after the next step; none where it is not time for one.
+fn step(current: &Roots, told: &Told, now: i64, clock: &Clock) -> Result<Option<Roots>, AuthorityError> {
+    let trust = AuthorityError::Trust;
+    let mut next = current.copy(clock)?;
+    match current.phase() {
+        Phase::Stable if is_due(current, now) => {
+            let new = Authority::create(current.issuer.trust_domain(), clock).map_err(trust)?;
+            let both = [current.issuer.anchor().clone(), new.anchor().clone()];
+            next.anchors = Anchors::new(both).map_err(trust)?;
+            (next.next, next.generation) = (Some(new), current.generation + 1);
+        }
+        Phase::Distribute if told.is_by_all(|(generation, _)| generation >= current.generation) => {
+            let Some(new) = next.next.take() else { return Ok(None) };
+            next.issuer = new;
+        }
+        Phase::Issue if told.is_by_all(|(_, issuer)| issuer == current.issuer_number()) => {
+            next.anchors = next.issuer.anchors();
+            next.generation = current.generation + 1;
+            if let Some(asked) = current.metadata.annotations.as_ref().and_then(|all| all.get(ROTATE)) {
+                next.metadata.annotations.get_or_insert_default().insert(ROTATED.into(), asked.clone());
+            }
+        }
+        _ => return Ok(None),
+    }
+    Ok(Some(next))
+}
+
+fn is_due(roots: &Roots, now: i64) -> bool {
+    let annotation = |key: &str| roots.metadata.annotations.as_ref()?.get(key);
+    let is_asked = annotation(ROTATE).is_some_and(|asked| annotation(ROTATED) != Some(asked));
+    is_asked || roots.issuer.not_after_seconds() - now < LEFT_MIN_SECONDS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_step_waits_for_every_sidecar_and_the_old_root_goes_last() {
+        let clock = Clock::machine();
+        let now = clock.wall_nanos() / 1_000_000_000;
+        let go = |roots: &Roots, anchored: Vec<Option<(u64, u64)>>, pods| {
+            step(roots, &Told { anchored, pods }, now, &clock).unwrap()
+        };
+        let mut roots = Roots::create("cluster.local", &clock).unwrap();
+        let old = roots.issuer_number();
+        assert!(go(&roots, vec![], 0).is_none(), "nobody asked");
+        roots.metadata.annotations.get_or_insert_default().insert(ROTATE.into(), "now".into());
+
+        let distribute = go(&roots, vec![Some((1, old))], 1).unwrap();
+        assert_eq!((distribute.phase(), distribute.issuer_number()), (Phase::Distribute, old));
+        assert!(go(&distribute, vec![Some((1, old))], 1).is_none(), "one trusts the old root only");
+        assert!(go(&distribute, vec![None], 1).is_none(), "one has not said");
+        assert!(go(&distribute, vec![Some((2, old))], 2).is_none(), "one is not connected");
+
+        let issue = go(&distribute, vec![Some((2, old)); 2], 2).unwrap();
+        let new = issue.issuer_number();
+        assert!(issue.phase() == Phase::Issue && new != old && issue.anchors.certificates().len() == 2);
+        assert!(go(&issue, vec![Some((2, new)), Some((2, old))], 2).is_none(), "one has an old certificate");
+
+        let stable = go(&issue, vec![Some((2, new)); 2], 2).unwrap();
+        assert_eq!((stable.phase(), stable.generation, stable.issuer_number()), (Phase::Stable, 3, new));
+        assert!(go(&stable, vec![Some((3, new))], 1).is_none(), "what was asked for is done");
+    }
+
+    #[test]
+    fn a_root_near_its_end_is_replaced_unasked() {
+        let clock = Clock::machine();
+        let roots = Roots::create("cluster.local", &clock).unwrap();
+        let late = roots.issuer.not_after_seconds() - LEFT_MIN_SECONDS + 1;
+        let told = Told { anchored: vec![], pods: 0 };
+        assert!(step(&roots, &told, late, &clock).unwrap().is_some());
+    }
+}

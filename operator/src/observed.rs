@@ -1,0 +1,337 @@
+//! What is on the cluster of what the operator makes: as little of each object as decisions need.
+//!
+//! One watch for each kind feeds it; what changes stirs the Pipeline it belongs to. An object that was settled, which is
+//! found to be as it should, is not looked at again before it changes: an idle cluster costs no request. Nothing is
+//! created or overwritten on the word of this memory alone, which may lag: [`crate::apply`] asks the API server first.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Debug,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use futures_util::StreamExt;
+use k8s_openapi::api::{
+    apps::v1::{ControllerRevision, Deployment},
+    core::v1::{ConfigMap, Service, ServiceAccount},
+    networking::v1::NetworkPolicy,
+    policy::v1::PodDisruptionBudget,
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{ObjectMeta, PartialObjectMeta},
+    runtime::{WatchStreamExt, watcher},
+};
+use serde::de::DeserializeOwned;
+use sidestream_desired::{TRUST_CONFIG_MAP, labels};
+use tokio::sync::{Notify, watch};
+
+/// Objects of a list the server sends at once: what is not kept should not pile up.
+const PAGE: u32 = 100;
+
+/// An object: its kind and name.
+pub type Key = (&'static str, String);
+
+/// What is remembered of an object.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Seen {
+    /// Its identity.
+    pub uid: String,
+    /// The identity of the object that controls it; none where there is none.
+    pub owner: Option<String>,
+    /// Changes when what we care about may have changed.
+    pub fingerprint: u64,
+    /// Of a ControllerRevision: its number.
+    pub revision: i64,
+    /// Of a Deployment: how its pods are.
+    pub pods: Pods,
+}
+
+/// How the pods of a Deployment are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pods {
+    /// How many there should be.
+    pub wanted: i32,
+    /// How many are of the newest template.
+    pub updated: i32,
+    /// How many of all are ready.
+    pub ready: i32,
+    /// How many there are.
+    pub all: i32,
+    /// Whether the figures are about the newest specification.
+    pub is_current: bool,
+}
+
+/// The memory. Clones are the same one.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    inner: Arc<Mutex<Inner>>,
+    stir: Arc<Notify>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// By `namespace/pipeline`; the shared objects of a namespace are under `namespace/`.
+    objects: HashMap<String, BTreeMap<Key, Seen>>,
+    /// The fingerprint at which an object was found to be as this hash of what is desired says.
+    settled: HashMap<String, BTreeMap<Key, (u64, String)>>,
+    stirred: std::collections::HashSet<String>,
+}
+
+impl Observed {
+    /// Watches every kind until dropped; `ready` becomes true when everything there is has been seen.
+    pub async fn watch(self, client: Client, ready: watch::Sender<bool>) {
+        let done = Arc::new(tokio::sync::Barrier::new(8));
+        tokio::join!(
+            self.watch_metadata::<Service>(&client, &done),
+            self.watch_metadata::<ServiceAccount>(&client, &done),
+            self.watch_metadata::<NetworkPolicy>(&client, &done),
+            self.watch_metadata::<PodDisruptionBudget>(&client, &done),
+            self.watch_metadata::<ConfigMap>(&client, &done),
+            self.watch_kind(Api::<Deployment>::all(client.clone()), "Deployment", &done, of_deployment),
+            self.watch_kind(
+                Api::<ControllerRevision>::all(client.clone()),
+                "ControllerRevision",
+                &done,
+                of_revision
+            ),
+            async {
+                done.wait().await;
+                ready.send_replace(true);
+            },
+        );
+    }
+
+    async fn watch_metadata<K>(&self, client: &Client, done: &tokio::sync::Barrier)
+    where
+        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    {
+        let api: Api<PartialObjectMeta<K>> = Api::all(client.clone());
+        let kind = kind_of(&K::kind(&()));
+        self.watch_kind(api, kind, done, |object| of_metadata(object.meta())).await;
+    }
+
+    async fn watch_kind<K>(
+        &self,
+        api: Api<K>,
+        kind: &'static str,
+        done: &tokio::sync::Barrier,
+        seen: impl Fn(&K) -> Seen,
+    ) where
+        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    {
+        let selector = format!("{}={}", labels::MANAGED_BY, labels::MANAGER);
+        let mut config =
+            watcher::Config { page_size: Some(PAGE), ..watcher::Config::default().labels(&selector) };
+        // The one ConfigMap it may see: the right to list names it.
+        if kind == "ConfigMap" {
+            config = config.fields(&format!("metadata.name={TRUST_CONFIG_MAP}"));
+        }
+        let mut events = std::pin::pin!(watcher(api, config).default_backoff());
+        // A new list replaces what was known: what is not in it is gone.
+        let mut listed: Option<Vec<(String, Key)>> = None;
+        let mut is_first = true;
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(watcher::Event::Init) => listed = Some(Vec::new()),
+                Ok(watcher::Event::InitApply(object)) => {
+                    let (group, key) = self.note(kind, &object, &seen);
+                    listed.get_or_insert_default().push((group, key));
+                }
+                Ok(watcher::Event::InitDone) => {
+                    self.keep_only(kind, listed.take().unwrap_or_default());
+                    if std::mem::take(&mut is_first) {
+                        done.wait().await;
+                    }
+                }
+                Ok(watcher::Event::Apply(object)) => drop(self.note(kind, &object, &seen)),
+                Ok(watcher::Event::Delete(object)) => {
+                    self.forget(&group_of(object.meta()), &(kind, object.name_any()))
+                }
+                Err(error) => tracing::warn!(%error, kind, "cannot be watched now"),
+            }
+        }
+    }
+
+    fn note<K: Resource<DynamicType = ()>>(
+        &self,
+        kind: &'static str,
+        object: &K,
+        seen: impl Fn(&K) -> Seen,
+    ) -> (String, Key) {
+        let (group, key) = (group_of(object.meta()), (kind, object.name_any()));
+        self.remember(&group, key.clone(), seen(object));
+        (group, key)
+    }
+
+    /// This is how the object is now.
+    pub fn remember(&self, group: &str, key: Key, seen: Seen) {
+        let mut inner = self.lock();
+        let before = inner.objects.entry(group.to_owned()).or_default().insert(key, seen.clone());
+        if before.as_ref() != Some(&seen) {
+            inner.stirred.insert(group.to_owned());
+            drop(inner);
+            self.stir.notify_one();
+        }
+    }
+
+    /// The object is gone.
+    pub fn forget(&self, group: &str, key: &Key) {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        for of_group in [inner.objects.get_mut(group).map(|objects| objects.remove(key).is_some())] {
+            if of_group == Some(true) {
+                inner.stirred.insert(group.to_owned());
+            }
+        }
+        if inner.objects.get(group).is_some_and(BTreeMap::is_empty) {
+            inner.objects.remove(group);
+        }
+        inner.settled.get_mut(group).map(|settled| settled.remove(key));
+        if inner.settled.get(group).is_some_and(BTreeMap::is_empty) {
+            inner.settled.remove(group);
+        }
+        self.stir.notify_one();
+    }
+
+    fn keep_only(&self, kind: &'static str, listed: Vec<(String, Key)>) {
+        let listed: std::collections::HashSet<(String, Key)> = listed.into_iter().collect();
+        let gone: Vec<(String, Key)> = (self.lock().objects.iter())
+            .flat_map(|(group, objects)| objects.keys().map(move |key| (group.clone(), key.clone())))
+            .filter(|(group, key)| key.0 == kind && !listed.contains(&(group.clone(), key.clone())))
+            .collect();
+        for (group, key) in gone {
+            self.forget(&group, &key);
+        }
+    }
+
+    /// An object, if it has been seen.
+    pub fn get(&self, group: &str, key: &Key) -> Option<Seen> {
+        self.lock().objects.get(group)?.get(key).cloned()
+    }
+
+    /// Every object of a group that has been seen.
+    pub fn all(&self, group: &str) -> Vec<(Key, Seen)> {
+        let inner = self.lock();
+        let objects = inner.objects.get(group).into_iter().flatten();
+        objects.map(|(key, seen)| (key.clone(), seen.clone())).collect()
+    }
+
+    /// How many pods of sidecars are ready.
+    pub fn pods_ready(&self) -> usize {
+        let ready: i64 = self
+            .lock()
+            .objects
+            .values()
+            .flat_map(BTreeMap::values)
+            .map(|seen| i64::from(seen.pods.ready))
+            .sum();
+        usize::try_from(ready).unwrap_or_default()
+    }
+
+    /// Whether the object was found to be as `hash` says, and has not changed since.
+    pub fn is_settled(&self, group: &str, key: &Key, hash: &str) -> bool {
+        let inner = self.lock();
+        let settled = inner.settled.get(group).and_then(|settled| settled.get(key));
+        let seen = inner.objects.get(group).and_then(|objects| objects.get(key));
+        settled
+            .zip(seen)
+            .is_some_and(|((fingerprint, of), seen)| *fingerprint == seen.fingerprint && of == hash)
+    }
+
+    /// The object was found to be as `hash` says when it had this fingerprint.
+    pub fn settle(&self, group: &str, key: Key, fingerprint: u64, hash: &str) {
+        self.lock().settled.entry(group.to_owned()).or_default().insert(key, (fingerprint, hash.to_owned()));
+    }
+
+    /// The groups of which something has changed since the last call; waits until there are some.
+    pub async fn stirred(&self) -> Vec<String> {
+        loop {
+            let stirred: Vec<String> = self.lock().stirred.drain().collect();
+            if !stirred.is_empty() {
+                return stirred;
+            }
+            self.stir.notified().await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// `namespace/pipeline` of an object of ours; `namespace/` where it is shared.
+pub fn group_of(metadata: &ObjectMeta) -> String {
+    let pipeline = metadata.labels.as_ref().and_then(|labels| labels.get(labels::PIPELINE));
+    format!("{}/{}", metadata.namespace.as_deref().unwrap_or_default(), pipeline.map_or("", String::as_str))
+}
+
+/// The kind, as a name that lives for ever.
+pub fn kind_of(kind: &str) -> &'static str {
+    const KINDS: [&str; 7] = [
+        "Service",
+        "ServiceAccount",
+        "NetworkPolicy",
+        "PodDisruptionBudget",
+        "ConfigMap",
+        "Deployment",
+        "ControllerRevision",
+    ];
+    KINDS.into_iter().find(|known| *known == kind).unwrap_or("Unknown")
+}
+
+/// What is remembered of any object.
+pub fn of_metadata(metadata: &ObjectMeta) -> Seen {
+    let mut fingerprint = DefaultHasher::new();
+    match metadata.generation {
+        // The specification, without what changes in the status.
+        Some(generation) if generation > 0 => generation.hash(&mut fingerprint),
+        _ => metadata.resource_version.hash(&mut fingerprint),
+    }
+    (&metadata.uid, &metadata.labels, &metadata.annotations).hash(&mut fingerprint);
+    metadata.deletion_timestamp.is_some().hash(&mut fingerprint);
+    let owners = metadata.owner_references.iter().flatten();
+    owners.clone().for_each(|owner| owner.uid.hash(&mut fingerprint));
+    Seen {
+        uid: metadata.uid.clone().unwrap_or_default(),
+        owner: owners.clone().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.clone()),
+        fingerprint: fingerprint.finish(),
+        ..Seen::default()
+    }
+}
+
+fn of_revision(revision: &ControllerRevision) -> Seen {
+    Seen { revision: revision.revision, ..of_metadata(&revision.metadata) }
+}
+
+fn of_deployment(deployment: &Deployment) -> Seen {
+    let status = deployment.status.clone().unwrap_or_default();
+    let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+    let pods = Pods {
+        wanted,
+        updated: status.updated_replicas.unwrap_or_default(),
+        ready: status.ready_replicas.unwrap_or_default(),
+        all: status.replicas.unwrap_or_default(),
+        is_current: status.observed_generation >= deployment.metadata.generation,
+    };
+    Seen { pods, ..of_metadata(&deployment.metadata) }
+}
+
+/// What is remembered of an object that the API server has just answered with.
+pub fn of_dynamic(object: &kube::core::DynamicObject) -> Seen {
+    let parsed = |kind: &str| object.types.as_ref().is_some_and(|types| types.kind == kind);
+    if parsed("Deployment") {
+        return object
+            .clone()
+            .try_parse()
+            .map_or_else(|_| of_metadata(&object.metadata), |one| of_deployment(&one));
+    }
+    if parsed("ControllerRevision") {
+        return object
+            .clone()
+            .try_parse()
+            .map_or_else(|_| of_metadata(&object.metadata), |one| of_revision(&one));
+    }
+    of_metadata(&object.metadata)
+}

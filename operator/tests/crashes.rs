@@ -1,0 +1,179 @@
+//! The operator dies before and after every write, and the next one brings about the same objects.
+
+mod world;
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use world::{Death, Operator, Server};
+
+const ONE: &str = "
+apiVersion: sidestream.dev/v1alpha1
+kind: Pipeline
+metadata: {name: hello}
+spec:
+  stages:
+  - {name: tick, source: {generator: {rate: 10}}}
+  - {name: show, sink: {console: {}}}
+";
+const FASTER: &str = "
+apiVersion: sidestream.dev/v1alpha1
+kind: Pipeline
+metadata: {name: hello}
+spec:
+  stages:
+  - {name: tick, source: {generator: {rate: 20}}}
+  - {name: display, sink: {console: {}}}
+";
+const TWO: &str = "
+apiVersion: sidestream.dev/v1alpha1
+kind: Pipeline
+metadata: {name: hello}
+spec:
+  sidecars:
+  - {name: door, workload: {replicas: 2}}
+  - {name: hub, workload: {}}
+  stages:
+  - {name: tick, sidecar: door, source: {generator: {rate: 10}}}
+  - {name: show, sidecar: hub, sink: {console: {}}}
+";
+const SCALED: &str = "
+apiVersion: sidestream.dev/v1alpha1
+kind: Pipeline
+metadata: {name: hello}
+spec:
+  sidecars:
+  - {name: door, workload: {replicas: 5}}
+  - {name: hub, workload: {}}
+  stages:
+  - {name: tick, sidecar: door, source: {generator: {rate: 10}}}
+  - {name: show, sidecar: hub, sink: {console: {}}}
+";
+const BROKEN: &str = "
+apiVersion: sidestream.dev/v1alpha1
+kind: Pipeline
+metadata: {name: hello}
+spec:
+  stages:
+  - {name: tick, source: {generator: {rate: 10}}}
+  - {name: show, from: [tock], sink: {console: {}}}
+";
+
+/// What a user does; the last step is the one during which the operator dies. `None` deletes. Then the workloads that
+/// there are in the end.
+type Story = (&'static str, &'static [Option<&'static str>], &'static [&'static str]);
+
+const STORIES: [Story; 8] = [
+    ("create", &[Some(ONE)], &["main"]),
+    ("edit and rename a stage", &[Some(ONE), Some(FASTER)], &["main"]),
+    ("go back", &[Some(ONE), Some(FASTER), Some(ONE)], &["main"]),
+    ("one sidecar becomes two others", &[Some(ONE), Some(TWO)], &["door", "hub"]),
+    ("two sidecars become one", &[Some(TWO), Some(ONE)], &["main"]),
+    ("scale", &[Some(TWO), Some(SCALED)], &["door", "hub"]),
+    ("break", &[Some(ONE), Some(BROKEN)], &["main"]),
+    ("delete and make anew", &[Some(TWO), None, Some(ONE)], &["main"]),
+];
+
+fn act(server: &Server, step: Option<&str>) {
+    match step {
+        Some(yaml) => server.user_applies(yaml),
+        None => server.user_deletes("hello"),
+    }
+}
+
+/// Everything but the last step, undisturbed.
+async fn before(steps: &[Option<&str>]) -> Server {
+    let server = Server::default();
+    for step in &steps[..steps.len() - 1] {
+        act(&server, *step);
+        Operator::new(&server).seeing().settle("hello").await;
+    }
+    act(&server, steps[steps.len() - 1]);
+    server
+}
+
+async fn undisturbed(steps: &[Option<&str>]) -> (BTreeMap<String, Value>, usize) {
+    let server = before(steps).await;
+    server.revive(None);
+    Operator::new(&server).seeing().settle("hello").await;
+    (server.objects(), server.writes().len())
+}
+
+#[tokio::test]
+async fn an_operator_that_dies_at_any_write_leaves_what_the_next_one_completes() {
+    let mut points = 0;
+    for (story, steps, workloads) in STORIES {
+        let (expected, writes) = undisturbed(steps).await;
+        assert!(writes > 0, "{story}: nothing is written");
+        let found: Vec<_> =
+            expected.keys().filter_map(|path| path.split_once("/deployments/hello-")).collect();
+        let found: Vec<_> = found.into_iter().filter_map(|(_, name)| name.strip_suffix("-spl")).collect();
+        assert_eq!(found, workloads, "{story}");
+        for at in 0..writes {
+            for death in [Death::Before, Death::After] {
+                for is_lagging in [false, true] {
+                    let server = before(steps).await;
+                    server.revive(Some((at, death)));
+                    let dying = Operator::new(&server).seeing();
+                    while dying.look("hello").await && server.writes().len() <= at {
+                        server.show(&dying.context.observed);
+                    }
+                    server.revive(None);
+                    let next = Operator::new(&server);
+                    if is_lagging {
+                        // Its first look knows nothing of what is there.
+                        next.look("hello").await;
+                    }
+                    next.settle("hello").await;
+                    let found = server.objects();
+                    assert_eq!(
+                        serde_yaml::to_string(&found).unwrap(),
+                        serde_yaml::to_string(&expected).unwrap(),
+                        "{story}: died {death:?} write {at}, lagging: {is_lagging}"
+                    );
+                    points += 1;
+                }
+            }
+        }
+    }
+    println!("{points} deaths");
+    assert!(points > 100, "only {points} deaths");
+}
+
+#[tokio::test]
+async fn a_second_look_writes_nothing_whether_or_not_it_remembers_the_first() {
+    for (story, steps, _) in STORIES {
+        let server = before(steps).await;
+        let first = Operator::new(&server).seeing();
+        first.settle("hello").await;
+        for (memory, operator) in [
+            ("the same", first),
+            ("a new one", Operator::new(&server).seeing()),
+            ("a blind one", Operator::new(&server)),
+        ] {
+            server.revive(None);
+            assert!(operator.look("hello").await);
+            if memory != "a blind one" {
+                assert_eq!(server.writes(), [""; 0], "{story}: {memory}");
+            }
+            // One that does not see which revisions there are may number its own anew, and nothing else.
+            let others: Vec<_> =
+                server.writes().into_iter().filter(|write| !write.contains("controllerrevisions")).collect();
+            assert!(
+                others.iter().all(|write| write.ends_with("/status") || write.contains("/events")),
+                "{others:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_settled_pipeline_is_not_even_asked_about() {
+    let server = Server::default();
+    server.user_applies(ONE);
+    let operator = Operator::new(&server).seeing();
+    operator.settle("hello").await;
+    // Dead: any request would fail.
+    server.revive(Some((0, Death::Before)));
+    assert!(operator.look("hello").await);
+}

@@ -1,0 +1,367 @@
+//! An API server in memory: enough of one to reconcile against, which can die at any write.
+//!
+//! It knows GET, POST, PATCH (server-side apply by one manager), PUT and DELETE of single objects, uids, resource
+//! versions, generations, preconditions and the garbage collection of what an object owned.
+
+#![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use kube::{
+    Client,
+    client::Body,
+    core::{DeserializeGuard, DynamicObject},
+    runtime::events::{Recorder, Reporter},
+};
+use serde_json::{Value, json};
+use sidestream_crds::Pipeline;
+use sidestream_desired::Facts;
+use sidestream_host::Clock;
+use sidestream_operator::{
+    apply::{Applier, key_of},
+    control::Fleet,
+    controllers::{Backoff, Context, reconcile},
+    metrics::Metrics,
+    observed::{Observed, group_of, of_dynamic},
+    trust::Roots,
+};
+use tokio::sync::watch;
+
+/// The server. Clones are the same one.
+#[derive(Clone, Default)]
+pub struct Server(Arc<Mutex<Inner>>);
+
+#[derive(Default)]
+struct Inner {
+    /// By path: `/api/v1/namespaces/shop/services/hello-main-spl`.
+    objects: BTreeMap<String, Value>,
+    /// Grows with every change.
+    version: u64,
+    /// Method and path of every write that arrived.
+    writes: Vec<String>,
+    /// Dies at this write, counted from the last revival.
+    dies: Option<(usize, Death)>,
+    is_dead: bool,
+    /// What is said of any token.
+    token_review: Value,
+}
+
+/// When a write is the last one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    /// It does not arrive.
+    Before,
+    /// It arrives; its answer does not.
+    After,
+}
+
+type Answer = (StatusCode, Value);
+
+impl Server {
+    pub fn client(&self) -> Client {
+        let server = self.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let server = server.clone();
+            async move { server.answer(request).await }
+        });
+        Client::new(service, "default")
+    }
+
+    /// Everything is asked anew from here: `dies` says at which write the asker ends.
+    pub fn revive(&self, dies: Option<(usize, Death)>) {
+        let mut inner = self.0.lock().unwrap();
+        (inner.dies, inner.is_dead) = (dies, false);
+        inner.writes.clear();
+    }
+
+    /// The status of every TokenReview from now on.
+    pub fn say_of_tokens(&self, status: Value) {
+        self.0.lock().unwrap().token_review = status;
+    }
+
+    pub fn writes(&self) -> Vec<String> {
+        self.0.lock().unwrap().writes.clone()
+    }
+
+    /// A user writes a Pipeline.
+    pub fn user_applies(&self, yaml: &str) {
+        let resource: Value = serde_yaml::from_str(yaml).unwrap();
+        let name = resource["metadata"]["name"].as_str().unwrap().to_owned();
+        let path = format!("/apis/sidestream.dev/v1alpha1/namespaces/shop/pipelines/{name}");
+        self.put(&path, resource);
+    }
+
+    pub fn user_deletes(&self, name: &str) {
+        self.0
+            .lock()
+            .unwrap()
+            .delete(&format!("/apis/sidestream.dev/v1alpha1/namespaces/shop/pipelines/{name}"));
+    }
+
+    /// Somebody makes an object.
+    pub fn put(&self, path: &str, object: Value) {
+        self.0.lock().unwrap().write(path, object);
+    }
+
+    pub fn get(&self, path: &str) -> Option<Value> {
+        self.0.lock().unwrap().objects.get(path).cloned()
+    }
+
+    /// Every object as it is.
+    pub fn everything(&self) -> BTreeMap<String, Value> {
+        self.0.lock().unwrap().objects.clone()
+    }
+
+    /// Every object, without what differs from run to run.
+    pub fn objects(&self) -> BTreeMap<String, Value> {
+        let mut objects = self.0.lock().unwrap().objects.clone();
+        objects.retain(|path, _| !path.contains("/events/"));
+        for object in objects.values_mut() {
+            strip(object);
+        }
+        objects
+    }
+
+    pub fn pipeline(&self, name: &str) -> Option<DeserializeGuard<Pipeline>> {
+        let path = format!("/apis/sidestream.dev/v1alpha1/namespaces/shop/pipelines/{name}");
+        self.get(&path).map(|object| serde_json::from_value(object).unwrap())
+    }
+
+    /// What watches would have shown by now.
+    pub fn show(&self, observed: &Observed) {
+        for object in self.0.lock().unwrap().objects.values() {
+            let object: DynamicObject = serde_json::from_value(object.clone()).unwrap();
+            let labels = object.metadata.labels.clone().unwrap_or_default();
+            if labels.get("app.kubernetes.io/managed-by").is_some_and(|manager| manager == "sidestream") {
+                observed.remember(&group_of(&object.metadata), key_of(&object), of_dynamic(&object));
+            }
+        }
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Result<Response<Body>, std::io::Error> {
+        let (parts, body) = request.into_parts();
+        let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
+        let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
+        let path = parts.uri.path().to_owned();
+        let query = parts.uri.query().unwrap_or_default().to_owned();
+        let mut inner = self.0.lock().unwrap();
+        let is_write = parts.method != Method::GET;
+        let death =
+            inner.dies.filter(|(at, _)| is_write && *at == inner.writes.len()).map(|(_, death)| death);
+        inner.is_dead |= death.is_some();
+        let is_lost = inner.is_dead && death != Some(Death::After);
+        if is_lost {
+            return Err(std::io::Error::other("dead"));
+        }
+        if is_write {
+            inner.writes.push(format!("{} {path}", parts.method));
+        }
+        let (code, value) = inner.handle(&parts.method, &path, &query, body);
+        if inner.is_dead {
+            return Err(std::io::Error::other("dead"));
+        }
+        let response = Response::builder().status(code).header("content-type", "application/json");
+        Ok(response.body(Body::from(serde_json::to_vec(&value).unwrap())).unwrap())
+    }
+}
+
+impl Inner {
+    fn handle(&mut self, method: &Method, path: &str, query: &str, body: Value) -> Answer {
+        match *method {
+            Method::GET => {
+                self.objects.get(path).map_or_else(|| refuse(404, "NotFound"), |found| ok(found.clone()))
+            }
+            Method::POST if path.ends_with("/tokenreviews") => {
+                // Like the API server's, it knows only the audiences that were asked for.
+                let mut answer = body;
+                let mut status = self.token_review.clone();
+                let asked = answer["spec"]["audiences"].as_array().cloned().unwrap_or_default();
+                if let Some(audiences) = status["audiences"].as_array_mut() {
+                    audiences.retain(|audience| asked.contains(audience));
+                }
+                answer["status"] = status;
+                ok(answer)
+            }
+            Method::POST => {
+                let name = body["metadata"]["name"].as_str().unwrap_or_default();
+                let path = format!("{path}/{name}");
+                if self.objects.contains_key(&path) {
+                    return refuse(409, "AlreadyExists");
+                }
+                ok(self.write(&path, body))
+            }
+            Method::PUT => ok(self.write(path, body)),
+            Method::PATCH => self.apply(path, query.contains("force=true"), body),
+            Method::DELETE => {
+                let wanted = body["preconditions"]["uid"].as_str();
+                match self.objects.get(path) {
+                    None => refuse(404, "NotFound"),
+                    Some(found) if wanted.is_some_and(|uid| found["metadata"]["uid"] != uid) => {
+                        refuse(409, "Conflict")
+                    }
+                    Some(_) => {
+                        self.delete(path);
+                        ok(json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}))
+                    }
+                }
+            }
+            _ => refuse(405, "MethodNotAllowed"),
+        }
+    }
+
+    fn apply(&mut self, path: &str, is_forced: bool, body: Value) -> Answer {
+        if let Some(path) = path.strip_suffix("/status") {
+            let Some(mut live) = self.objects.get(path).cloned() else { return refuse(404, "NotFound") };
+            live["status"] = body["status"].clone();
+            return ok(self.write(path, live));
+        }
+        match self.objects.get(path) {
+            None if body["metadata"]["uid"].is_string() => refuse(409, "Conflict"),
+            Some(live)
+                if !is_forced
+                    || body["metadata"]["uid"].is_string()
+                        && body["metadata"]["uid"] != live["metadata"]["uid"] =>
+            {
+                refuse(409, "Conflict")
+            }
+            _ => ok(self.write(path, body)),
+        }
+    }
+
+    fn write(&mut self, path: &str, mut object: Value) -> Value {
+        self.version += 1;
+        let before = self.objects.get(path).cloned().unwrap_or(Value::Null);
+        let metadata = &mut object["metadata"];
+        metadata["namespace"] = "shop".into();
+        metadata["resourceVersion"] = self.version.to_string().into();
+        metadata["uid"] = match &before["metadata"]["uid"] {
+            Value::Null => format!("uid-{}", self.version).into(),
+            known => known.clone(),
+        };
+        let generation = before["metadata"]["generation"].as_i64().unwrap_or_default();
+        let is_changed = before["spec"] != object["spec"];
+        object["metadata"]["generation"] = (generation + i64::from(is_changed)).into();
+        if object.get("status").is_none() && !before["status"].is_null() {
+            object["status"] = before["status"].clone();
+        }
+        self.objects.insert(path.to_owned(), object.clone());
+        object
+    }
+
+    fn delete(&mut self, path: &str) {
+        let Some(gone) = self.objects.remove(path) else { return };
+        let owned = |object: &Value| {
+            let owners = object["metadata"]["ownerReferences"].as_array();
+            owners.is_some_and(|owners| owners.iter().any(|owner| owner["uid"] == gone["metadata"]["uid"]))
+        };
+        self.objects.retain(|_, object| !owned(object));
+    }
+}
+
+fn ok(object: Value) -> Answer {
+    (StatusCode::OK, object)
+}
+
+fn refuse(code: u16, reason: &str) -> Answer {
+    let status = json!({
+        "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": reason,
+    });
+    (StatusCode::from_u16(code).unwrap(), status)
+}
+
+/// Removes what says when and in which order things were done, not what they are.
+fn strip(object: &mut Value) {
+    let metadata = object["metadata"].as_object_mut().unwrap();
+    for field in ["uid", "resourceVersion", "generation"] {
+        metadata.remove(field);
+    }
+    // The hash of what was applied has the owner's uid in it.
+    metadata.remove("annotations");
+    for owner in metadata.get_mut("ownerReferences").and_then(Value::as_array_mut).into_iter().flatten() {
+        owner.as_object_mut().unwrap().remove("uid");
+    }
+    // That numbers grow is what counts.
+    object.as_object_mut().unwrap().remove("revision");
+    if let Some(status) = object.get_mut("status").and_then(Value::as_object_mut) {
+        status.remove("observedGeneration");
+        for condition in status.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten() {
+            let condition = condition.as_object_mut().unwrap();
+            condition.remove("lastTransitionTime");
+            condition.remove("observedGeneration");
+        }
+    }
+}
+
+/// An operator that has just begun to lead.
+pub struct Operator {
+    pub context: Context,
+    server: Server,
+}
+
+impl Operator {
+    /// Its memory is empty, as if its watches lagged.
+    pub fn new(server: &Server) -> Self {
+        let clock = Clock::machine();
+        let client = server.client();
+        let observed = Observed::default();
+        let roots = ROOTS.with(|roots| roots.clone());
+        let context = Context {
+            applier: Applier::new(client.clone(), observed.clone()),
+            observed,
+            fleet: Fleet::default(),
+            roots: roots.subscribe(),
+            facts: Facts {
+                sidecar_image: "sidecar".into(),
+                image_pull_policy: None,
+                operator: "operator:9443".into(),
+                trust_domain: "cluster.local".into(),
+            },
+            recorder: Recorder::new(
+                client.clone(),
+                Reporter { controller: "c".into(), instance: Some("i".into()) },
+            ),
+            began: clock.now(),
+            clock,
+            metrics: Metrics::default(),
+            backoff: Backoff::default(),
+            client,
+        };
+        Self { context, server: server.clone() }
+    }
+
+    /// Its watches have caught up.
+    pub fn seeing(self) -> Self {
+        self.server.show(&self.context.observed);
+        self
+    }
+
+    /// Looks at a pipeline once. False where it could not finish.
+    pub async fn look(&self, name: &str) -> bool {
+        let Some(pipeline) = self.server.pipeline(name) else { return true };
+        reconcile(&pipeline, &self.context).await.is_ok()
+    }
+
+    /// Looks until there is nothing left to write, with watches that have caught up.
+    pub async fn settle(&self, name: &str) {
+        for _ in 0..10 {
+            self.server.show(&self.context.observed);
+            let before = self.server.writes().len();
+            assert!(self.look(name).await, "a look fails");
+            if self.server.writes().len() == before {
+                return;
+            }
+        }
+        panic!("it never settles: {:#?}", self.server.writes());
+    }
+}
+
+thread_local! {
+    /// One root for all: each operator of an installation has the same.
+    static ROOTS: watch::Sender<Arc<Roots>> =
+        watch::Sender::new(Arc::new(Roots::create("cluster.local", &Clock::machine()).unwrap()));
+}
