@@ -1,12 +1,10 @@
 //! `sidestream`: the command line. One file per verb; this one tells the life of the process in order.
 
 mod files;
-mod fleet;
 mod log;
 mod output;
 #[cfg(test)]
 mod reference;
-mod signals;
 mod verb;
 mod watch;
 

@@ -97,8 +97,8 @@ fn bound_number(schema: &mut Map<String, Value>) {
     let format = schema.get("format").and_then(Value::as_str).unwrap_or_default();
     let most = match format {
         "uint32" => Some(json!(u32::MAX)),
-        // The largest the API server can carry.
-        "uint64" => Some(json!(i64::MAX)),
+        // The API server carries bounds as floats, and refuses every number where one is not a whole number to it.
+        "uint64" => Some(json!((1_i64 << 53) - 1)),
         _ => None,
     };
     if let Some(most) = most {

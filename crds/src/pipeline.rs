@@ -33,6 +33,10 @@ pub const TEXT_BYTES_MAX: usize = 4096;
     doc = "A graph of stages: sources bring events in, processors change them, sinks take them out.",
     printcolumn = r#"{"name": "Ready", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Ready\")].status"}"#,
     printcolumn = r#"{"name": "Stages", "type": "integer", "jsonPath": ".status.stages"}"#,
+    printcolumn = r#"{"name": "Sidecars", "type": "integer", "jsonPath": ".status.sidecars"}"#,
+    printcolumn = r#"{"name": "Edges", "type": "integer", "jsonPath": ".status.edges"}"#,
+    printcolumn = r#"{"name": "Reason", "type": "string", "priority": 1, "jsonPath": ".status.conditions[?(@.type==\"Ready\")].reason"}"#,
+    printcolumn = r#"{"name": "Plan", "type": "string", "priority": 1, "jsonPath": ".status.plan"}"#,
     printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -55,6 +59,10 @@ pub struct PipelineSpec {
     /// How the workers wait for events; Park by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency: Option<Latency>,
+    /// `true`, on a cluster: the sources stop, what is in flight drains, and the condition `Drained` says when nothing is
+    /// left. The pods stay. `sidestream run` runs it all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspend: Option<bool>,
 }
 
 /// A place where stages run: they share a process, and rings join them. Stages of different sidecars are joined by mTLS
@@ -136,7 +144,20 @@ pub struct PipelineStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = STAGES_MAX))]
     pub stages: Option<i32>,
-    /// `Accepted`: the spec compiles. `Ready`: every stage runs.
+    /// How many sidecars they run in, of those that `spec.sidecars` names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = SIDECARS_MAX))]
+    pub sidecars: Option<i32>,
+    /// How many edges join the sidecars.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub edges: Option<i32>,
+    /// The plan that runs: part of the name of the ControllerRevision that keeps it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub plan: Option<String>,
+    /// `Accepted`: the spec compiles; where it does not, the plan before goes on running. `ResolvedRefs`: what the
+    /// stages name is there. `Ready`: every stage runs. `Drained`: the pipeline is suspended and nothing is in flight.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 16),

@@ -11,8 +11,13 @@
 //! What an earlier plan left in [`Parts`] is used again under the same name: stages with their state, rings with what
 //! is in them. A first start is the same with no parts.
 
-use std::{collections::HashMap, io, sync::Arc};
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
 
+use sidestream_connector::Origin;
 use sidestream_event::{Batch, Pool};
 use sidestream_graph::{
     DeadLetter, Inlet, Input, Operator, Outlet, Route, Run, Stage as Counted, StageStats, WakeOnDrop,
@@ -34,12 +39,20 @@ use crate::{
 pub(crate) struct Parts {
     pub(crate) sources: HashMap<String, RunningSource>,
     pub(crate) heads: HashMap<String, Head>,
+    /// What sources that were replaced have left in their rings, by the stage that goes on after them.
+    pub(crate) left: HashMap<String, Vec<Input>>,
+    /// The books of sources that were replaced, by the stage that goes on with their numbers.
+    pub(crate) origins: HashMap<String, Origin>,
     pub(crate) operators: HashMap<String, Operator>,
     pub(crate) held: HashMap<String, Vec<Batch>>,
     pub(crate) sinks: HashMap<String, RunningSink>,
     pub(crate) remains: HashMap<String, Remains>,
     pub(crate) routes: HashMap<(String, String), Route>,
     pub(crate) inputs: HashMap<(String, String), Input>,
+    /// Rings of errors that may not be empty, by the stage they lead to.
+    pub(crate) letters: HashMap<String, Vec<Input>>,
+    /// Errors that there was no room for in such rings, by the stage whose they are.
+    pub(crate) unsent: HashMap<String, Vec<Batch>>,
     pub(crate) stats: HashMap<String, Arc<StageStats>>,
 }
 
@@ -55,7 +68,10 @@ pub(crate) struct Assembly {
 /// The task of a run.
 pub(crate) struct RunTask {
     pub(crate) task: Arc<Task>,
+    /// Set when it has ended, and when a reload took it apart.
     pub(crate) ended: Latch,
+    /// Its operators, when it has ended.
+    pub(crate) operators: Arc<Mutex<Vec<Operator>>>,
     /// Whether a source heads it.
     pub(crate) is_head: bool,
     /// The source whose ring heads it, to be abandoned where its thread hangs.
@@ -74,17 +90,14 @@ pub(crate) fn assemble(
     let mut joiner = Joiner { plan, pool, world, stats, whens: prepared.whens, rings: Vec::new() };
 
     let mut links = joiner.lay_links(&mut parts);
-    let (sources, mut heads) =
-        joiner.start_sources(prepared.sources, prepared.doors, &mut parts.sources, &mut parts.heads)?;
-    let mut letters = joiner.lay_letter_links(&mut links);
+    joiner.lay_letter_links(&mut links, &mut parts);
+    let (sources, mut heads) = joiner.start_sources(prepared.sources, prepared.doors, &mut parts)?;
     let mut operators = joiner.make_operators(prepared.operators, &mut parts.operators);
     let runs: Vec<Run> = joiner
         .worker_runs()
-        .map(|stages| {
-            joiner.build_run(stages, &mut heads, &mut operators, &mut links, &mut letters, &mut parts.held)
-        })
+        .map(|stages| joiner.build_run(stages, &mut heads, &mut operators, &mut links, &mut parts))
         .collect();
-    let sinks = joiner.start_sinks(prepared.sinks, &mut parts, &mut links, &mut letters)?;
+    let sinks = joiner.start_sinks(prepared.sinks, &mut parts, &mut links)?;
 
     // Rings that nobody took up end now, before anything is sent along the new ones: their sinks read them first.
     drop(parts);
@@ -92,11 +105,30 @@ pub(crate) fn assemble(
     Ok(Assembly { sources, sinks, tasks, stats: joiner.stats, rings: joiner.rings })
 }
 
-/// The two ends of a ring, until whoever owns them comes for them. By the stages it leads from and to.
+/// The two ends of each ring, until whoever owns them comes for them.
 #[derive(Default)]
 struct Links {
+    /// By the stages the ring leads from and to.
     routes: HashMap<(usize, usize), Route>,
     inputs: HashMap<(usize, usize), Input>,
+    /// By the stage whose errors the ring carries and the stage at whose end they are noticed: itself, or one before it
+    /// on whose way out its `when` is asked.
+    letter_routes: HashMap<(usize, usize), Route>,
+    /// By the stage the rings lead to.
+    letter_inputs: HashMap<usize, Vec<Input>>,
+}
+
+impl Links {
+    /// The rings that lead to stage `to`: those of events in the order of the stages they come from, then those of errors.
+    fn take_to(&mut self, to: usize) -> Vec<Input> {
+        let mut froms: Vec<usize> =
+            self.inputs.keys().filter(|(_, own)| *own == to).map(|(from, _)| *from).collect();
+        froms.sort_unstable();
+        let events = froms.into_iter().filter_map(|from| self.inputs.remove(&(from, to)));
+        let mut inputs: Vec<Input> = events.collect();
+        inputs.extend(self.letter_inputs.remove(&to).into_iter().flatten());
+        inputs
+    }
 }
 
 struct Joiner<'a> {
@@ -121,73 +153,81 @@ impl Joiner<'_> {
     fn lay_links(&mut self, parts: &mut Parts) -> Links {
         let mut links = Links::default();
         let plan = self.plan;
-        for (to, stage) in plan.stages.iter().enumerate() {
-            for &from in stage.from.iter().filter(|from| !plan.are_fused(**from, to)) {
-                let names = (self.name(from).to_owned(), stage.name.clone());
-                let capacity = stage.input.capacity.map_or(RING_EVENTS, |events| events as usize);
-                let (mut route, input) = match parts.routes.remove(&names) {
-                    Some(route) => (route, parts.inputs.remove(&names)),
-                    None => {
-                        let (sender, receiver) = channel_by(RING_BATCHES, capacity, Batch::len);
-                        (
-                            Route::new(to, sender, self.stats[&stage.name].clone()),
-                            Some(Input::new(from, receiver)),
-                        )
-                    }
-                };
-                route.to = to;
-                route.chosen_by(self.whens.get(&to).cloned(), stage.otherwise);
-                route.overflows(stage.input.overflow, capacity);
-                // What may be dropped waits in the route, where its oldest can be taken; the ring only hands over.
-                let limit = if stage.input.overflow == Overflow::DropOldest { 1 } else { capacity };
-                route.gauge().set_limit(limit);
-                self.rings.push((names.0, names.1, route.gauge()));
-                links.routes.insert((from, to), route);
-                if let Some(mut input) = input {
-                    input.from = from;
-                    links.inputs.insert((from, to), input);
+        for (from, to) in plan.rings() {
+            let stage = &plan.stages[to];
+            let names = (self.name(from).to_owned(), stage.name.clone());
+            let capacity = stage.input.capacity.map_or(RING_EVENTS, |events| events as usize);
+            // The other end of a ring is gone where a sink has ended by a fault: it needs a new one.
+            let (mut route, input) = match parts.routes.remove(&names).filter(|route| !route.is_closed()) {
+                Some(route) => (route, parts.inputs.remove(&names)),
+                None => {
+                    let (sender, receiver) = channel_by(RING_BATCHES, capacity, Batch::len);
+                    (Route::new(self.counted(to), sender), Some(Input::new(self.name(from), receiver)))
                 }
-            }
+            };
+            route.to = self.counted(to);
+            route.chosen_by(self.whens.get(&to).cloned(), stage.otherwise);
+            route.overflows(stage.input.overflow, capacity);
+            // What may be dropped waits in the route, where its oldest can be taken; the ring only hands over.
+            let limit = if stage.input.overflow == Overflow::DropOldest { 1 } else { capacity };
+            route.gauge().set_limit(limit);
+            self.rings.push((names.0, names.1, route.gauge()));
+            links.routes.insert((from, to), route);
+            links.inputs.extend(input.map(|input| ((from, to), input)));
         }
         links
     }
 
-    /// A ring from every stage that has a dead-letter stage to it. Its key is the stage whose errors it carries.
-    fn lay_letter_links(&mut self, links: &mut Links) -> HashMap<usize, Route> {
-        let mut letters = HashMap::new();
-        for (index, stage) in self.plan.stages.iter().enumerate() {
-            let sink = stage.on_error.dead_letter.as_deref().and_then(|name| self.plan.stage(name));
-            let Some((to, sink)) = sink.filter(|(to, _)| *to != index) else { continue };
-            let (sender, receiver) = channel_by(LETTER_BATCHES, RING_EVENTS, Batch::len);
-            let route = Route::new(to, sender, self.stats[&sink.name].clone());
-            self.rings.push((format!("{} (errors)", stage.name), sink.name.clone(), route.gauge()));
-            letters.insert(index, route);
-            // Beside the key of the link that events take from the same stage, if there is one.
-            links.inputs.insert((self.plan.stages.len() + index, to), Input::letters(index, receiver));
+    /// A ring to its dead-letter stage from every stage that has one, and from every ring before it where its `when` is
+    /// asked. Laid anew for each plan; what is left in an old one is read first.
+    fn lay_letter_links(&mut self, links: &mut Links, parts: &mut Parts) {
+        let plan = self.plan;
+        for (to, sink) in plan.stages.iter().enumerate() {
+            links.letter_inputs.extend(parts.letters.remove(&sink.name).map(|left| (to, left)));
         }
-        letters
+        for (of, stage) in plan.stages.iter().enumerate() {
+            let sink = stage.on_error.dead_letter.as_deref().and_then(|name| plan.stage(name));
+            let Some((to, sink)) = sink.filter(|(to, _)| *to != of) else { continue };
+            let counted = self.counted(to);
+            let mut lay = |at: usize, called: String| {
+                let (sender, receiver) = channel_by(LETTER_BATCHES, RING_EVENTS, Batch::len);
+                let mut route = Route::new(counted.clone(), sender);
+                let unsent = parts.unsent.remove(&stage.name).into_iter().flatten();
+                unsent.for_each(|letters| route.send(letters, self.pool));
+                self.rings.push((called, sink.name.clone(), route.gauge()));
+                links.letter_routes.insert((of, at), route);
+                let input = Input::letters(stage.name.as_str(), receiver);
+                links.letter_inputs.entry(to).or_default().push(input);
+            };
+            lay(of, format!("{} (errors)", stage.name));
+            for (from, _) in plan.rings().filter(|(_, to)| *to == of && stage.when.is_some()) {
+                lay(from, format!("{} (errors, from {})", stage.name, plan.stages[from].name));
+            }
+        }
     }
 
     fn start_sources(
         &self,
         mut made: HashMap<usize, sidestream_connector::Source>,
         mut doors: HashMap<usize, crate::Door>,
-        kept: &mut HashMap<String, RunningSource>,
-        kept_heads: &mut HashMap<String, Head>,
+        parts: &mut Parts,
     ) -> io::Result<(HashMap<String, RunningSource>, HashMap<usize, Head>)> {
         let mut sources = HashMap::new();
         let mut heads = HashMap::new();
         for (index, stage) in self.plan.stages.iter().enumerate() {
             let name = &stage.name;
             let (source, head) = if let Some(source) = made.remove(&index) {
+                let origin = parts.origins.remove(name);
+                let origin = origin.unwrap_or_else(|| Origin::new(name.as_str(), self.world.clock.clone()));
+                let stats = self.stats[name].clone();
                 let (source, head) =
-                    RunningSource::start(name, source, self.stats[name].clone(), self.pool, self.world)?;
+                    RunningSource::start(name, source, origin, stats, self.pool, self.world)?;
                 (source, Some(head))
             } else if let Some(door) = doors.remove(&index) {
                 let (source, head) = RunningSource::open(name, &door, self.pool, self.world);
                 (source, Some(head))
-            } else if let Some(source) = kept.remove(name) {
-                (source, kept_heads.remove(name))
+            } else if let Some(source) = parts.sources.remove(name) {
+                (source, parts.heads.remove(name))
             } else {
                 continue;
             };
@@ -212,6 +252,7 @@ impl Joiner<'_> {
                     when: None,
                     stats: self.stats[&stage.name].clone(),
                     is_sink: matches!(stage.kind, Kind::Sink(_)),
+                    is_flushed: false,
                 },
                 None => match kept.remove(&stage.name) {
                     Some(operator) => Operator { stage: index, when: None, ..operator },
@@ -238,15 +279,16 @@ impl Joiner<'_> {
         heads: &mut HashMap<usize, Head>,
         operators: &mut HashMap<usize, Operator>,
         links: &mut Links,
-        letters: &mut HashMap<usize, Route>,
-        held: &mut HashMap<String, Vec<Batch>>,
+        parts: &mut Parts,
     ) -> Run {
         let (first, last) = (stages[0], stages[stages.len() - 1]);
         let inlet = match heads.remove(&first) {
             Some(Head::Feed(feed)) => Inlet::feed(feed),
-            Some(Head::Ring(receiver)) => Inlet::inputs(vec![Input::new(first, receiver)]),
-            None => Inlet::inputs(take_to(&mut links.inputs, first)),
+            Some(Head::Ring(receiver)) => Inlet::inputs(vec![Input::new(self.name(first), receiver)]),
+            None => Inlet::inputs(links.take_to(first)),
         };
+        let is_headed = matches!(self.plan.stages[first].kind, Kind::Source(_));
+        let left = is_headed.then(|| parts.left.remove(self.name(first))).flatten().unwrap_or_default();
         let mut fused = Vec::new();
         for (place, index) in stages.iter().enumerate() {
             let Some(mut operator) = operators.remove(index) else { continue };
@@ -258,19 +300,23 @@ impl Joiner<'_> {
         for to in self.plan.consumers(last) {
             routes.extend(links.routes.remove(&(last, to)));
         }
-        let behind: Vec<usize> = routes.iter().map(|route| route.to).collect();
-        let mut run =
-            Run::new(inlet, fused, Outlet::new(routes), self.pool.clone(), self.world.clock.clone());
-        run.source = matches!(self.plan.stages[first].kind, Kind::Source(_)).then(|| self.counted(first));
-        for index in stages {
-            if let Some(route) = letters.remove(index) {
-                run.dead_letters.push(DeadLetter { of: *index, route: run.dead_letter_routes.len() });
+        let mut run = Run::new(
+            inlet.after(left),
+            fused,
+            Outlet::new(routes),
+            self.pool.clone(),
+            self.world.clock.clone(),
+        );
+        run.source = is_headed.then(|| self.counted(first));
+        let own = stages.iter().map(|index| (*index, *index));
+        for (of, at) in own.chain(self.plan.consumers(last).map(|behind| (behind, last))) {
+            if let Some(route) = links.letter_routes.remove(&(of, at)) {
+                run.dead_letters.push(DeadLetter { of, route: run.dead_letter_routes.len() });
                 run.dead_letter_routes.push(route);
             }
         }
-        run.behind = behind.into_iter().map(|index| self.counted(index)).collect();
         for place in 0..run.operators.len() {
-            for batch in held.remove(&*run.operators[place].name).into_iter().flatten() {
+            for batch in parts.held.remove(&*run.operators[place].name).into_iter().flatten() {
                 run.hold(place, batch);
             }
         }
@@ -282,20 +328,20 @@ impl Joiner<'_> {
         mut made: HashMap<usize, sidestream_connector::Sink>,
         parts: &mut Parts,
         links: &mut Links,
-        letters: &mut HashMap<usize, Route>,
     ) -> io::Result<HashMap<String, RunningSink>> {
         let mut sinks = HashMap::new();
         for (index, stage) in
             self.plan.stages.iter().enumerate().filter(|(index, _)| is_driven_sink(self.plan, *index))
         {
-            let inputs = take_to(&mut links.inputs, index);
+            let inputs = links.take_to(index);
+            let dead_letter = links.letter_routes.remove(&(index, index));
             let sink = match made.remove(&index) {
                 Some(sink) => {
                     let orders = Orders {
                         name: stage.name.clone(),
                         stats: self.stats[&stage.name].clone(),
                         retry: stage.on_error.retry.clone(),
-                        dead_letter: letters.remove(&index),
+                        dead_letter,
                         pool: self.pool.clone(),
                     };
                     let mut remains = parts.remains.remove(&stage.name).unwrap_or_default();
@@ -304,7 +350,7 @@ impl Joiner<'_> {
                 }
                 None => {
                     let Some(sink) = parts.sinks.remove(&stage.name) else { continue };
-                    inputs.into_iter().for_each(|input| sink.attach(input));
+                    sink.join(inputs, dead_letter);
                     sink
                 }
             };
@@ -317,13 +363,18 @@ impl Joiner<'_> {
         let names: Vec<_> = stages.iter().map(|index| self.name(*index)).collect();
         let priority = stages.iter().map(|index| self.plan.stages[*index].priority).max().unwrap_or_default();
         let task = self.world.scheduler.task(names.join("+"), class(priority));
-        let ended = Latch::default();
+        let (ended, operators) = (Latch::default(), Arc::<Mutex<Vec<Operator>>>::default());
         let is_head = run.source.is_some();
         let abandoned = run.source.is_some().then(|| run.inlet.abandoned()).flatten();
         run.set_waker(&task.waker());
+        let left = operators.clone();
+        run.heir = Some(Box::new(move |operators| {
+            *left.lock().unwrap_or_else(PoisonError::into_inner) = operators;
+        }));
+        // Also where a reload takes the run apart: whoever waits for it looks again, at what is in its place.
         run.when_done = Some(WakeOnDrop(ended.waker()));
         task.start(Box::new(run));
-        RunTask { task, ended, is_head, abandoned }
+        RunTask { task, ended, operators, is_head, abandoned }
     }
 
     fn name(&self, index: usize) -> &str {
@@ -342,12 +393,6 @@ pub(crate) fn is_driven_sink(plan: &Plan, index: usize) -> bool {
         Kind::Sink(sink) => !matches!(sink, sidestream_plan::Sink::Blackhole(_)),
         _ => false,
     }
-}
-
-fn take_to(inputs: &mut HashMap<(usize, usize), Input>, to: usize) -> Vec<Input> {
-    let mut keys: Vec<_> = inputs.keys().filter(|(_, own)| *own == to).copied().collect();
-    keys.sort_unstable();
-    keys.iter().filter_map(|key| inputs.remove(key)).collect()
 }
 
 fn class(priority: Priority) -> sidestream_scheduler::Priority {

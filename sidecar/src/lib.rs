@@ -11,20 +11,26 @@
 
 mod assemble;
 mod backoff;
+pub mod cluster;
 mod door;
+mod edge;
+mod fleet;
 mod latch;
 pub mod observe;
 mod pipeline;
 mod prepare;
 mod reload;
+mod signals;
 mod sink;
 mod source;
 mod world;
 
 pub use door::{Door, PushError};
+pub use fleet::Fleet;
 pub use pipeline::{Drained, Pipeline, RingView, StageView};
 pub use prepare::AssembleError;
 pub use reload::{ReloadError, Reloaded};
 pub use sidestream_connector::{Ledger, Secrets};
 pub use sidestream_graph::{Flow, Histogram, Output, Processor, StageStats};
+pub use signals::{Asked, Signals};
 pub use world::{Registry, Sidecar, SidecarConfig, World};

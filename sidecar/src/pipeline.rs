@@ -16,6 +16,7 @@ use crate::{
     assemble::{Assembly, Parts, RunTask, assemble},
     latch::Latch,
     prepare::prepare,
+    sink::HungSink,
 };
 
 /// A plan at work in a [`World`]. Dropping it leaves it running: [`Pipeline::drain`] ends it.
@@ -36,6 +37,8 @@ pub(crate) struct Running {
     pub(crate) draining: bool,
     /// The books of sources that reloads have removed: their events may still be on their way.
     pub(crate) past: Vec<Origin>,
+    /// Sinks that reloads could not stop: they have events that are neither delivered nor lost yet.
+    pub(crate) hung: Vec<HungSink>,
 }
 
 /// One stage, to look at.
@@ -69,7 +72,8 @@ pub struct RingView {
 pub struct Drained {
     /// The books at the end.
     pub ledger: Ledger,
-    /// Events that were still waiting, by the stage they waited for; empty when everything was delivered.
+    /// Events that were still waiting, by the stage they waited for, be it one that a reload has removed; empty when
+    /// everything was delivered.
     pub undelivered: Vec<(String, u64)>,
 }
 
@@ -93,6 +97,7 @@ impl Pipeline {
             generation: 0,
             draining: false,
             past: Vec::new(),
+            hung: Vec::new(),
         });
         let pipeline = Arc::new(Pipeline { world: world.clone(), pool, running, ended: Latch::default() });
         world.sockets.spawn(watch(pipeline.clone()));
@@ -163,15 +168,7 @@ impl Pipeline {
         hung.into_iter().for_each(|abandon| abandon());
         self.ended.wait_blocking(until.since(self.world.clock.now()), &self.world.clock);
         let running = self.running();
-        let mut undelivered: Vec<(String, u64)> = Vec::new();
-        for (_, to, gauge) in &running.assembly.rings {
-            match undelivered.iter_mut().find(|(name, _)| name == to) {
-                Some((_, events)) => *events += gauge.depth() as u64,
-                None => undelivered.push((to.clone(), gauge.depth() as u64)),
-            }
-        }
-        undelivered.retain(|(_, events)| *events > 0);
-        Drained { ledger: running.ledger(), undelivered }
+        Drained { ledger: running.ledger(), undelivered: running.undelivered() }
     }
 
     pub(crate) fn running(&self) -> MutexGuard<'_, Running> {
@@ -183,6 +180,21 @@ impl Running {
     fn ledger(&self) -> Ledger {
         let origins = self.assembly.sources.values().map(|source| &source.origin).chain(&self.past);
         origins.fold(Ledger::default(), |sum, origin| sum.plus(origin.ledger()))
+    }
+
+    /// Events that wait for a stage in a ring, and those that its sink has in its hand.
+    fn undelivered(&self) -> Vec<(String, u64)> {
+        let queued = self.assembly.rings.iter().map(|(_, to, gauge)| (to, gauge.depth() as u64));
+        let tried = self.assembly.sinks.iter().map(|(name, sink)| (name, sink.in_hand()));
+        let hung = self.hung.iter().map(|sink| (&sink.name, sink.has()));
+        let mut undelivered: Vec<(String, u64)> = Vec::new();
+        for (to, events) in queued.chain(tried).chain(hung).filter(|(_, events)| *events > 0) {
+            match undelivered.iter_mut().find(|(name, _)| name == to) {
+                Some((_, sum)) => *sum += events,
+                None => undelivered.push((to.clone(), events)),
+            }
+        }
+        undelivered
     }
 }
 

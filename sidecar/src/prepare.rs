@@ -6,9 +6,9 @@ use sidestream_connector::{InlineSink, Sink, Source, build as connector};
 use sidestream_event::Batch;
 use sidestream_expr::{Program, Type};
 use sidestream_graph::{Flow, Output, Processor, operator};
-use sidestream_plan::{Kind, PLAN_VERSION, Plan, Process, Source as SourceKind, Stage};
+use sidestream_plan::{Kind, PLAN_VERSION, Plan, Process, Sink as SinkKind, Source as SourceKind, Stage};
 
-use crate::{Door, Registry, World};
+use crate::{Door, Registry, World, edge};
 
 /// The stages of a plan, made but not yet joined. By index of the stage.
 #[derive(Default)]
@@ -67,8 +67,11 @@ pub(crate) fn prepare(
                 prepared.doors.insert(index, registry.door(&stage.name));
             }
             Kind::Source(source) => {
-                let source =
-                    connector::source(source, &environment).map_err(|error| refuse(error.to_string()))?;
+                let source = match source {
+                    SourceKind::Edge(stage) => edge::source(stage, plan, world),
+                    source => connector::source(source, &environment),
+                }
+                .map_err(|error| refuse(error.to_string()))?;
                 prepared.sources.insert(index, source);
             }
             Kind::Process(Process::Custom(custom)) => {
@@ -83,7 +86,11 @@ pub(crate) fn prepare(
                 prepared.operators.insert(index, processor);
             }
             Kind::Sink(sink) => {
-                match connector::sink(sink, &environment).map_err(|error| refuse(error.to_string()))? {
+                let sink = match sink {
+                    SinkKind::Edge(stage) => edge::sink(stage, plan, world),
+                    sink => connector::sink(sink, &environment),
+                };
+                match sink.map_err(|error| refuse(error.to_string()))? {
                     Sink::Inline(sink) => {
                         prepared.operators.insert(index, Box::new(InlineStage(sink)));
                     }

@@ -3,19 +3,26 @@
 //! A driver takes from the rings of all stages before its sink in turn. Its sink can be taken out between two tries and
 //! another put in its place: a reload that mends an address loses nothing that waits.
 
+mod bell;
+mod remains;
+
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    task::{Wake, Waker},
-    thread::{self, Thread},
+    thread,
     time::Duration,
 };
 
+use bell::Bell;
+pub(crate) use remains::{Fate, Remains};
 use sidestream_connector::{AsyncSink, BlockingSink, Sink, Undelivered};
 use sidestream_event::{Batch, Outcome, Pool};
 use sidestream_graph::{Fed, Inlet, Input, Route, StageStats, WakeOnDrop, addressed};
 use sidestream_host::Clock;
 use sidestream_plan::Retry;
-use tokio::sync::Notify;
+use sidestream_ring::{
+    Gauge,
+    sync::{AtomicU64, Ordering},
+};
 
 use crate::{World, backoff::Backoff, latch::Latch};
 
@@ -25,13 +32,12 @@ pub(crate) struct RunningSink {
     ended: Latch,
 }
 
-/// What a driver leaves when it ends.
-#[derive(Default)]
-pub(crate) struct Remains {
-    /// Rings that are not empty or not closed.
-    pub(crate) inputs: Vec<Input>,
-    /// The batch that was being tried.
-    pub(crate) in_hand: Option<Batch>,
+/// A sink that did not stop: its thread is in a call that does not come back, with all it has.
+pub(crate) struct HungSink {
+    pub(crate) name: String,
+    desk: Arc<Desk>,
+    /// The rings before it.
+    rings: Vec<Gauge>,
 }
 
 /// How a sink is to be run.
@@ -46,6 +52,8 @@ pub(crate) struct Orders {
 /// Where the driver and the pipeline leave things for each other.
 struct Desk {
     state: Mutex<State>,
+    /// Events of the batch that is being tried, for whoever asks what becomes of them.
+    in_hand: AtomicU64,
     /// Wakes the driver.
     bell: Bell,
 }
@@ -53,24 +61,32 @@ struct Desk {
 #[derive(Default)]
 struct State {
     attached: Vec<Input>,
+    /// The way of its errors, laid anew.
+    dead_letter: Option<Route>,
     /// No more rings will come: end when all are closed and empty.
     finishing: bool,
     /// End now, and leave the rest.
     stopping: bool,
-    remains: Remains,
+    /// Nobody waits any more for what it leaves.
+    abandoned: Option<Fate>,
+    /// What it has left, once it has.
+    remains: Option<Remains>,
 }
 
 impl RunningSink {
     /// Starts a sink on what an earlier one left.
     pub(crate) fn start(
         sink: Sink,
-        orders: Orders,
+        mut orders: Orders,
         remains: Remains,
         world: &World,
     ) -> std::io::Result<RunningSink> {
+        if let Some(route) = &mut orders.dead_letter {
+            remains.letters.into_iter().for_each(|letters| route.send(letters, &orders.pool));
+        }
         let ended = Latch::default();
         let bell = Bell::default();
-        let desk = Arc::new(Desk { state: Mutex::default(), bell: bell.clone() });
+        let desk = Arc::new(Desk { state: Mutex::default(), in_hand: AtomicU64::new(0), bell: bell.clone() });
         let driver = Driver {
             inlet: Inlet::inputs(remains.inputs),
             in_hand: remains.in_hand,
@@ -98,11 +114,12 @@ impl RunningSink {
         Ok(RunningSink { desk, ended })
     }
 
-    /// Adds a ring to take from.
-    pub(crate) fn attach(&self, input: Input) {
+    /// Joins it to another plan: adds rings to take from, and lays the way of its errors anew.
+    pub(crate) fn join(&self, inputs: Vec<Input>, dead_letter: Option<Route>) {
         let mut state = self.desk.lock();
-        state.attached.push(input);
-        state.finishing = false;
+        state.finishing &= inputs.is_empty();
+        state.attached.extend(inputs);
+        state.dead_letter = dead_letter;
         drop(state);
         self.desk.bell.ring();
     }
@@ -113,16 +130,42 @@ impl RunningSink {
         self.desk.bell.ring();
     }
 
-    /// Ends the driver after the try that is going on, and gives what it leaves.
-    pub(crate) fn stop(&self, limit: Duration, clock: &Clock) -> Option<Remains> {
+    /// Ends the driver after the try that is going on, and gives what it leaves: nothing if it does not end within
+    /// `limit`. It then ends what it has by itself, whenever it lets go.
+    pub(crate) fn stop(&self, fate: Fate, limit: Duration, clock: &Clock) -> Option<Remains> {
         self.desk.lock().stopping = true;
         self.desk.bell.ring();
-        self.ended.wait_blocking(limit, clock).then(|| std::mem::take(&mut self.desk.lock().remains))
+        let has_ended = self.ended.wait_blocking(limit, clock);
+        let mut state = self.desk.lock();
+        if let Some(remains) = state.remains.take() {
+            return Some(remains);
+        }
+        // One that ended by a panic has left nothing.
+        state.abandoned = (!has_ended).then_some(fate);
+        has_ended.then(Remains::default)
+    }
+
+    /// What is to be known of it while it hangs; `rings` are those before it.
+    pub(crate) fn hung(self, name: String, rings: Vec<Gauge>) -> HungSink {
+        HungSink { name, desk: self.desk, rings }
+    }
+
+    /// Events of the batch that is being tried.
+    pub(crate) fn in_hand(&self) -> u64 {
+        self.desk.in_hand.load(Ordering::Relaxed)
     }
 
     /// Set when the driver has ended.
     pub(crate) fn ended(&self) -> &Latch {
         &self.ended
+    }
+}
+
+impl HungSink {
+    /// Events it has, in its hand and in the rings before it.
+    pub(crate) fn has(&self) -> u64 {
+        let queued: usize = self.rings.iter().map(Gauge::depth).sum();
+        self.desk.in_hand.load(Ordering::Relaxed) + queued as u64
     }
 }
 
@@ -223,7 +266,13 @@ impl Driver {
                     let _ = tokio::time::timeout(due, bell.rung()).await;
                 }
                 Step::Rest(wait) => desk.rest(wait).await,
-                Step::End => break,
+                Step::End => {
+                    tokio::select! {
+                        () = sink.finish() => {}
+                        () = desk.stopping() => {}
+                    }
+                    break;
+                }
             }
             if sink.tend_after().is_some_and(|due| due.is_zero()) {
                 tokio::select! {
@@ -245,6 +294,11 @@ impl Driver {
             if state.stopping {
                 return Step::End;
             }
+            if let Some(mut route) = state.dead_letter.take() {
+                let before = self.orders.dead_letter.take().into_iter().flat_map(Route::into_waiting);
+                before.for_each(|letters| route.send(letters, &self.orders.pool));
+                self.orders.dead_letter = Some(route);
+            }
             if !state.attached.is_empty() {
                 let (_, mut inputs) = std::mem::take(&mut self.inlet).into_parts();
                 inputs.append(&mut state.attached);
@@ -258,19 +312,24 @@ impl Driver {
             return Step::Rest(LETTER_WAIT);
         }
         if let Some(batch) = self.in_hand.take() {
-            return Step::Deliver(batch);
+            return self.take_in_hand(batch);
         }
         loop {
             match self.inlet.next_queued() {
                 Fed::Batch(batch) => {
                     self.orders.stats.events_in.add(batch.len() as u64);
-                    return Step::Deliver(batch);
+                    return self.take_in_hand(batch);
                 }
                 Fed::End if finishing => return Step::End,
                 _ if !self.inlet.wait() => return Step::Wait,
                 _ => {}
             }
         }
+    }
+
+    fn take_in_hand(&self, batch: Batch) -> Step {
+        self.desk.in_hand.store(batch.len() as u64, Ordering::Relaxed);
+        Step::Deliver(batch)
     }
 
     /// Ends a batch, or keeps it to be tried again.
@@ -302,6 +361,7 @@ impl Driver {
     /// Ends a batch of which `refused` were not delivered.
     fn end(&mut self, mut batch: Batch, refused: Vec<(usize, String)>) {
         self.backoff.reset();
+        self.desk.in_hand.store(0, Ordering::Relaxed);
         let stats = &self.orders.stats;
         let delivered = batch.len() - refused.len();
         stats.events_out.add(delivered as u64);
@@ -347,53 +407,19 @@ impl Driver {
 
     fn leave(self) {
         let (_, inputs) = self.inlet.into_parts();
+        let letters = self.orders.dead_letter.into_iter().flat_map(Route::into_waiting).collect();
+        let mut remains = Remains { inputs, in_hand: self.in_hand, letters };
         let mut state = self.desk.lock();
-        let mut remains = Remains { inputs, in_hand: self.in_hand };
         remains.inputs.append(&mut state.attached);
-        state.remains = remains;
-    }
-}
-
-/// Wakes a driver, whether it is a thread or a task.
-#[derive(Clone, Default)]
-struct Bell(Arc<BellParts>);
-
-#[derive(Default)]
-struct BellParts {
-    task: Notify,
-    thread: Mutex<Option<Thread>>,
-}
-
-impl Bell {
-    fn rings_thread(&self, thread: Thread) {
-        *self.0.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
-    }
-
-    fn ring(&self) {
-        self.0.wake_by_ref();
-    }
-
-    async fn rung(&self) {
-        self.0.task.notified().await;
-    }
-
-    fn waker(&self) -> Waker {
-        Waker::from(self.0.clone())
-    }
-}
-
-impl BellParts {
-    fn wake_by_ref(&self) {
-        match &*self.thread.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(thread) => thread.unpark(),
-            None => self.task.notify_one(),
-        }
-    }
-}
-
-impl Wake for BellParts {
-    fn wake(self: Arc<Self>) {
-        BellParts::wake_by_ref(&self);
+        let Some(fate) = state.abandoned else {
+            state.remains = Some(remains);
+            return;
+        };
+        drop(state);
+        let dropped = remains.drop(fate);
+        self.orders.stats.count_dropped(fate.reason(), dropped);
+        self.desk.in_hand.store(0, Ordering::Relaxed);
+        tracing::warn!(stage = self.orders.name, dropped, "the sink that hung has let go");
     }
 }
 

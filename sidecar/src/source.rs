@@ -1,6 +1,10 @@
 //! Sources at work: each has a worker's turn, a thread, or a task on the socket runtime.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
 
 use sidestream_connector::{
     AsyncSource, BlockingSource, Failure, Filled, Intake, Origin, PolledSource, Source, Stop, intake,
@@ -19,6 +23,19 @@ pub(crate) struct RunningSource {
     stop: watch::Sender<bool>,
     ended: Latch,
     closed: Latch,
+    estate: Estate,
+}
+
+/// What a blocking source leaves.
+#[derive(Clone, Default)]
+struct Estate(Arc<Mutex<Left>>);
+
+#[derive(Default)]
+struct Left {
+    /// The source that has ended, until it has noted its position or another goes on where it stopped.
+    source: Option<Box<dyn BlockingSource>>,
+    /// Whether another is about to.
+    has_heir: bool,
 }
 
 /// What the run that a source heads takes from.
@@ -30,19 +47,18 @@ pub(crate) enum Head {
 }
 
 impl RunningSource {
-    /// Starts a source. It waits at its ring until somebody takes from it.
+    /// Starts a source, whose books are `origin`. It waits at its ring until somebody takes from it.
     pub(crate) fn start(
         name: &str,
         source: Source,
+        origin: Origin,
         stats: Arc<StageStats>,
         pool: &Arc<Pool>,
         world: &World,
     ) -> std::io::Result<(RunningSource, Head)> {
-        let origin = Origin::new(name, world.clock.clone());
         let (stop, stopped) = Stop::new();
-        let (ended, closed) = (Latch::default(), Latch::default());
-        let running =
-            RunningSource { origin: origin.clone(), stop, ended: ended.clone(), closed: closed.clone() };
+        let running = RunningSource::new(origin.clone(), stop);
+        let (ended, closed, estate) = (running.ended.clone(), running.closed.clone(), running.estate.clone());
         let open = |origin| {
             let (sender, receiver): (Sender<Batch>, _) =
                 channel_by(SOURCE_BATCHES, SOURCE_EVENTS, Batch::len);
@@ -61,9 +77,9 @@ impl RunningSource {
                 thread::Builder::new().name(format!("source-{name}")).spawn(move || {
                     let mut source = source;
                     run_blocking(&name, source.as_mut(), intake, &stats);
+                    estate.lock().source = Some(source);
                     ended.set();
-                    await_release(&origin);
-                    source.drained(origin.committed());
+                    close(&origin, &estate);
                     closed.set();
                 })?;
                 Head::Ring(receiver)
@@ -82,18 +98,38 @@ impl RunningSource {
     pub(crate) fn open(name: &str, door: &Door, pool: &Arc<Pool>, world: &World) -> (RunningSource, Head) {
         let origin = Origin::new(name, world.clock.clone());
         let (stop, stopped) = Stop::new();
-        let ended = Latch::default();
+        let running = RunningSource::new(origin.clone(), stop);
+        running.closed.set();
         let (sender, receiver) = channel_by(SOURCE_BATCHES, SOURCE_EVENTS, Batch::len);
-        door.open(intake(sender, origin.clone(), pool.clone(), world.clock.clone(), stopped.clone()));
-        let (door, latch) = (door.clone(), ended.clone());
+        door.open(intake(sender, origin, pool.clone(), world.clock.clone(), stopped.clone()));
+        let (door, latch) = (door.clone(), running.ended.clone());
         world.sockets.spawn(async move {
             stopped.stopped().await;
             door.close();
             latch.set();
         });
-        let closed = Latch::default();
-        closed.set();
-        (RunningSource { origin, stop, ended, closed }, Head::Ring(receiver))
+        (running, Head::Ring(receiver))
+    }
+
+    fn new(origin: Origin, stop: watch::Sender<bool>) -> RunningSource {
+        let (ended, closed, estate) = Default::default();
+        RunningSource { origin, stop, ended, closed, estate }
+    }
+
+    /// Like [`RunningSource::stop`], and what it leaves is kept for [`RunningSource::pass_on`].
+    pub(crate) fn stop_for_heir(&self) {
+        self.estate.lock().has_heir = true;
+        self.stop();
+    }
+
+    /// Lets `heir` go on where this one, which has ended, stopped. Gives the books if it does: the numbers of the events
+    /// go on too, so that what is still on its way moves the position that both share.
+    pub(crate) fn pass_on(&self, heir: Option<&mut Source>) -> Option<Origin> {
+        let mut left = self.estate.lock();
+        left.has_heir = false;
+        let Some(Source::Blocking(heir)) = heir else { return None };
+        left.source = heir.take_over(left.source.take()?);
+        left.source.is_none().then(|| self.origin.clone())
     }
 
     /// Asks the source to end; what it has brought in stays in its ring.
@@ -112,14 +148,27 @@ impl RunningSource {
     }
 }
 
-/// Waits until nothing of what the source brought in needs a replay, but not for ever: a sink may never take it.
-fn await_release(origin: &Origin) {
+/// Has the source note its position when nothing of what it brought in needs a replay any more; not after ages, since a
+/// sink may never take it, and not where another source has taken over.
+fn close(origin: &Origin, estate: &Estate) {
     for _ in 0..RELEASE_LOOKS {
         let ledger = origin.ledger();
-        if ledger.committed == ledger.accepted {
-            return;
+        let left = estate.lock();
+        if left.source.is_none() || !left.has_heir && ledger.committed == ledger.accepted {
+            break;
         }
+        drop(left);
         thread::sleep(RELEASE_LOOK);
+    }
+    let left = estate.lock().source.take();
+    if let Some(mut source) = left {
+        source.drained(origin.committed());
+    }
+}
+
+impl Estate {
+    fn lock(&self) -> MutexGuard<'_, Left> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,8 +1,13 @@
 //! What the pipelines of a process share: its workers, its sockets, its clock, its secrets.
 
-use std::{collections::HashMap, io, sync::Arc};
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, OnceLock},
+};
 
 use sidestream_connector::{Environment, Secrets};
+use sidestream_edge::Peering;
 use sidestream_expr::{Program, Type};
 use sidestream_graph::Processor;
 use sidestream_host::Clock;
@@ -37,6 +42,7 @@ pub struct World {
     pub(crate) sockets: Handle,
     pub(crate) clock: Clock,
     pub(crate) secrets: Secrets,
+    peering: Arc<OnceLock<Peering>>,
 }
 
 impl Sidecar {
@@ -57,6 +63,7 @@ impl Sidecar {
             sockets: sockets.handle().clone(),
             clock,
             secrets: config.secrets,
+            peering: Arc::default(),
         };
         Ok(Sidecar { world, _workers: workers, _sockets: sockets })
     }
@@ -76,6 +83,17 @@ impl World {
     /// What time it is.
     pub fn clock(&self) -> &Clock {
         &self.clock
+    }
+
+    /// Lets this process take part in edges from now on, for as long as it lives. Before that, a plan with edges is refused.
+    pub fn take_part(&self, peering: Peering) {
+        // Who has a part already keeps it.
+        let _ = self.peering.set(peering);
+    }
+
+    /// This process's part in edges, where it has one.
+    pub fn peering(&self) -> Option<&Peering> {
+        self.peering.get()
     }
 
     pub(crate) fn environment(&self, pipeline: &str) -> Environment {

@@ -106,6 +106,61 @@ fn without_a_dead_letter_stage_an_error_is_dropped_and_counted() {
 }
 
 #[test]
+fn an_event_whose_when_fails_goes_where_the_errors_of_that_stage_go_and_counts_there() {
+    // The stage that asks is fused with what is before it, has a ring before it, or is a sink with a thread of its own.
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = json!({"sink": {"file": {"path": folder.path().join("out")}}});
+    let end = json!({"sink": {"blackhole": {}}});
+    let shapes: [(&serde_json::Value, &[&[usize]]); 4] = [
+        (&end, &[&[0, 1, 2], &[3], &[4]]),
+        (&end, &[&[0, 1], &[2], &[3], &[4]]),
+        (&end, &[&[0], &[1], &[2], &[3], &[4]]),
+        (&file, &[&[0, 1], &[2], &[3], &[4]]),
+    ];
+    for (kind, runs) in shapes {
+        for has_letters in [true, false] {
+            let sidecar = sidecar();
+            let (mut registry, own) = seen();
+            let before = world::Seen::default();
+            registry.processor("before", Box::new(before.clone()));
+            let mut asks = with(kind.clone(), "when", json!("10 / (event.sequence % 10) > 0"));
+            if has_letters {
+                asks = with(asks, "onError", json!({"deadLetter": "own"}));
+            }
+            let plan = plan(
+                &[
+                    ("tick", &[], generator(json!({"count": 100}))),
+                    ("pass", &[0], with(filter("true"), "onError", json!({"deadLetter": "before"}))),
+                    ("asks", &[1], asks),
+                    ("own", &[], custom("seen")),
+                    ("before", &[], custom("before")),
+                ],
+                runs,
+            );
+            let pipeline = start(&sidecar, plan, &mut registry);
+            ended(&sidecar, &pipeline);
+            let shape = format!("{runs:?}, {has_letters}");
+            assert_eq!(before.events().len(), 0, "{shape}: nothing of the stage before has failed");
+            assert_eq!(own.events().len(), if has_letters { 10 } else { 0 }, "{shape}");
+            if let Some(letter) = own.events().first() {
+                assert_eq!(letter.meta.header("sidestream-stage"), Some("asks"), "{shape}");
+                let reason = letter.meta.header("sidestream-error").unwrap_or_default();
+                assert!(reason.starts_with("`when`: ") && reason.contains("zero"), "{shape}: {reason}");
+            }
+            let stages = pipeline.stages();
+            assert_eq!((stages[1].stats.errors.get(), stages[2].stats.errors.get()), (0, 10), "{shape}");
+            assert_eq!(stages[2].stats.events_in.get(), 90, "{shape}");
+            let dropped = stages[2].stats.dropped();
+            assert_eq!(dropped, if has_letters { vec![] } else { vec![("error", 10)] }, "{shape}");
+            let ledger = pipeline.ledger();
+            let lettered = if has_letters { 10 } else { 0 };
+            assert_eq!((ledger.completed, ledger.dead_lettered), (90, lettered), "{shape}");
+            assert!(ledger.is_balanced() && ledger.in_flight == 0, "{shape}: {ledger:?}");
+        }
+    }
+}
+
+#[test]
 fn the_events_of_two_sources_settle_each_in_the_books_of_its_own() {
     let sidecar = sidecar();
     let plan = plan(

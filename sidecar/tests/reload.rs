@@ -190,3 +190,110 @@ fn a_plan_that_cannot_be_made_leaves_the_old_one_running() {
 fn check_order_of_one(seen: &Seen, accepted: u64) {
     assert_eq!(seen.numbers("sequence"), (0..accepted as i64).collect::<Vec<_>>());
 }
+
+#[test]
+fn whoever_waits_for_the_end_hears_it_also_where_a_reload_came_between() {
+    let sidecar = sidecar();
+    let (mut registry, seen) = world::seen();
+    let of = |settings: Json| {
+        compiled(vec![
+            json!({"name": "tick", "source": {"generator": settings}}),
+            json!({"name": "seen", "process": {"custom": {"processor": "seen"}}}),
+            json!({"name": "end", "sink": {"blackhole": {}}}),
+        ])
+    };
+    let pipeline = world::start(&sidecar, of(json!({"rate": 1_000})), &mut registry);
+    // Long enough for the watcher to wait for the runs of this plan, which never end by themselves.
+    thread::sleep(Duration::from_millis(100));
+    assert!(!pipeline.has_ended());
+    pipeline.reload(of(json!({"count": 50, "rate": 1_000_000})), &mut registry).expect("a good plan");
+    world::ended(&sidecar, &pipeline);
+    assert!(seen.events().len() > 50);
+}
+
+#[test]
+fn a_stage_whose_run_has_ended_is_kept_with_its_state_and_works_on_when_its_source_is_replaced() {
+    let sidecar = sidecar();
+    let (mut registry, seen) = world::seen();
+    let of = |count: u64, rate: u64| {
+        compiled(vec![
+            json!({"name": "few", "source": {"generator": {"count": count, "keys": 8}}}),
+            json!({"name": "once", "process": {"dedupe": {"by": "event.key", "window": "1h"}}}),
+            json!({"name": "seen", "process": {"custom": {"processor": "seen"}}}),
+            json!({"name": "end", "sink": {"blackhole": {}}}),
+            json!({"name": "tick", "source": {"generator": {"rate": rate}}}),
+            json!({"name": "other", "from": ["tick"], "sink": {"blackhole": {}}}),
+        ])
+    };
+    let pipeline = world::start(&sidecar, of(100, 10), &mut registry);
+    while pipeline.stages()[0].stats.events_out.get() < 100 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    thread::sleep(Duration::from_millis(100));
+    assert_eq!(seen.events().len(), 8);
+    // A change elsewhere: the processor of the program is there only once.
+    let reloaded =
+        pipeline.reload(of(100, 20), &mut registry).expect("the run that has ended is no obstacle");
+    assert!(reloaded.kept.contains(&"seen".to_owned()), "{reloaded:?}");
+    // And its source comes again: what was seen once is remembered.
+    let reloaded = pipeline.reload(of(200, 20), &mut registry).expect("a good plan");
+    assert_eq!(reloaded.replaced, ["few"]);
+    while pipeline.stages()[0].stats.events_out.get() < 300 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    thread::sleep(Duration::from_millis(100));
+    assert_eq!(seen.events().len(), 8, "the state was kept");
+    assert_eq!(pipeline.stages()[1].stats.events_in.get(), 300);
+    let drained = pipeline.drain(Duration::from_secs(5));
+    assert!(drained.is_complete(), "{drained:?}");
+}
+
+/// Says at its end how many it has seen.
+#[derive(Default)]
+struct Sum(i64);
+
+impl sidestream_sidecar::Processor for Sum {
+    fn process(
+        &mut self,
+        batch: &mut sidestream_event::Batch,
+        _: &mut sidestream_sidecar::Output,
+    ) -> sidestream_sidecar::Flow {
+        self.0 += batch.len() as i64;
+        batch.clear();
+        sidestream_sidecar::Flow::Continue
+    }
+
+    fn flush(&mut self, out: &mut sidestream_sidecar::Output) {
+        let body: Value = [("sum", self.0)].into_iter().collect();
+        let events = vec![sidestream_event::Event::new(body)];
+        out.emit(sidestream_event::Batch::of(events, sidestream_event::Mark::none()));
+    }
+}
+
+#[test]
+fn a_stage_gives_up_what_it_holds_once_however_often_a_reload_comes_after() {
+    let sidecar = sidecar();
+    let (mut registry, seen) = world::seen();
+    registry.processor("sum", Box::new(Sum::default()));
+    let of = |rate: u64| {
+        compiled(vec![
+            json!({"name": "few", "source": {"generator": {"count": 100}}}),
+            json!({"name": "sum", "process": {"custom": {"processor": "sum"}}}),
+            json!({"name": "seen", "process": {"custom": {"processor": "seen"}}}),
+            json!({"name": "end", "sink": {"blackhole": {}}}),
+            json!({"name": "tick", "source": {"generator": {"rate": rate}}}),
+            json!({"name": "other", "from": ["tick"], "sink": {"blackhole": {}}}),
+        ])
+    };
+    let pipeline = world::start(&sidecar, of(10), &mut registry);
+    while seen.events().is_empty() {
+        thread::sleep(Duration::from_millis(1));
+    }
+    for rate in [20, 30, 40] {
+        thread::sleep(Duration::from_millis(50));
+        pipeline.reload(of(rate), &mut registry).expect("a good plan");
+    }
+    thread::sleep(Duration::from_millis(50));
+    assert_eq!(seen.numbers("sum"), [100]);
+    pipeline.drain(Duration::from_secs(5));
+}

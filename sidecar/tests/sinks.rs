@@ -132,6 +132,65 @@ fn a_reload_that_mends_an_address_sends_there_what_was_waiting() {
 }
 
 #[test]
+fn a_sink_that_a_reload_keeps_still_sends_its_errors_to_the_dead_letter_stage() {
+    let sidecar = sidecar();
+    let peer = Peer::failing(usize::MAX);
+    let (mut registry, letters) = seen();
+    let door = registry.door("push");
+    let of = |keep: &str| {
+        let on_error = json!({"retry": {"limit": 1, "initial": "5ms"}, "deadLetter": "letters"});
+        plan(
+            &[
+                ("push", &[], json!({"source": {"push": {}}})),
+                ("keep", &[0], world::filter(keep)),
+                ("send", &[1], with(json!({"sink": {"webhook": {"url": peer.url}}}), "onError", on_error)),
+                ("letters", &[], custom("seen")),
+            ],
+            &[&[0, 1], &[2], &[3]],
+        )
+    };
+    let pipeline = start(&sidecar, of("true"), &mut registry);
+    for round in 1..=3 {
+        let pushed =
+            sidecar.world().sockets().block_on(door.push(sidestream_event::Event::new(round as i64)));
+        assert!(pushed.is_ok(), "{pushed:?}");
+        assert_eq!(letters.events().len(), round, "the letter of round {round}");
+        let reloaded = pipeline.reload(of(&format!("{round} > 0")), &mut registry).expect("a good plan");
+        assert!(reloaded.kept.contains(&"send".to_owned()), "{reloaded:?}");
+    }
+    assert_eq!(pipeline.stages()[2].stats.dropped(), vec![]);
+    assert_eq!(pipeline.ledger().dead_lettered, 3);
+    // Before and after, the way of the errors is shown, once.
+    let ways: Vec<_> = pipeline.rings().into_iter().filter(|ring| ring.to == "letters").collect();
+    assert_eq!(ways.len(), 1);
+    assert_eq!(ways[0].from, "send (errors)");
+    pipeline.drain(Duration::from_secs(5));
+}
+
+#[test]
+fn a_sink_that_has_outlived_plans_hands_its_rings_to_whoever_takes_its_name() {
+    let sidecar = sidecar();
+    let peer = Peer::failing(0);
+    let mut registry = sidestream_sidecar::Registry::default();
+    let door = registry.door("push");
+    let push = ("push", &[] as &[usize], json!({"source": {"push": {}}}));
+    let send = json!({"sink": {"webhook": {"url": peer.url}}});
+    let other = ("other", &[] as &[usize], generator(json!({"rate": 10})));
+    let drop = ("drop", &[0usize] as &[usize], json!({"sink": {"blackhole": {}}}));
+    let first = plan(&[push.clone(), ("send", &[0], send.clone())], &[&[0], &[1]]);
+    let later = |kind: Json| {
+        plan(&[other.clone(), drop.clone(), push.clone(), ("send", &[2], kind)], &[&[0, 1], &[2], &[3]])
+    };
+    let pipeline = start(&sidecar, first, &mut registry);
+    pipeline.reload(later(send), &mut registry).expect("a good plan");
+    pipeline.reload(later(json!({"sink": {"blackhole": {}}})), &mut registry).expect("a good plan");
+    let pushed = sidecar.world().sockets().block_on(door.push(sidestream_event::Event::new(1)));
+    assert!(pushed.is_ok(), "{pushed:?}");
+    assert_eq!(pipeline.stages()[3].stats.dropped(), vec![]);
+    pipeline.drain(Duration::from_secs(5));
+}
+
+#[test]
 fn an_address_is_mended_also_where_the_source_itself_is_held_up() {
     let sidecar = sidecar();
     let (broken, good) = (Peer::failing(usize::MAX), Peer::failing(0));

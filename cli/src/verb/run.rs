@@ -11,17 +11,15 @@ use clap::Args;
 use sidestream_crds::Severity;
 use sidestream_plan::{Latency, Plan};
 use sidestream_sidecar::{
-    Secrets, Sidecar, SidecarConfig,
+    Asked, Fleet, Secrets, Sidecar, SidecarConfig, Signals,
     observe::{self, Observed, ServeError, Server, State},
 };
 
 use super::{DONE, failed, plan::text, wrong};
 use crate::{
     files::{Compiled, compile_all, plural},
-    fleet::Fleet,
     log::{self, LogFormat},
     output::{complain, print},
-    signals::{Asked, Signals},
     watch::Watch,
 };
 

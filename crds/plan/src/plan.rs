@@ -1,9 +1,12 @@
 //! The plan: stages in order, how they are joined, and which of them are fused.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::{Duration, Expression, Kind};
+use crate::{Duration, Expression, Kind, SecretRef};
 
 /// The version of this form; a sidecar refuses a plan of a later one.
 pub const PLAN_VERSION: u32 = 1;
@@ -156,8 +159,37 @@ impl Plan {
         self.runs.iter().any(|run| run.stages.contains(&from) && run.stages.contains(&to))
     }
 
+    /// Every ring, as the indices of the stages it leads from and to: wherever a stage takes from one it is not fused
+    /// with. In the order of the stages they lead to.
+    pub fn rings(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        let to = self.stages.iter().enumerate();
+        let pairs = to.flat_map(|(to, stage)| stage.from.iter().map(move |from| (*from, to)));
+        pairs.filter(|(from, to)| !self.are_fused(*from, *to))
+    }
+
+    /// The Secrets its stages name, each with the keys that are wanted of it.
+    ///
+    /// Looked for in the serialised plan, so that a stage kind that is added tomorrow is covered.
+    pub fn secrets(&self) -> BTreeMap<String, BTreeSet<String>> {
+        let mut found = BTreeMap::new();
+        collect_secrets(&serde_json::to_value(self).unwrap_or_default(), &mut found);
+        found
+    }
+
     /// The stages that take events from stage `index`, in order.
     pub fn consumers(&self, index: usize) -> impl Iterator<Item = usize> + '_ {
         (0..self.stages.len()).filter(move |consumer| self.stages[*consumer].from.contains(&index))
+    }
+}
+
+fn collect_secrets(value: &Value, found: &mut BTreeMap<String, BTreeSet<String>>) {
+    if let Ok(SecretRef { secret_ref }) = serde_json::from_value(value.clone()) {
+        found.entry(secret_ref.name).or_default().insert(secret_ref.key);
+        return;
+    }
+    match value {
+        Value::Object(fields) => fields.values().for_each(|value| collect_secrets(value, found)),
+        Value::Array(items) => items.iter().for_each(|value| collect_secrets(value, found)),
+        _ => {}
     }
 }

@@ -24,7 +24,7 @@ mod settings;
 mod shape;
 mod wiring;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sidestream_plan::{Input, Kind, Latency, PLAN_VERSION, Plan, Stage};
 
 use crate::{
@@ -56,7 +56,7 @@ pub struct CompiledPipeline {
 }
 
 /// What one sidecar of a pipeline runs.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SidecarPlan {
     /// The sidecar's name.

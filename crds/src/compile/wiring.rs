@@ -1,9 +1,11 @@
 //! Who takes events from whom. Data flows down the page: a stage takes input only from stages above it, so a graph has
 //! no cycles by construction.
 
+mod sharing;
+
 use std::collections::HashMap;
 
-use sidestream_plan::{Kind, Process, Sink, Source};
+use sidestream_plan::{Kind, Process};
 
 use super::Report;
 use crate::{
@@ -22,7 +24,7 @@ pub(super) fn resolve(spec: &PipelineSpec, kinds: &[Kind], report: &mut Report) 
         wiring.check_routing(index, &inputs);
         wiring.check_use(index, &inputs);
     }
-    wiring.check_sharing();
+    sharing::check(spec, kinds, report);
     inputs
 }
 
@@ -229,57 +231,8 @@ impl<'a> Wiring<'a> {
             || self.names.get(name) != Some(&index)
     }
 
-    /// One standard input, one socket on an address, one writer of a file.
-    fn check_sharing(&mut self) {
-        let mut taken: HashMap<(&str, &str), usize> = HashMap::new();
-        for (index, kind) in self.kinds.iter().enumerate() {
-            let (what, which, field, cure) = match kind {
-                Kind::Source(Source::Stdin(_)) => (
-                    "the standard input",
-                    "",
-                    "source.stdin",
-                    "read it once, and let both take from that stage with `from`",
-                ),
-                Kind::Source(Source::Http(http)) => {
-                    ("the address", http.listen.as_str(), "source.http.listen", "listen on another port")
-                }
-                Kind::Source(Source::File(file)) => match &file.checkpoint {
-                    Some(path) => {
-                        ("the checkpoint", path.as_str(), "source.file.checkpoint", "name another file")
-                    }
-                    None => continue,
-                },
-                Kind::Sink(Sink::File(file)) => (
-                    "the file",
-                    file.path.as_str(),
-                    "sink.file.path",
-                    "write to another file, or let one sink take both with `from`",
-                ),
-                _ => continue,
-            };
-            match taken.get(&(what, which)) {
-                Some(first) => {
-                    let owner = &self.spec.stages[*first].name;
-                    let reason = format!("{} is already taken by the stage `{owner}`", named(what, which));
-                    let path = Path::stage(index).fields(&field.split('.').collect::<Vec<_>>());
-                    self.report.say(Code::SharedResource, path, reason, cure);
-                }
-                None => {
-                    taken.insert((what, which), index);
-                }
-            }
-        }
-    }
-
     fn last_with_output(&self, index: usize) -> Option<&'a str> {
         let above = (0..index).rev().find(|above| !matches!(self.kinds[*above], Kind::Sink(_)))?;
         Some(&self.spec.stages[above].name)
-    }
-}
-
-fn named(what: &str, which: &str) -> String {
-    match which {
-        "" => what.into(),
-        which => format!("{what} `{}`", shortened(which)),
     }
 }

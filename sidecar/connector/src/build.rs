@@ -47,6 +47,7 @@ pub fn sink(kind: &plan::Sink, env: &Environment) -> Result<Sink, BuildError> {
 
 /// Edges are made by whoever knows this process's peers, before it comes here.
 fn no_peers() -> BuildError {
-    let reason = "leads to another sidecar, and this process has no peers: run the whole pipeline instead".into();
+    let reason =
+        "leads to another sidecar, and this process has no peers: run the whole pipeline instead".into();
     BuildError { field: "edge", reason }
 }

@@ -50,6 +50,11 @@ pub enum Refusal {
 }
 
 impl Intake {
+    /// Events that come through here keep the name of the source they came from, where they have one.
+    pub fn relay(&mut self) {
+        self.origin = self.origin.relaying();
+    }
+
     /// An empty batch to fill: storage that has come back, where there is some.
     pub fn batch(&self) -> Batch {
         self.pool.take()

@@ -55,6 +55,8 @@ impl Ledger {
 #[derive(Clone)]
 pub struct Origin {
     source: Text,
+    /// Events that name another source keep its name.
+    relays: bool,
     clock: Clock,
     books: Arc<Books>,
     /// The same books, as batches see them.
@@ -65,7 +67,17 @@ impl Origin {
     /// The origin of source stage `source`, whose events are numbered from 0.
     pub fn new(source: impl Into<Text>, clock: Clock) -> Self {
         let books: Arc<Books> = Arc::default();
-        Self { source: source.into(), clock, settle: books.clone(), books }
+        Self { source: source.into(), relays: false, clock, settle: books.clone(), books }
+    }
+
+    /// The same books for a source stage of another name, which goes on where this one stopped.
+    pub fn renamed(&self, source: impl Into<Text>) -> Self {
+        Self { source: source.into(), ..self.clone() }
+    }
+
+    /// The same books for a source that brings events of others: those keep the name of the source they came from.
+    pub fn relaying(&self) -> Self {
+        Self { relays: true, ..self.clone() }
     }
 
     /// Takes a batch in: numbers its events, names their source, gives those without one the present time, and marks
@@ -81,7 +93,8 @@ impl Origin {
         let wall = Timestamp::from_nanos(self.clock.wall_nanos());
         for (sequence, event) in (span.first..).zip(batch.events_mut()) {
             event.meta.sequence = sequence;
-            if event.meta.source != self.source {
+            let is_named = self.relays && !event.meta.source.is_empty();
+            if !is_named && event.meta.source != self.source {
                 event.meta.source = self.source.clone();
             }
             if event.meta.time == Timestamp::default() {

@@ -39,6 +39,11 @@ pub trait AsyncSink: Send {
     /// The batch of the last retry will not come again: what is remembered of it may go.
     fn give_up(&mut self) {}
 
+    /// No more batches will come: waits for what was taken and is still on its way.
+    fn finish(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+
     /// How long from now it may be left without a batch before [`AsyncSink::tend`] is called; zero: now.
     fn tend_after(&self) -> Option<Duration> {
         None

@@ -1,5 +1,7 @@
 //! What a source is, by how it wants to be run.
 
+use std::any::Any;
+
 use sidestream_event::{Batch, Timestamp};
 use sidestream_host::Moment;
 
@@ -33,7 +35,7 @@ pub enum Filled {
 }
 
 /// A source that blocks.
-pub trait BlockingSource: Send {
+pub trait BlockingSource: Any + Send {
     /// Brings events in until the input ends (`Ok`) or the intake is stopped (`Ok`). Called again after a failure.
     fn run(&mut self, intake: &mut Intake) -> Result<(), Failure>;
 
@@ -41,6 +43,12 @@ pub trait BlockingSource: Send {
     /// remember a position.
     fn drained(&mut self, committed: u64) {
         let _ = committed;
+    }
+
+    /// Goes on where `before` stopped, a source whose `run` has returned and whose place this one takes before its own
+    /// first `run`: its events follow in the same numbering. Gives it back where it has nothing to go on with.
+    fn take_over(&mut self, before: Box<dyn BlockingSource>) -> Option<Box<dyn BlockingSource>> {
+        Some(before)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// An input that can be asked whether a read would wait.
-pub(crate) trait Input: Read + Send {
+pub(crate) trait Input: Read + Send + 'static {
     /// Whether a read gives something, or the end, within `wait`. May say yes where it cannot tell.
     fn is_ready(&self, wait: Duration) -> bool;
 }

@@ -8,7 +8,9 @@
 use std::{hint::black_box, sync::Arc, time::Instant};
 
 use sidestream_event::{Batch, Pool, Timestamp};
-use sidestream_graph::{Fed, Feed, Flow, Inlet, Input, Operator, Outlet, Output, Processor, Route, Run};
+use sidestream_graph::{
+    Fed, Feed, Flow, Inlet, Input, Operator, Outlet, Output, Processor, Route, Run, Stage,
+};
 use sidestream_host::{Clock, Moment};
 use sidestream_ring::channel::channel_by;
 use sidestream_scheduler::{Scheduler, Step, Worker};
@@ -62,8 +64,9 @@ fn queued(stages: usize, batch: usize) -> Stand {
         let mut next = Inlet::default();
         if index + 1 < stages {
             let (sender, receiver) = channel_by(1024, 8192, Batch::len);
-            routes.push(Route::new(index + 1, sender, Arc::default()));
-            next = Inlet::inputs(vec![Input::new(index, receiver)]);
+            let to = Stage { stage: index + 1, name: "nothing".into(), stats: Arc::default() };
+            routes.push(Route::new(to, sender));
+            next = Inlet::inputs(vec![Input::new("nothing", receiver)]);
         }
         start(&scheduler.0, std::mem::replace(&mut inlet, next), vec![nothing(index)], routes, &pool);
     }
@@ -91,6 +94,7 @@ fn nothing(stage: usize) -> Operator {
         when: None,
         stats: Arc::default(),
         is_sink: false,
+        is_flushed: false,
     }
 }
 

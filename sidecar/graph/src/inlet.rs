@@ -32,14 +32,15 @@ pub enum Fed {
 pub struct Inlet {
     /// A source that is part of the run.
     feed: Option<Box<dyn Feed>>,
+    /// Beside a source that is part of the run: what earlier sources of the stage have left in their rings.
     inputs: Vec<Input>,
     next: usize,
 }
 
 /// One ring into a run.
 pub struct Input {
-    /// Index of the stage it comes from.
-    pub from: usize,
+    /// The stage it comes from. A name, because whoever holds the ring may outlive the plan, and its indices with it.
+    pub from: Arc<str>,
     /// The ring.
     pub receiver: Receiver<Batch>,
     /// Whether it carries the errors of that stage, and not its events.
@@ -50,19 +51,33 @@ pub struct Input {
 
 impl Input {
     /// The ring from stage `from`.
-    pub fn new(from: usize, receiver: Receiver<Batch>) -> Self {
-        Input { from, receiver, is_letters: false, abandoned: Arc::default() }
+    pub fn new(from: impl Into<Arc<str>>, receiver: Receiver<Batch>) -> Self {
+        Input { from: from.into(), receiver, is_letters: false, abandoned: Arc::default() }
     }
 
     /// The ring that carries the errors of stage `from`.
-    pub fn letters(from: usize, receiver: Receiver<Batch>) -> Self {
+    pub fn letters(from: impl Into<Arc<str>>, receiver: Receiver<Batch>) -> Self {
         Input { is_letters: true, ..Input::new(from, receiver) }
     }
 
-    /// Whether nothing is left and nothing will come. Closed is asked first: what was sent before the end is seen.
-    fn has_ended(&mut self) -> bool {
-        let closed = self.receiver.is_closed() || self.abandoned.load(Ordering::Acquire);
-        closed && self.receiver.is_empty()
+    /// The ring of a source that was stopped: read to its end, whatever becomes of its thread.
+    pub fn left_by(from: impl Into<Arc<str>>, receiver: Receiver<Batch>) -> Self {
+        Input { abandoned: Arc::new(AtomicBool::new(true)), ..Input::new(from, receiver) }
+    }
+
+    /// Whether nothing more is taken from it than is in it now.
+    pub fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
+    }
+
+    /// Whether nothing more will come.
+    fn is_over(&self) -> bool {
+        self.receiver.is_closed() || self.is_abandoned()
+    }
+
+    /// Whether nothing is left and nothing will come. Over is asked first: what was sent before the end is seen.
+    fn has_ended(&self) -> bool {
+        self.is_over() && self.receiver.is_empty()
     }
 }
 
@@ -70,6 +85,12 @@ impl Inlet {
     /// The inlet of a run that begins with a source.
     pub fn feed(feed: Box<dyn Feed>) -> Self {
         Self { feed: Some(feed), ..Self::default() }
+    }
+
+    /// Takes what earlier sources of the stage have left, before anything else.
+    pub fn after(mut self, left: Vec<Input>) -> Self {
+        self.inputs.splice(0..0, left);
+        self
     }
 
     /// The inlet of a run that takes from rings.
@@ -82,9 +103,9 @@ impl Inlet {
         (self.feed, self.inputs)
     }
 
-    /// The mark by which the first ring can be abandoned; none where the inlet has no ring.
+    /// The mark by which the newest ring can be abandoned; none where the inlet has no ring.
     pub fn abandoned(&self) -> Option<Arc<AtomicBool>> {
-        self.inputs.first().map(|input| input.abandoned.clone())
+        self.inputs.last().map(|input| input.abandoned.clone())
     }
 
     /// Lets go of a source that is part of the run.
@@ -92,14 +113,9 @@ impl Inlet {
         self.feed = None;
     }
 
-    /// The stages the rings come from.
-    pub fn froms(&self) -> impl Iterator<Item = usize> + '_ {
-        self.inputs.iter().map(|input| input.from)
-    }
-
-    /// Whether every ring is empty. (What a called source has does not count.)
-    pub fn is_empty(&mut self) -> bool {
-        self.inputs.iter_mut().all(|input| input.receiver.is_empty())
+    /// The rings. (What a called source has is in none.)
+    pub fn rings(&self) -> &[Input] {
+        &self.inputs
     }
 
     /// Whom to wake when something comes.
@@ -109,22 +125,25 @@ impl Inlet {
 
     /// The next batch: from each ring in turn, so that none starves.
     pub fn next(&mut self, limit: usize, now: Moment, wall: Timestamp) -> Fed {
-        if let Some(feed) = &mut self.feed {
-            return match feed.next(limit, now, wall) {
-                Fed::End => {
-                    self.feed = None;
-                    Fed::End
-                }
-                fed => fed,
-            };
+        if self.feed.is_none() || !self.inputs.is_empty() {
+            match self.next_queued() {
+                Fed::Nothing if self.feed.is_some() => {}
+                fed => return fed,
+            }
         }
-        self.next_queued()
+        let Some(feed) = &mut self.feed else { return Fed::End };
+        let fed = feed.next(limit, now, wall);
+        if matches!(fed, Fed::End) {
+            self.feed = None;
+            return self.next_queued();
+        }
+        fed
     }
 
     /// The next batch of the rings alone.
     pub fn next_queued(&mut self) -> Fed {
-        // A ring whose sender has gone is older than any that was laid since: it is read to its end first.
-        for input in self.inputs.iter_mut().filter(|input| input.receiver.is_closed()) {
+        // A ring that is over is older than any that was laid since: it is read to its end first.
+        for input in self.inputs.iter_mut().filter(|input| input.is_over()) {
             if let Some(batch) = input.receiver.try_recv() {
                 return Fed::Batch(batch);
             }
@@ -135,12 +154,66 @@ impl Inlet {
                 return Fed::Batch(batch);
             }
         }
-        self.inputs.retain_mut(|input| !input.has_ended());
+        self.inputs.retain(|input| !input.has_ended());
         if self.inputs.is_empty() && self.feed.is_none() { Fed::End } else { Fed::Nothing }
     }
 
     /// Announces that the run waits. True: something came after all.
     pub fn wait(&mut self) -> bool {
         self.inputs.iter_mut().any(|input| input.receiver.wait_for_item())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sidestream_event::Event;
+    use sidestream_ring::channel::{Sender, channel_by};
+
+    use super::*;
+
+    struct Once(Option<i64>);
+
+    impl Feed for Once {
+        fn next(&mut self, _: usize, _: Moment, _: Timestamp) -> Fed {
+            self.0.take().map_or(Fed::End, |number| Fed::Batch(batch(number)))
+        }
+    }
+
+    fn batch(number: i64) -> Batch {
+        Batch::of(vec![Event::new(number)], Default::default())
+    }
+
+    fn ring(numbers: &[i64]) -> (Sender<Batch>, Receiver<Batch>) {
+        let (mut sender, receiver) = channel_by(8, 8, Batch::len);
+        numbers.iter().for_each(|number| sender.try_send(batch(*number)).expect("there is room"));
+        (sender, receiver)
+    }
+
+    /// What comes until there is nothing, and whether that is the end.
+    fn all(inlet: &mut Inlet) -> (Vec<f64>, bool) {
+        let mut numbers = Vec::new();
+        loop {
+            match inlet.next(8, Moment::default(), Timestamp::default()) {
+                Fed::Batch(batch) => numbers.extend(batch.events()[0].body.as_f64()),
+                fed => return (numbers, matches!(fed, Fed::End)),
+            }
+        }
+    }
+
+    #[test]
+    fn what_earlier_sources_left_comes_first_and_a_hanging_one_does_not_hold_up_the_end() {
+        let (hangs, left) = ring(&[1, 2]);
+        let older = Input::left_by("tick", left);
+        let mut inlet = Inlet::feed(Box::new(Once(Some(3)))).after(vec![older]);
+        assert_eq!(all(&mut inlet), (vec![1.0, 2.0, 3.0], true));
+        drop(hangs);
+
+        let ((_hangs, left), (sender, own)) = (ring(&[1, 2]), ring(&[3]));
+        let older = Input::left_by("tick", left);
+        let mut inlet = Inlet::inputs(vec![Input::new("tick", own)]).after(vec![older]);
+        assert_eq!(all(&mut inlet), (vec![1.0, 2.0, 3.0], false));
+        assert_eq!(inlet.rings().len(), 1);
+        drop(sender);
+        assert_eq!(all(&mut inlet), (vec![], true));
     }
 }

@@ -18,5 +18,5 @@ mod stats;
 pub use inlet::{Fed, Feed, Inlet, Input};
 pub use outlet::{Outlet, Route};
 pub use processor::{Flow, Output, Processor};
-pub use run::{DeadLetter, Operator, Run, Stage, TIMED_EVERY, WakeOnDrop, addressed};
+pub use run::{DeadLetter, Heir, Operator, Run, Stage, TIMED_EVERY, WakeOnDrop, addressed};
 pub use stats::{HISTOGRAM_BUCKETS, Histogram, StageStats, Tap};

@@ -3,19 +3,19 @@
 //! Each branch has a ring of its own, so a slow branch that may drop never slows its siblings. A route with overflow
 //! `Block` that is full blocks the run; what did not fit waits in the route, in order.
 
-use std::{collections::VecDeque, sync::Arc, task::Waker};
+use std::{collections::VecDeque, task::Waker};
 
 use sidestream_event::{Batch, Event, Mark, Outcome, Pool};
 use sidestream_expr::Program;
 use sidestream_plan::Overflow;
 use sidestream_ring::channel::{Refused, Sender};
 
-use crate::StageStats;
+use crate::Stage;
 
 /// The way to one stage.
 pub struct Route {
-    /// Index of the stage it leads to.
-    pub to: usize,
+    /// The stage it leads to. Its statistics count what the route drops, and what its `when` cannot be asked of.
+    pub to: Stage,
     when: Option<Program>,
     otherwise: bool,
     overflow: Overflow,
@@ -24,12 +24,11 @@ pub struct Route {
     sender: Sender<Batch>,
     waiting: VecDeque<Batch>,
     waiting_events: usize,
-    stats: Arc<StageStats>,
 }
 
 impl Route {
-    /// A route to stage `to`, whose statistics count what the route drops.
-    pub fn new(to: usize, sender: Sender<Batch>, stats: Arc<StageStats>) -> Self {
+    /// A route to stage `to`.
+    pub fn new(to: Stage, sender: Sender<Batch>) -> Self {
         Route {
             to,
             when: None,
@@ -39,7 +38,6 @@ impl Route {
             sender,
             waiting: VecDeque::new(),
             waiting_events: 0,
-            stats,
         }
     }
 
@@ -61,6 +59,16 @@ impl Route {
     /// Whether nothing waits outside the ring.
     pub fn is_flushed(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    /// Whether the other end of the ring is gone: what is sent counts as dropped.
+    pub fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    /// What waits outside the ring, to be sent along another.
+    pub fn into_waiting(self) -> impl Iterator<Item = Batch> {
+        self.waiting.into_iter()
     }
 
     /// The ring, to look at.
@@ -128,7 +136,7 @@ impl Route {
     }
 
     fn drop_batch(&self, batch: Batch, reason: &'static str, pool: &Pool) {
-        self.stats.count_dropped(reason, batch.len() as u64);
+        self.to.stats.count_dropped(reason, batch.len() as u64);
         for event in batch.events() {
             batch.mark().end(event.meta.sequence, Outcome::Dropped);
         }
@@ -144,10 +152,13 @@ pub struct Outlet {
     choices: Vec<u64>,
 }
 
-/// What happened to an event on its way out.
-pub(crate) enum Lost {
-    /// The `when` of this stage could not be evaluated.
-    Error { stage: usize, event: Event, reason: String, mark: Mark },
+/// An event for which the `when` of the stage behind could not be evaluated.
+pub(crate) struct Lost {
+    pub(crate) stage: Stage,
+    pub(crate) event: Event,
+    pub(crate) reason: String,
+    pub(crate) mark: Mark,
+    pub(crate) born_nanos: u64,
 }
 
 impl Outlet {
@@ -219,11 +230,12 @@ impl Outlet {
                     Some(Err(error)) => {
                         // It ends as an error of that stage, and so is nothing for `otherwise`.
                         asked_for = true;
-                        lost.push(Lost::Error {
-                            stage: route.to,
+                        lost.push(Lost {
+                            stage: route.to.clone(),
                             event: event.clone(),
                             reason: error.to_string(),
                             mark: batch.mark().clone(),
+                            born_nanos: batch.born_nanos(),
                         });
                     }
                 }

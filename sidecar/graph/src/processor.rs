@@ -21,7 +21,8 @@ pub trait Processor: Send {
         None
     }
 
-    /// Gives up everything it holds, because its input has ended or the stage leaves the pipeline.
+    /// Gives up everything it holds, because its input has ended or the stage leaves the pipeline. Called once, until it
+    /// is given events again: a reload may bring its stage a new input.
     fn flush(&mut self, _out: &mut Output) {}
 }
 

@@ -43,9 +43,11 @@ pub struct Operator {
     pub stats: Arc<StageStats>,
     /// Whether it is a sink: what it takes in is delivered, and counted as gone out.
     pub is_sink: bool,
+    /// Whether it has given up what it held, and has taken nothing since.
+    pub is_flushed: bool,
 }
 
-/// A stage that the run counts for, without calling it.
+/// A stage that is counted for by whoever does not call it: a source, or one behind a ring.
 #[derive(Clone)]
 pub struct Stage {
     /// Its index in the plan.
@@ -68,7 +70,7 @@ impl Drop for WakeOnDrop {
     }
 }
 
-/// Where the errors of a stage go.
+/// Where the errors of a stage go: one of the run's own, or one behind it whose `when` the run asks.
 pub struct DeadLetter {
     /// Index of the stage whose errors these are.
     pub of: usize,
@@ -86,13 +88,12 @@ pub struct Run {
     pub operators: Vec<Operator>,
     /// Where they go.
     pub outlet: Outlet,
-    /// Which of the run's stages have a dead-letter stage. An event whose `when` fails on the way out goes where the errors
-    /// of the last of them go.
+    /// Which stages have a dead-letter stage.
     pub dead_letters: Vec<DeadLetter>,
     /// The ways to the dead-letter sinks.
     pub dead_letter_routes: Vec<Route>,
-    /// Names and statistics of the stages behind the outlet, by stage index: for events whose `when` fails.
-    pub behind: Vec<Stage>,
+    /// Who gets the operators when the run has ended: with their state, for a plan that gives them input again.
+    pub heir: Option<Heir>,
     /// Whom to wake when the run has ended.
     pub when_done: Option<WakeOnDrop>,
     pool: Arc<Pool>,
@@ -106,6 +107,9 @@ pub struct Run {
     /// How many operators have given up what they hold, once the input has ended.
     flushed: Option<usize>,
 }
+
+/// Takes the operators of a run that has ended.
+pub type Heir = Box<dyn FnOnce(Vec<Operator>) + Send>;
 
 /// One turn in so many is measured: a look at the clock costs as much as a light stage.
 pub const TIMED_EVERY: u32 = 32;
@@ -132,7 +136,7 @@ impl Run {
             outlet,
             dead_letters: Vec::new(),
             dead_letter_routes: Vec::new(),
-            behind: Vec::new(),
+            heir: None,
             when_done: None,
             pool,
             clock,
@@ -189,8 +193,11 @@ impl Run {
         self.held.push_back((index, batch));
     }
 
-    /// Gives up what operator `index` holds, to the stages behind it.
+    /// Gives up what operator `index` holds, to the stages behind it; once, until it takes something again.
     pub fn flush_operator(&mut self, index: usize) {
+        if std::mem::replace(&mut self.operators[index].is_flushed, true) {
+            return;
+        }
         self.call(index, None, |processor, _, output| {
             processor.flush(output);
             Flow::Continue
@@ -270,8 +277,7 @@ impl Run {
         source.stats.events_out.add(batch.len() as u64);
         source.stats.tap.show(batch);
         if !failed.is_empty() {
-            let Stage { stage, name, stats } = source.clone();
-            self.end_errors(stage, &name, &stats, failed, &batch.mark().clone(), batch.born_nanos());
+            self.end_errors(&source.clone(), failed, &batch.mark().clone(), batch.born_nanos());
         }
     }
 
@@ -303,6 +309,7 @@ impl Run {
         if batch.is_empty() {
             return Flow::Continue;
         }
+        self.operators[index].is_flushed = false;
         let before = batch.len();
         let begun = self.timed.then(|| self.clock.now());
         let flow = self.call(index, Some(batch), |processor, batch, output| match batch {
@@ -410,36 +417,21 @@ impl Run {
         let failed = std::mem::take(&mut self.output.failed);
         let operator = &self.operators[index];
         let (stage, name, stats) = (operator.stage, operator.name.clone(), operator.stats.clone());
-        self.end_errors(stage, &name, &stats, failed, &mark, born_nanos);
+        self.end_errors(&Stage { stage, name, stats }, failed, &mark, born_nanos);
     }
 
-    /// Ends the events whose next stage's `when` could not be evaluated.
+    /// Ends the events for which the `when` of a stage behind could not be evaluated, as errors of that stage.
     fn end_lost(&mut self) {
-        for Lost::Error { stage, event, reason, mark } in std::mem::take(&mut self.lost) {
-            let Some(Stage { name, stats, .. }) = self.behind.iter().find(|own| own.stage == stage).cloned()
-            else {
-                continue;
-            };
-            // The stage behind has no ring to its dead-letter stage here; the last stage of this run may have.
-            let stage = match self.dead_letters.last() {
-                Some(letter) => letter.of,
-                None => stage,
-            };
-            self.end_errors(stage, &name, &stats, vec![(event, format!("`when`: {reason}"))], &mark, 0);
+        for Lost { stage, event, reason, mark, born_nanos } in std::mem::take(&mut self.lost) {
+            let failed = vec![(event, format!("`when`: {reason}"))];
+            self.end_errors(&stage, failed, &mark, born_nanos);
         }
     }
 
-    fn end_errors(
-        &mut self,
-        stage: usize,
-        name: &str,
-        stats: &StageStats,
-        failed: Vec<(Event, String)>,
-        mark: &Mark,
-        born_nanos: u64,
-    ) {
+    fn end_errors(&mut self, of: &Stage, failed: Vec<(Event, String)>, mark: &Mark, born_nanos: u64) {
+        let Stage { stage, name, stats } = of;
         stats.errors.add(failed.len() as u64);
-        let route = self.dead_letters.iter().find(|letter| letter.of == stage).map(|letter| letter.route);
+        let route = self.dead_letters.iter().find(|letter| letter.of == *stage).map(|letter| letter.route);
         let Some(route) = route else {
             stats.count_dropped("error", failed.len() as u64);
             failed.iter().for_each(|(event, _)| mark.end(event.meta.sequence, Outcome::Dropped));
@@ -514,6 +506,9 @@ impl Work for Run {
         if self.flushed.is_some() {
             if !self.end(turn.now) {
                 return self.wait_for_room();
+            }
+            if let Some(heir) = self.heir.take() {
+                heir(std::mem::take(&mut self.operators));
             }
             self.when_done = None;
             return Next::Done;

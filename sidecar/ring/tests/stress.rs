@@ -1,4 +1,7 @@
 //! Real threads on real cores for a bounded number of items: order, sums and wake-ups hold when nothing is modelled.
+//!
+//! `SIDESTREAM_PROVE_N` sets how often each test runs, `SIDESTREAM_PROVE_SEED` the dice of the first run; each run after it
+//! has others.
 #![cfg(not(any(loom, shuttle)))]
 
 use std::time::Duration;
@@ -12,10 +15,37 @@ use sidestream_ring::{
 
 const ITEMS: u64 = if cfg!(miri) { 200 } else { 200_000 };
 
-/// Small numbers that look random and are the same in every run (xorshift, Marsaglia 2003).
+/// Calls a test as often as it is asked for, each time with a seed of its own.
+fn prove(test: impl Fn(u64)) {
+    let (runs, seed) = (setting("SIDESTREAM_PROVE_N"), setting("SIDESTREAM_PROVE_SEED"));
+    for run in 0..runs {
+        // Shown where the test fails.
+        println!("seed {seed}, run {run}");
+        test(mix(seed) ^ run);
+    }
+}
+
+fn setting(name: &str) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
+/// Makes numbers that are alike unlike (the finaliser of SplitMix64, Steele and others 2014).
+fn mix(number: u64) -> u64 {
+    let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ (number >> 31)
+}
+
+/// Small numbers that look random and are the same in every run of a seed (xorshift, Marsaglia 2003).
 struct Dice(u64);
 
 impl Dice {
+    /// Those of one hand of a run; each hand has its own.
+    fn new(seed: u64, hand: u64) -> Self {
+        Dice(mix(seed ^ mix(hand)).max(1))
+    }
+
     fn throw(&mut self, sides: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -26,10 +56,14 @@ impl Dice {
 
 #[test]
 fn a_ring_keeps_order_while_batches_and_single_items_mix_and_the_limit_moves() {
+    prove(mix_in_a_ring);
+}
+
+fn mix_in_a_ring(seed: u64) {
     let (mut producer, mut consumer) = spsc::ring::<Box<u64>>(64);
     let limit = producer.limit();
     let sending = thread::spawn(move || {
-        let (mut next, mut dice) = (0, Dice(7));
+        let (mut next, mut dice) = (0, Dice::new(seed, 1));
         while next < ITEMS {
             match dice.throw(3) {
                 0 => match producer.push(Box::new(next)) {
@@ -50,7 +84,7 @@ fn a_ring_keeps_order_while_batches_and_single_items_mix_and_the_limit_moves() {
             }
         }
     });
-    let (mut expected, mut dice) = (0, Dice(11));
+    let (mut expected, mut dice) = (0, Dice::new(seed, 2));
     while expected < ITEMS {
         let before = expected;
         match dice.throw(4) {
@@ -83,14 +117,18 @@ fn a_ring_keeps_order_while_batches_and_single_items_mix_and_the_limit_moves() {
 
 #[test]
 fn every_subscriber_of_a_broadcast_sees_every_item_in_order() {
+    prove(broadcast_to_all);
+}
+
+fn broadcast_to_all(seed: u64) {
     let mut publisher = broadcast::<Box<u64>>(32);
-    let readers = [(); 2].map(|()| {
+    let readers = [1, 2].map(|hand| {
         let mut subscriber = publisher.subscribe();
         thread::spawn(move || {
-            let mut expected = 0;
+            let (mut expected, mut dice) = (0, Dice::new(seed, hand));
             loop {
                 let closed = subscriber.is_closed();
-                let seen = subscriber.peek(8);
+                let seen = subscriber.peek(1 + dice.throw(16) as usize);
                 seen.iter().enumerate().for_each(|(i, item)| assert_eq!(**item, expected + i as u64));
                 match seen.len() {
                     0 if closed => return expected,
@@ -100,13 +138,12 @@ fn every_subscriber_of_a_broadcast_sees_every_item_in_order() {
             }
         })
     });
-    let mut passing = None;
+    let (mut passing, mut dice) = (None, Dice::new(seed, 3));
     for item in 0..ITEMS {
-        // Somebody who comes and goes must disturb nobody.
-        match item % 100 {
-            0 => passing = Some(publisher.subscribe()),
-            20 => passing = None,
-            _ => {}
+        // Somebody who comes and goes must disturb nobody. It reads nothing, so it is gone before the ring is full.
+        passing = passing.filter(|(_, until)| item < *until);
+        if passing.is_none() && dice.throw(100) == 0 {
+            passing = Some((publisher.subscribe(), item + dice.throw(30)));
         }
         let mut item = Box::new(item);
         while let Err(back) = publisher.push(item) {
@@ -122,12 +159,18 @@ fn every_subscriber_of_a_broadcast_sees_every_item_in_order() {
 
 #[test]
 fn a_fan_in_takes_everything_from_everybody_in_each_ones_order() {
+    prove(fan_in);
+}
+
+fn fan_in(seed: u64) {
     let (producers, consumers): (Vec<_>, Vec<_>) = (0..3).map(|_| spsc::ring(16)).unzip();
     let senders: Vec<_> = (0..3)
         .zip(producers)
         .map(|(who, mut producer)| {
             thread::spawn(move || {
+                let mut dice = Dice::new(seed, who as u64);
                 for item in 0..ITEMS / 3 {
+                    rest_now_and_then(&mut dice);
                     while producer.push((who, item)).is_err() {
                         thread::yield_now();
                     }
@@ -150,8 +193,19 @@ fn a_fan_in_takes_everything_from_everybody_in_each_ones_order() {
     senders.into_iter().for_each(|s| s.join().unwrap());
 }
 
+/// Lets the others go first, so that now this end is the faster one and now another.
+fn rest_now_and_then(dice: &mut Dice) {
+    if dice.throw(1_000) == 0 {
+        (0..dice.throw(20)).for_each(|_| thread::yield_now());
+    }
+}
+
 #[test]
 fn sleepers_on_an_eventcount_take_all_the_work() {
+    prove(sleep_and_work);
+}
+
+fn sleep_and_work(seed: u64) {
     let shared = Arc::new((EventCount::new(), AtomicU64::new(0)));
     let take = |work: &AtomicU64| {
         work.try_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok()
@@ -176,7 +230,9 @@ fn sleepers_on_an_eventcount_take_all_the_work() {
             }
         })
     });
+    let mut dice = Dice::new(seed, 1);
     for _ in 0..ITEMS / 10 {
+        rest_now_and_then(&mut dice);
         shared.1.fetch_add(1, Ordering::Relaxed);
         shared.0.notify_one();
     }
@@ -203,9 +259,9 @@ fn unpark() -> std::task::Waker {
     std::sync::Arc::new(Unpark(thread::current())).into()
 }
 
-fn receive_all(mut receiver: Receiver<Load>) -> u64 {
+fn receive_all(mut receiver: Receiver<Load>, mut dice: Dice) -> u64 {
     receiver.set_waker(unpark());
-    let (mut expected, mut dice) = (0, Dice(3));
+    let mut expected = 0;
     loop {
         let closed = receiver.is_closed();
         match receiver.try_recv() {
@@ -225,11 +281,17 @@ fn receive_all(mut receiver: Receiver<Load>) -> u64 {
 
 #[test]
 fn a_channel_between_sleeping_threads_delivers_everything_in_order() {
+    prove(send_asleep);
+}
+
+fn send_asleep(seed: u64) {
     let (mut sender, receiver) = channel(16, 10);
     let gauge = sender.gauge();
-    let receiving = thread::spawn(move || receive_all(receiver));
+    let receiving = thread::spawn(move || receive_all(receiver, Dice::new(seed, 1)));
     sender.set_waker(unpark());
+    let mut dice = Dice::new(seed, 2);
     for item in 0..ITEMS {
+        rest_now_and_then(&mut dice);
         let mut item = Load(item);
         while let Err(refused) = sender.try_send(item) {
             assert!(matches!(refused, Refused::Full(_)));

@@ -10,6 +10,7 @@ use prometheus::{
     core::{Collector, Desc},
     proto::{self, LabelPair, MetricFamily, MetricType},
 };
+use sidestream_edge::Peering;
 use sidestream_graph::Histogram;
 
 use super::{Observed, Process};
@@ -119,6 +120,30 @@ metrics! {
         "Events of the source that came to their end: completed, dead_lettered, expired or dropped.",
     LEDGER_IN_FLIGHT Gauge "sidestream_ledger_in_flight_events" ["pipeline", "stage"]
         "Events of the source that have not come to their end yet.",
+    EDGE_PEERS Gauge "sidestream_edge_peers" ["pipeline", "edge", "side"]
+        "Peers at the other end of the edge: of a sender, those that DNS knows; of a receiver, senders that were heard.",
+    EDGE_CONNECTED Gauge "sidestream_edge_connected_peers" ["pipeline", "edge", "side"]
+        "Peers with an open connection.",
+    EDGE_RTT Gauge "sidestream_edge_rtt_seconds" ["pipeline", "edge", "side"]
+        "The longest last round trip to a connected peer; a sender measures it every five seconds.",
+    EDGE_CREDIT Gauge "sidestream_edge_credit_bytes" ["pipeline", "edge", "side"]
+        "Bytes that the receivers would take now; at zero the sender waits.",
+    EDGE_UNSETTLED Gauge "sidestream_edge_unsettled_batches" ["pipeline", "edge", "side"]
+        "Batches on their way: sent or received, and not settled by the stages of the receiver.",
+    EDGE_BATCHES Counter "sidestream_edge_batches_total" ["pipeline", "edge", "side"]
+        "Batches sent or received, each once.",
+    EDGE_RESENT Counter "sidestream_edge_resent_batches_total" ["pipeline", "edge", "side"]
+        "Batches sent again after a connection broke, or given to another peer.",
+    EDGE_REPEATS Counter "sidestream_edge_repeated_batches_total" ["pipeline", "edge", "side"]
+        "Batches that came again from a peer that lives, and were passed over.",
+    EDGE_CONNECTIONS Counter "sidestream_edge_connections_total" ["pipeline", "edge", "side"]
+        "Connections that opened, also those that replaced another after a certificate changed.",
+    EDGE_REFUSALS Counter "sidestream_edge_failed_calls_total" ["pipeline", "edge", "side"]
+        "Calls of a sender that no connection came of.",
+    CALLERS_REFUSED Counter "sidestream_edge_refused_callers_total" []
+        "Callers that the listener for edges turned away; the log says who and why.",
+    CERTIFICATE_LEFT Gauge "sidestream_certificate_seconds_left" []
+        "Until the certificate of the process ends; negative when it has.",
     CPU Counter "process_cpu_seconds_total" []
         "Processor time used by the process, of user and system together.",
     RESIDENT Gauge "process_resident_memory_bytes" []
@@ -178,6 +203,9 @@ impl Collector for Figures {
         for (name, pipeline) in self.observed.pipelines() {
             page.add_pipeline(&name, &pipeline);
         }
+        if let Some(peering) = self.observed.peering() {
+            page.add_peering(peering);
+        }
         if let Some(process) = Process::read() {
             page.add_process(&process);
         }
@@ -189,6 +217,27 @@ impl Collector for Figures {
 struct Page(BTreeMap<&'static str, (Option<&'static Metric>, Vec<proto::Metric>)>);
 
 impl Page {
+    fn add_peering(&mut self, peering: &Peering) {
+        for edge in peering.edges() {
+            let labels = [edge.name.pipeline.as_str(), &edge.name.edge, edge.side.word()];
+            self.add(&EDGE_PEERS, &labels, edge.peers as f64);
+            self.add(&EDGE_CONNECTED, &labels, edge.connected as f64);
+            if let Some(rtt) = edge.rtt {
+                self.add(&EDGE_RTT, &labels, rtt.as_secs_f64());
+            }
+            self.add(&EDGE_CREDIT, &labels, edge.credit_bytes as f64);
+            self.add(&EDGE_UNSETTLED, &labels, edge.unsettled_batches as f64);
+            self.add(&EDGE_BATCHES, &labels, edge.batches as f64);
+            self.add(&EDGE_RESENT, &labels, edge.resent as f64);
+            self.add(&EDGE_REPEATS, &labels, edge.repeats as f64);
+            self.add(&EDGE_CONNECTIONS, &labels, edge.connections as f64);
+            self.add(&EDGE_REFUSALS, &labels, edge.refusals as f64);
+        }
+        let refused: u64 = peering.turned_away().iter().map(|(_, count)| count).sum();
+        self.add(&CALLERS_REFUSED, &[], refused as f64);
+        self.add(&CERTIFICATE_LEFT, &[], peering.identity().seconds_left() as f64);
+    }
+
     fn add_pipeline(&mut self, name: &str, pipeline: &Arc<Pipeline>) {
         for stage in pipeline.stages() {
             self.add_stage(name, &stage);

@@ -21,6 +21,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use sidestream_edge::Peering;
 use sidestream_host::{Clock, Moment};
 
 use crate::{Pipeline, World};
@@ -37,6 +38,7 @@ pub use snapshot::{
 pub struct Observed(Arc<Parts>);
 
 struct Parts {
+    world: World,
     clock: Clock,
     began: Moment,
     shown: Mutex<Shown>,
@@ -67,7 +69,7 @@ impl Observed {
         let clock = world.clock().clone();
         let began = clock.now();
         let shown = Mutex::new(Shown { state: State::Starting, pipelines: Vec::new() });
-        Observed(Arc::new(Parts { clock, began, shown, tapped: Mutex::default() }))
+        Observed(Arc::new(Parts { world: world.clone(), clock, began, shown, tapped: Mutex::default() }))
     }
 
     /// Shows a pipeline, in place of one of the same name.
@@ -106,6 +108,11 @@ impl Observed {
     /// The pipelines, by name. The lock of this list is let go before any of theirs is taken.
     pub(crate) fn pipelines(&self) -> Vec<(String, Arc<Pipeline>)> {
         self.shown().pipelines.clone()
+    }
+
+    /// The process's part in edges, where it has one.
+    fn peering(&self) -> Option<&Peering> {
+        self.0.world.peering()
     }
 
     fn seconds(&self) -> f64 {

@@ -9,6 +9,7 @@
 //! There is no notification from the kernel: files are looked at every 10 to 250 ms, which works the same on every
 //! file system, over a network and in a container.
 
+mod claim;
 mod identity;
 mod place;
 mod positions;

@@ -12,6 +12,8 @@ use crate::BuildError;
 /// Every place a source reads.
 pub(super) struct Places {
     places: Vec<Place>,
+    /// Files that a pattern does not mean: the source's own.
+    own: Vec<PathBuf>,
     /// Paths whose trouble was reported.
     reported: HashSet<PathBuf>,
 }
@@ -29,7 +31,12 @@ impl Places {
             return Err(BuildError { field: "paths", reason: "names no file; name at least one".into() });
         }
         let places = paths.iter().map(|path| Place::parse(path)).collect::<Result<_, _>>()?;
-        Ok(Self { places, reported: HashSet::new() })
+        Ok(Self { places, own: Vec::new(), reported: HashSet::new() })
+    }
+
+    /// Says that the source writes these files itself: reading them would go on for ever.
+    pub(super) fn without(self, own: impl IntoIterator<Item = PathBuf>) -> Self {
+        Self { own: own.into_iter().collect(), ..self }
     }
 
     /// Whether there can be more than one file.
@@ -45,6 +52,11 @@ impl Places {
     /// Whether two paths belong to one place.
     pub(super) fn are_together(&self, one: &Path, other: &Path) -> bool {
         self.places.iter().any(|place| place.holds(one) && place.holds(other))
+    }
+
+    /// Whether a file at `path` is meant.
+    pub(super) fn hold(&self, path: &Path) -> bool {
+        self.places.iter().any(|place| place.holds(path))
     }
 
     /// An error where a file that is named, not matched, is not there.
@@ -68,7 +80,7 @@ impl Places {
             };
             // Of what a pattern matches, folders are not meant, and what has just gone is gone.
             let is_named = matches!(place, Place::Path(_));
-            for path in listed {
+            for path in listed.into_iter().filter(|path| !self.own.contains(path)) {
                 match fs::metadata(&path) {
                     Ok(metadata) if metadata.is_file() => {
                         self.reported.remove(&path);

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use sidestream_host::Moment;
 
 use super::{
+    claim::Claim,
     describe,
     identity::{Fingerprint, Identity},
     sync_folder_of,
@@ -50,6 +51,7 @@ pub(super) struct Positions {
     changed: bool,
     saved: Option<Moment>,
     failing: bool,
+    claim: Option<Claim>,
 }
 
 struct Known {
@@ -69,7 +71,26 @@ struct Sent {
 impl Positions {
     pub(super) fn new(checkpoint: PathBuf) -> Self {
         let (files, sent) = Default::default();
-        Self { checkpoint, files, sent, changed: false, saved: None, failing: false }
+        Self { checkpoint, files, sent, changed: false, saved: None, failing: false, claim: None }
+    }
+
+    /// Whether both are kept in one checkpoint.
+    pub(super) fn is_of(&self, other: &Positions) -> bool {
+        self.checkpoint == other.checkpoint
+    }
+
+    /// Whether a file is remembered.
+    pub(super) fn know_any(&self) -> bool {
+        !self.files.is_empty()
+    }
+
+    /// Makes the checkpoint theirs, until they are dropped: two sources would overwrite each other's positions, and one
+    /// that reads them while another's last lines are on their way would bring those lines again.
+    pub(super) fn claim(&mut self) -> Result<(), String> {
+        if self.claim.is_none() {
+            self.claim = Some(Claim::new(&self.checkpoint)?);
+        }
+        Ok(())
     }
 
     /// What an earlier run has left; `None` where there was none.
@@ -175,8 +196,7 @@ impl Positions {
         let files = self.files.values().map(|known| known.position.clone()).collect();
         let mut text = serde_json::to_vec_pretty(&Checkpoint { version: VERSION, files })?;
         text.push(b'\n');
-        let mut beside = self.checkpoint.clone().into_os_string();
-        beside.push(".new");
+        let beside = beside(&self.checkpoint);
         let mut file = File::create(&beside)?;
         file.write_all(&text)?;
         file.sync_all()?;
@@ -204,6 +224,13 @@ impl Positions {
         }
         self.sent = kept;
     }
+}
+
+/// Where a checkpoint is written before it takes the place of the old one.
+pub(super) fn beside(checkpoint: &Path) -> PathBuf {
+    let mut beside = checkpoint.to_owned().into_os_string();
+    beside.push(".new");
+    beside.into()
 }
 
 const VERSION: u32 = 1;

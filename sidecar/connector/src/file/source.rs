@@ -5,6 +5,8 @@
 //! before its successor, and a while longer, because its writer may still have it open. A file that comes and goes
 //! between two looks is not seen.
 
+mod handover;
+
 use std::{
     collections::{HashMap, HashSet},
     fs::{self, File},
@@ -22,7 +24,7 @@ use super::{
     describe, folder_of,
     identity::Identity,
     place::{Found, Places},
-    positions::{Position, Positions},
+    positions::{Position, Positions, beside},
     tail::{Look, Tail},
 };
 use crate::{
@@ -41,9 +43,16 @@ pub(crate) struct FileSource {
     /// In the order they were met.
     tails: Vec<Tail>,
     next_id: u64,
+    /// Lines that the intake did not take when it was stopped, and the number of their file: for who takes over.
+    refused: Option<(u64, Batch)>,
+    /// Whether the files and positions are those of a source before this one.
+    took_over: bool,
     begun: bool,
     looked: Moment,
 }
+
+/// The intake was stopped. What it did not take is kept in [`FileSource::refused`].
+struct Halted;
 
 impl FileSource {
     pub(crate) fn new(stage: &stage::FileSource) -> Result<Self, BuildError> {
@@ -54,15 +63,19 @@ impl FileSource {
             let reason = format!("the folder of {checkpoint} does not exist; create it");
             return Err(BuildError { field: "checkpoint", reason });
         }
+        let own = stage.checkpoint.as_ref().map(PathBuf::from);
+        let places = places.without(own.iter().flat_map(|path| [path.clone(), beside(path)]));
         Ok(Self {
             named: places.are_many(),
             places,
             read_from: stage.read_from.unwrap_or_default(),
             follow: stage.follow.unwrap_or(true),
             max_line: stage.max_line.map_or(MAX_LINE_BYTES, |size| size.bytes()),
-            positions: stage.checkpoint.as_ref().map(|path| Positions::new(path.into())),
+            positions: own.map(Positions::new),
             tails: Vec::new(),
             next_id: 0,
+            refused: None,
+            took_over: false,
             begun: false,
             looked: Moment::default(),
         })
@@ -71,7 +84,10 @@ impl FileSource {
 
 impl BlockingSource for FileSource {
     fn run(&mut self, intake: &mut Intake) -> Result<(), Failure> {
-        self.begin(intake.clock().now()).map_err(Failure)?;
+        self.begin(intake).map_err(Failure)?;
+        if let Some((file, batch)) = self.refused.take() {
+            let _ = self.bring(file, batch, intake);
+        }
         let mut pause = PAUSE_MIN;
         while !intake.is_stopped() {
             let now = intake.clock().now();
@@ -101,19 +117,31 @@ impl BlockingSource for FileSource {
             positions.save();
         }
     }
+
+    fn take_over(&mut self, before: Box<dyn BlockingSource>) -> Option<Box<dyn BlockingSource>> {
+        self.go_on_after(before)
+    }
 }
 
 /// Which files there are.
 impl FileSource {
     /// Goes on where an earlier run ended, and meets the files it did not know.
-    fn begin(&mut self, now: Moment) -> Result<(), String> {
+    fn begin(&mut self, intake: &Intake) -> Result<(), String> {
         if self.begun {
             return Ok(());
         }
         if !self.follow {
             self.places.must_exist()?;
         }
-        let remembered = self.positions.as_ref().map_or(Ok(None), Positions::load)?.unwrap_or_default();
+        if let Some(positions) = &mut self.positions {
+            positions.claim()?;
+        }
+        let (now, mut remembered) = (intake.clock().now(), Vec::new());
+        if self.took_over {
+            self.begin_to_remember(intake.next_sequence());
+        } else if let Some(positions) = &self.positions {
+            remembered = positions.load()?.unwrap_or_default();
+        }
         self.begun = true;
         self.looked = now;
         let found = self.places.find();
@@ -127,7 +155,10 @@ impl FileSource {
         }
         // A file that has taken the place of one we know was written after we looked last, so none of it is old.
         let (places, read_from) = (&self.places, self.read_from);
-        let is_old = |path: &Path| !remembered.iter().any(|known| places.are_together(&known.path, path));
+        let known: Vec<PathBuf> = (self.tails.iter().map(|tail| tail.path.clone()))
+            .chain(remembered.iter().map(|position| position.path.clone()))
+            .collect();
+        let is_old = |path: &Path| !known.iter().any(|known| places.are_together(known, path));
         let starts: Vec<u64> = (found.iter())
             .map(|file| if read_from == ReadFrom::End && is_old(&file.path) { file.length } else { 0 })
             .collect();
@@ -200,7 +231,7 @@ impl FileSource {
 /// What they say.
 impl FileSource {
     /// Reads every file a while; says whether there was anything.
-    fn read_all(&mut self, intake: &mut Intake) -> Result<bool, Stopped> {
+    fn read_all(&mut self, intake: &mut Intake) -> Result<bool, Halted> {
         let mut found = false;
         for index in 0..self.tails.len() {
             if let Some(first) = self.tails[index].waits_for {
@@ -226,7 +257,7 @@ impl FileSource {
         Ok(found)
     }
 
-    fn read_one(&mut self, index: usize, intake: &mut Intake) -> Result<io::Result<bool>, Stopped> {
+    fn read_one(&mut self, index: usize, intake: &mut Intake) -> Result<io::Result<bool>, Halted> {
         if self.tails[index].is_at_end() {
             match self.tails[index].look() {
                 Ok(Look::Same) => return Ok(Ok(false)),
@@ -264,23 +295,32 @@ impl FileSource {
         Ok(Ok(found))
     }
 
-    fn send(&mut self, index: usize, mut batch: Batch, intake: &mut Intake) -> Result<(), Stopped> {
+    fn send(&mut self, index: usize, mut batch: Batch, intake: &mut Intake) -> Result<(), Halted> {
         let tail = &self.tails[index];
         if self.named {
             for event in batch.events_mut() {
                 event.meta.context_mut().headers.push(("file".into(), tail.name.clone()));
             }
         }
+        self.bring(tail.id, batch, intake)
+    }
+
+    /// Brings in the lines of file number `file` up to where it was read.
+    fn bring(&mut self, file: u64, batch: Batch, intake: &mut Intake) -> Result<(), Halted> {
         let any = !batch.is_empty();
-        intake.send_blocking(batch)?;
-        if let Some(positions) = self.positions.as_mut().filter(|_| any) {
-            positions.sent(intake.next_sequence(), tail.id, tail.offset());
+        if let Err(Stopped(batch)) = intake.send_blocking(batch) {
+            self.refused = any.then_some((file, batch));
+            return Err(Halted);
+        }
+        let tail = self.tails.iter().find(|tail| tail.id == file && any);
+        if let (Some(positions), Some(tail)) = (&mut self.positions, tail) {
+            positions.sent(intake.next_sequence(), file, tail.offset());
         }
         Ok(())
     }
 
     /// Brings in the begun line of a file that will not go on.
-    fn finish(&mut self, index: usize, intake: &mut Intake) -> Result<(), Stopped> {
+    fn finish(&mut self, index: usize, intake: &mut Intake) -> Result<(), Halted> {
         let mut batch = intake.batch();
         self.tails[index].finish(&mut batch);
         self.send(index, batch, intake)
@@ -298,7 +338,7 @@ impl FileSource {
     }
 
     /// Closes the files that have had no path and nothing new for a while.
-    fn let_go(&mut self, intake: &mut Intake) -> Result<(), Stopped> {
+    fn let_go(&mut self, intake: &mut Intake) -> Result<(), Halted> {
         let now = intake.clock().now();
         let mut index = 0;
         while index < self.tails.len() {

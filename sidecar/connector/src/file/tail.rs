@@ -125,6 +125,15 @@ impl Tail {
         Ok(())
     }
 
+    /// Takes lines of at most so many bytes from now on: what was read beyond the last line is read again.
+    pub(super) fn limit_lines(&mut self, max_line: u64) -> io::Result<()> {
+        self.base = self.offset();
+        self.file.seek(SeekFrom::Start(self.base))?;
+        self.lines = Lines::new(max_line);
+        self.at_end = false;
+        Ok(())
+    }
+
     /// Where the last line that was brought in ends.
     pub(super) fn offset(&self) -> u64 {
         self.base + self.lines.taken()

@@ -2,6 +2,7 @@
 
 #[cfg(unix)]
 mod lines;
+mod replace;
 mod restart;
 mod rotation;
 #[cfg(target_os = "linux")]

@@ -75,14 +75,12 @@ pub(crate) struct Reading {
 
 impl Reading {
     pub(crate) fn start(stage: stage::FileSource) -> Self {
-        let mut source = match build::source(&plan::Source::File(stage), &env()) {
-            Ok(Source::Blocking(source)) => source,
-            Ok(_) => panic!("the source wants to be run in another way"),
-            Err(error) => panic!("{error}"),
-        };
+        Self::run(source(stage), Origin::new("tail", Clock::machine()))
+    }
+
+    fn run(mut source: Box<dyn BlockingSource>, origin: Origin) -> Self {
         let (sender, batches) = channel_by(64, 1 << 20, Batch::len);
         let clock = Clock::machine();
-        let origin = Origin::new("tail", clock.clone());
         let (stop, stopped) = Stop::new();
         let mut intake = intake(sender, origin.clone(), Arc::new(Pool::new(8)), clock, stopped);
         let thread = thread::spawn(move || {
@@ -90,6 +88,25 @@ impl Reading {
             source
         });
         Self { batches, origin, stop, thread, seen: Vec::new() }
+    }
+
+    /// Stops the source and puts another in its place, as a reload does; says whether that one goes on where it stopped.
+    /// What was in the ring is delivered.
+    pub(crate) fn replace(mut self, stage: stage::FileSource) -> (Self, bool) {
+        let _ = self.stop.send(true);
+        let before = self.thread.join().unwrap();
+        let mut source = source(stage);
+        let back = source.take_over(before);
+        while let Some(mut batch) = self.batches.try_recv() {
+            self.seen.extend(batch.events().iter().map(line));
+            batch.finish();
+        }
+        let goes_on = back.is_none();
+        if let Some(mut before) = back {
+            before.drained(self.origin.committed());
+        }
+        let after = Self::run(source, self.origin);
+        (Self { seen: self.seen, ..after }, goes_on)
     }
 
     /// Takes and delivers what is there until `enough` of the lines so far.
@@ -138,6 +155,14 @@ impl Reading {
             thread::sleep(Duration::from_millis(1));
         }
         self.stop()
+    }
+}
+
+fn source(stage: stage::FileSource) -> Box<dyn BlockingSource> {
+    match build::source(&plan::Source::File(stage), &env()) {
+        Ok(Source::Blocking(source)) => source,
+        Ok(_) => panic!("the source wants to be run in another way"),
+        Err(error) => panic!("{error}"),
     }
 }
 

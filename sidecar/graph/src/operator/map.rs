@@ -1,6 +1,6 @@
 //! Makes a new body from an expression.
 
-use sidestream_event::{Batch, Value};
+use sidestream_event::Batch;
 use sidestream_expr::Type;
 use sidestream_plan::stage;
 
@@ -10,25 +10,25 @@ use crate::{Flow, Output, Processor};
 /// `map`: the envelope stays.
 pub(super) struct Map {
     body: Formula,
-    /// The body of the event before, kept for its storage: the next body is made in it.
-    spare: Value,
 }
 
 impl Map {
     pub(super) fn new(config: &stage::Map, input: &Type) -> Result<Self, BuildError> {
-        Ok(Self { body: Formula::new("body", &config.body, input)?, spare: Value::Null })
+        Ok(Self { body: Formula::new("body", &config.body, input)? })
     }
 }
 
 impl Processor for Map {
     fn process(&mut self, batch: &mut Batch, out: &mut Output) -> Flow {
-        let Self { body, spare } = self;
-        batch.retain(|event| match body.eval_into(event, spare) {
-            Ok(()) => {
-                std::mem::swap(&mut event.body, spare);
-                true
+        batch.retain_with(|event, spares| {
+            let mut body = spares.room();
+            match self.body.eval_into(event, &mut body) {
+                Ok(()) => {
+                    spares.keep(std::mem::replace(&mut event.body, body));
+                    true
+                }
+                Err(reason) => out.refuse(event, reason),
             }
-            Err(reason) => out.refuse(event, reason),
         });
         Flow::Continue
     }

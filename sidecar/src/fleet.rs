@@ -3,10 +3,11 @@
 use std::{collections::BTreeMap, sync::Arc, thread, time::Duration};
 
 use sidestream_plan::Plan;
-use sidestream_sidecar::{AssembleError, Drained, Pipeline, Registry, World, observe::Observed};
+
+use crate::{AssembleError, Drained, Pipeline, Registry, World, observe::Observed};
 
 /// Pipelines at work, by name.
-pub(crate) struct Fleet {
+pub struct Fleet {
     world: World,
     observed: Observed,
     pipelines: BTreeMap<String, Arc<Pipeline>>,
@@ -14,12 +15,12 @@ pub(crate) struct Fleet {
 
 impl Fleet {
     /// No pipelines yet.
-    pub(crate) fn new(world: &World, observed: &Observed) -> Fleet {
+    pub fn new(world: &World, observed: &Observed) -> Fleet {
         Fleet { world: world.clone(), observed: observed.clone(), pipelines: BTreeMap::new() }
     }
 
     /// Starts a pipeline.
-    pub(crate) fn start(&mut self, plan: Plan) -> Result<(), AssembleError> {
+    pub fn start(&mut self, plan: Plan) -> Result<(), AssembleError> {
         let name = plan.pipeline.clone();
         let pipeline = Pipeline::start(plan, &self.world, &mut Registry::default())?;
         self.observed.add(pipeline.clone());
@@ -27,8 +28,9 @@ impl Fleet {
         Ok(())
     }
 
-    /// Makes the pipelines those of `plans`, and says of each what was done. What cannot be changed stays as it is.
-    pub(crate) fn change_to(&mut self, plans: Vec<Plan>, grace: Duration) {
+    /// Makes the pipelines those of `plans`, and says of each what was done. What cannot be changed stays as it is; the
+    /// answer has, by pipeline, why.
+    pub fn change_to(&mut self, plans: Vec<Plan>, grace: Duration) -> BTreeMap<String, Result<(), String>> {
         let gone: Vec<String> = self
             .pipelines
             .keys()
@@ -38,21 +40,38 @@ impl Fleet {
         for name in gone {
             self.remove(&name, grace);
         }
-        for plan in plans {
-            let name = plan.pipeline.clone();
-            match self.pipelines.get(&name) {
-                Some(running) if *running.plan() == plan => tracing::info!(pipeline = name, "unchanged"),
-                Some(running) if !running.has_ended() => reload(running, plan),
-                _ => match self.start(plan) {
-                    Ok(()) => tracing::info!(pipeline = name, "started"),
-                    Err(error) => tracing::error!(pipeline = name, "not started: {error}"),
-                },
+        let changed = plans.into_iter().map(|plan| (plan.pipeline.clone(), self.change_one(plan)));
+        changed.collect()
+    }
+
+    fn change_one(&mut self, plan: Plan) -> Result<(), String> {
+        let name = plan.pipeline.clone();
+        match self.pipelines.get(&name) {
+            Some(running) if *running.plan() == plan => {
+                tracing::info!(pipeline = name, "unchanged");
+                Ok(())
             }
+            Some(running) if !running.has_ended() => reload(running, plan),
+            _ => match self.start(plan) {
+                Ok(()) => {
+                    tracing::info!(pipeline = name, "started");
+                    Ok(())
+                }
+                Err(error) => {
+                    tracing::error!(pipeline = name, "not started: {error}");
+                    Err(error.to_string())
+                }
+            },
         }
     }
 
+    /// What a pipeline runs.
+    pub fn plan(&self, name: &str) -> Option<Plan> {
+        self.pipelines.get(name).map(|running| (*running.plan()).clone())
+    }
+
     /// Waits until all have come to their end.
-    pub(crate) async fn ended(&self) {
+    pub async fn ended(&self) {
         if self.pipelines.is_empty() {
             return std::future::pending().await;
         }
@@ -62,7 +81,7 @@ impl Fleet {
     }
 
     /// Drains all of them at once. Says whether everything was delivered, and what was not.
-    pub(crate) fn drain(self, grace: Duration) -> bool {
+    pub fn drain(self, grace: Duration) -> bool {
         let drained: Vec<_> = thread::scope(|scope| {
             let drains: Vec<_> = self
                 .pipelines
@@ -77,14 +96,16 @@ impl Fleet {
         complete.fold(true, |all, own| all & own)
     }
 
-    fn remove(&mut self, name: &str, grace: Duration) {
-        let Some(pipeline) = self.pipelines.remove(name) else { return };
-        tell(name, &pipeline.drain(grace));
+    /// Drains one of them and lets it go; none where it does not run.
+    pub fn remove(&mut self, name: &str, grace: Duration) -> Option<Drained> {
+        let drained = self.pipelines.remove(name)?.drain(grace);
+        tell(name, &drained);
         self.observed.remove(name);
+        Some(drained)
     }
 }
 
-fn reload(running: &Pipeline, plan: Plan) {
+fn reload(running: &Pipeline, plan: Plan) -> Result<(), String> {
     let name = plan.pipeline.clone();
     match running.reload(plan, &mut Registry::default()) {
         Ok(done) => {
@@ -98,8 +119,12 @@ fn reload(running: &Pipeline, plan: Plan) {
                 paused_ms = done.paused.as_secs_f64() * 1e3,
                 "reloaded"
             );
+            Ok(())
         }
-        Err(error) => tracing::error!(pipeline = name, "not reloaded: {error}"),
+        Err(error) => {
+            tracing::error!(pipeline = name, "not reloaded: {error}");
+            Err(error.to_string())
+        }
     }
 }
 

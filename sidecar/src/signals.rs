@@ -2,11 +2,11 @@
 
 use std::io;
 
-use sidestream_sidecar::World;
+use crate::World;
 
 /// What was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Asked {
+pub enum Asked {
     /// To drain and stop (SIGTERM, SIGINT, Ctrl-C).
     Stop,
     /// To read the files again (SIGHUP).
@@ -15,7 +15,7 @@ pub(crate) enum Asked {
 
 /// Signals, from now on caught.
 #[cfg(unix)]
-pub(crate) struct Signals {
+pub struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
     hangup: tokio::signal::unix::Signal,
@@ -24,7 +24,7 @@ pub(crate) struct Signals {
 #[cfg(unix)]
 impl Signals {
     /// Catches signals.
-    pub(crate) fn catch(world: &World) -> io::Result<Signals> {
+    pub fn catch(world: &World) -> io::Result<Signals> {
         use tokio::signal::unix::{SignalKind, signal};
 
         let _runtime = world.sockets().enter();
@@ -36,7 +36,7 @@ impl Signals {
     }
 
     /// The next one.
-    pub(crate) async fn next(&mut self) -> Asked {
+    pub async fn next(&mut self) -> Asked {
         tokio::select! {
             _ = self.terminate.recv() => Asked::Stop,
             _ = self.interrupt.recv() => Asked::Stop,
@@ -47,17 +47,17 @@ impl Signals {
 
 /// Ctrl-C: elsewhere there is no other.
 #[cfg(not(unix))]
-pub(crate) struct Signals;
+pub struct Signals;
 
 #[cfg(not(unix))]
 impl Signals {
     /// Catches signals.
-    pub(crate) fn catch(_: &World) -> io::Result<Signals> {
+    pub fn catch(_: &World) -> io::Result<Signals> {
         Ok(Signals)
     }
 
     /// The next one.
-    pub(crate) async fn next(&mut self) -> Asked {
+    pub async fn next(&mut self) -> Asked {
         match tokio::signal::ctrl_c().await {
             Ok(()) => Asked::Stop,
             Err(_) => std::future::pending().await,

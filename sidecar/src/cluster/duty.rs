@@ -1,0 +1,153 @@
+//! What this pod is to run: made so, reported, kept for the next container, and tried again where it failed.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use sidestream_control::{Applied, Counts, Drained, Plans, Ready};
+use sidestream_plan::{Plan, SecretKey, SecretRef};
+
+use super::{Orders, PlanCache};
+use crate::{
+    Fleet, Ledger, Secrets,
+    observe::{Observed, State},
+};
+
+/// The pipelines of this pod, as the operator wants them.
+pub struct Duty {
+    /// Where orders come from and reports go.
+    pub orders: Orders,
+    /// The pipelines.
+    pub fleet: Fleet,
+    /// Who shows them.
+    pub observed: Observed,
+    /// Where the Secrets are that stages name.
+    pub secrets: Secrets,
+    /// Where the orders are kept.
+    pub cache: PlanCache,
+    /// How long a pipeline that is taken away may drain.
+    pub grace: Duration,
+    /// The last orders, where a part of them failed.
+    pub unfinished: Option<Plans>,
+}
+
+impl Duty {
+    /// Runs what the last container of this pod ran, where there was one.
+    pub fn resume(&mut self) {
+        if let Some(plans) = self.cache.load() {
+            tracing::info!(plans = plans.plans.len(), "starting what the last container of this pod ran");
+            self.obey(plans);
+        }
+    }
+
+    /// Waits for orders, or until it is time to try again what failed: a Secret may have come, a port may be free.
+    pub async fn next(&mut self) -> Plans {
+        let again = async {
+            match &self.unfinished {
+                Some(plans) => {
+                    tokio::time::sleep(TRY_AGAIN).await;
+                    plans.clone()
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            plans = self.orders.next() => {
+                if let Err(error) = self.cache.keep(&plans) {
+                    tracing::warn!("the plans will not survive this container: {error}");
+                }
+                plans
+            }
+            plans = again => plans,
+        }
+    }
+
+    /// Makes what runs what was ordered, and reports of each pipeline what became of it. Blocks.
+    pub fn obey(&mut self, plans: Plans) {
+        let ordered = plans.clone();
+        let (suspended, wanted): (Vec<_>, Vec<_>) = plans.plans.into_iter().partition(|plan| plan.suspend);
+        let drained: Vec<Drained> = suspended.into_iter().map(|plan| self.suspend(plan)).collect();
+        let (mut readable, mut hashes, mut applied): (Vec<Plan>, BTreeMap<_, _>, Vec<Applied>) =
+            Default::default();
+        for plan in wanted {
+            match plan.unwrap() {
+                Ok(read) => {
+                    hashes.insert(read.pipeline.clone(), plan.hash);
+                    readable.push(read);
+                }
+                Err(error) => {
+                    tracing::error!("{error}");
+                    // What runs of this pipeline goes on.
+                    readable.extend(self.fleet.plan(&plan.pipeline));
+                    let error = Some(error.to_string());
+                    applied.push(Applied { pipeline: plan.pipeline, hash: plan.hash, error });
+                }
+            }
+        }
+        let mut missing: BTreeMap<String, Vec<String>> =
+            readable.iter().map(|plan| (plan.pipeline.clone(), self.missing(plan))).collect();
+        for (pipeline, outcome) in self.fleet.change_to(readable, self.grace) {
+            if let Some(hash) = hashes.remove(&pipeline) {
+                applied.push(Applied { pipeline, hash, error: outcome.err() });
+            }
+        }
+        self.unfinished = applied.iter().any(|applied| applied.error.is_some()).then_some(ordered);
+        self.observed.enter(State::Ready);
+        self.orders.report(|standing| {
+            let ready = applied.iter().map(|applied| {
+                let reason = applied.error.clone().unwrap_or_default();
+                let missing = missing.remove(&applied.pipeline).unwrap_or_default();
+                let pipeline = applied.pipeline.clone();
+                (pipeline.clone(), Ready { pipeline, ready: reason.is_empty(), reason, missing })
+            });
+            standing.ready = ready.collect();
+            standing.applied =
+                applied.into_iter().map(|applied| (applied.pipeline.clone(), applied)).collect();
+            // What has drained stays drained; only its first report has the books.
+            let before = std::mem::take(&mut standing.drained);
+            standing.drained = drained
+                .into_iter()
+                .map(|now| match before.get(&now.pipeline) {
+                    Some(told) if now.counts.is_none() => Drained { counts: told.counts, ..now },
+                    _ => now,
+                })
+                .map(|drained| (drained.pipeline.clone(), drained))
+                .collect();
+        });
+    }
+
+    /// Ends everything. Says whether all that was accepted was delivered.
+    pub fn drain(self) -> bool {
+        self.observed.enter(State::Draining);
+        tracing::info!(grace_seconds = self.grace.as_secs(), "draining");
+        self.fleet.drain(self.grace)
+    }
+
+    fn suspend(&mut self, plan: sidestream_control::Plan) -> Drained {
+        let books = self.fleet.remove(&plan.pipeline, self.grace).map(|drained| drained.ledger);
+        Drained { pipeline: plan.pipeline, hash: plan.hash, counts: books.map(counts) }
+    }
+
+    /// The Secrets that a plan names and are not there.
+    fn missing(&self, plan: &Plan) -> Vec<String> {
+        let wanted = plan.secrets().into_iter();
+        wanted
+            .flat_map(|(name, keys)| keys.into_iter().map(move |key| SecretKey { name: name.clone(), key }))
+            .filter(|key| self.secrets.get(&SecretRef { secret_ref: key.clone() }).is_err())
+            .map(|key| format!("Secret {}, key {}", key.name, key.key))
+            .collect()
+    }
+}
+
+fn counts(ledger: Ledger) -> Counts {
+    Counts {
+        accepted: ledger.accepted,
+        completed: ledger.completed,
+        dead_lettered: ledger.dead_lettered,
+        expired: ledger.expired,
+        dropped: ledger.dropped,
+        in_flight: ledger.in_flight,
+    }
+}
+
+/// As long as the kubelet takes, at most, to bring a Secret that has come to a pod that mounts it, divided by six.
+const TRY_AGAIN: Duration = Duration::from_secs(10);

@@ -1,0 +1,199 @@
+//! What the operator wants run, and what it hears back.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use sidestream_control::{
+    Anchored, Anchors as AnchorsOrder, Applied, Drained, Hello, MESSAGE_BYTES_MAX, Orders as Down, Plans,
+    Ready, Report, SidecarReport, SyncClient,
+};
+use sidestream_plan::{Process, Sink, Source};
+use sidestream_trust::Anchors;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::{
+    ClusterError, Enrolled, Settings,
+    call::{ALPN, call},
+};
+use crate::backoff::Backoff;
+
+/// Orders as they come, and where answers go.
+pub struct Orders {
+    orders: mpsc::Receiver<Plans>,
+    standing: watch::Sender<Standing>,
+}
+
+/// How things stand in this sidecar, by pipeline: the operator hears every change, and all of it after each connect.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Standing {
+    /// What became of the last plan.
+    pub applied: BTreeMap<String, Applied>,
+    /// Whether its stages work.
+    pub ready: BTreeMap<String, Ready>,
+    /// What has stopped because it was suspended.
+    pub drained: BTreeMap<String, Drained>,
+    anchored: Option<Anchored>,
+}
+
+impl Orders {
+    /// Everything that is to run, whenever that changes.
+    pub async fn next(&mut self) -> Plans {
+        match self.orders.recv().await {
+            Some(plans) => plans,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Says how things stand now.
+    pub fn report(&self, change: impl FnOnce(&mut Standing)) {
+        self.standing.send_modify(change);
+    }
+}
+
+/// Follows the operator for as long as the runtime lives, calling again whenever the line breaks.
+pub fn follow(settings: Settings, enrolled: Enrolled) -> Orders {
+    let (sender, orders) = mpsc::channel(1);
+    let standing = watch::Sender::new(Standing::default());
+    let mut line = Line { settings, enrolled, orders: sender, standing: standing.clone() };
+    tokio::spawn(async move {
+        let mut backoff = Backoff::new(None);
+        loop {
+            match line.follow(&mut backoff).await {
+                Ok(()) => tracing::info!("the operator has hung up"),
+                Err(error) => tracing::warn!("{error}; what runs goes on"),
+            }
+            tokio::time::sleep(backoff.next(None).unwrap_or(Duration::from_secs(30))).await;
+        }
+    });
+    Orders { orders, standing }
+}
+
+struct Line {
+    settings: Settings,
+    enrolled: Enrolled,
+    orders: mpsc::Sender<Plans>,
+    standing: watch::Sender<Standing>,
+}
+
+impl Line {
+    /// One call, from hello to hang-up.
+    async fn follow(&mut self, backoff: &mut Backoff) -> Result<(), ClusterError> {
+        let tls = self.enrolled.identity.client_config(&self.settings.operator_id, ALPN)?;
+        let channel = call(&self.settings, tls).await?;
+        let (reports, outgoing) = mpsc::channel(REPORTS_WAITING);
+        let mut client = SyncClient::new(channel)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        // Before the call: the operator answers once it knows who calls.
+        let _ = reports.try_send(Report::Hello(self.hello()).into());
+        let mut incoming =
+            client.sync(ReceiverStream::new(outgoing)).await.map_err(ClusterError::Refused)?.into_inner();
+        let mut changes = self.standing.subscribe();
+        changes.mark_changed();
+        let mut issuers = self.enrolled.issuer.subscribe();
+        let mut told = Standing::default();
+        loop {
+            tokio::select! {
+                order = incoming.message() => match order.map_err(ClusterError::Refused)? {
+                    None => return Ok(()),
+                    Some(order) => {
+                        backoff.reset();
+                        match order.orders {
+                            Some(Down::Plans(plans)) => {
+                                // Its receiver lives as long as the process.
+                                let _ = self.orders.send(plans).await;
+                            }
+                            Some(Down::Anchors(anchors)) => self.believe(anchors)?,
+                            Some(Down::Elsewhere(other)) => {
+                                tracing::debug!(leader = other.address, "this replica does not lead");
+                                return Ok(());
+                            }
+                            // Of a newer operator.
+                            None => {}
+                        }
+                    }
+                },
+                changed = changes.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    let now = changes.borrow_and_update().clone();
+                    for report in news(&told, &now) {
+                        if reports.send(report).await.is_err() {
+                            return Ok(());
+                        }
+                    }
+                    told = now;
+                }
+                _ = issuers.changed() => {
+                    let issuer = *issuers.borrow_and_update();
+                    self.standing.send_modify(|standing| {
+                        if let Some(anchored) = &mut standing.anchored {
+                            anchored.issuer = issuer;
+                        }
+                    });
+                }
+            }
+        }
+    }
+
+    fn believe(&self, order: AnchorsOrder) -> Result<(), ClusterError> {
+        self.enrolled.believe(Anchors::new(order.der.into_iter().map(Into::into))?);
+        let issuer = *self.enrolled.issuer.borrow();
+        let anchored = Anchored { generation: order.generation, issuer };
+        self.standing.send_modify(|standing| standing.anchored = Some(anchored));
+        if order.issuer != issuer {
+            self.enrolled.renew_now();
+        }
+        Ok(())
+    }
+
+    fn hello(&self) -> Hello {
+        let roles = [("process", Process::KINDS), ("sink", Sink::KINDS), ("source", Source::KINDS)];
+        let known =
+            roles.iter().flat_map(|(role, kinds)| kinds.iter().map(move |kind| format!("{role}/{kind}")));
+        Hello {
+            pod: self.settings.pod.clone(),
+            namespace: self.settings.namespace.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            kinds: known.chain(["sink/edge".into(), "source/edge".into()]).collect(),
+        }
+    }
+}
+
+/// What is in `now` and was not told yet.
+fn news(told: &Standing, now: &Standing) -> Vec<SidecarReport> {
+    fn changed<T: Clone + PartialEq>(told: &BTreeMap<String, T>, now: &BTreeMap<String, T>) -> Vec<T> {
+        now.iter()
+            .filter(|(name, value)| told.get(*name) != Some(value))
+            .map(|(_, value)| value.clone())
+            .collect()
+    }
+    let applied = changed(&told.applied, &now.applied).into_iter().map(Report::Applied);
+    let ready = changed(&told.ready, &now.ready).into_iter().map(Report::Ready);
+    let drained = changed(&told.drained, &now.drained).into_iter().map(Report::Drained);
+    let anchored = now.anchored.filter(|_| told.anchored != now.anchored).map(Report::Anchored);
+    applied.chain(ready).chain(drained).chain(anchored).map(SidecarReport::from).collect()
+}
+
+/// Reports that wait for the wire; whoever reports more waits.
+const REPORTS_WAITING: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_operator_hears_what_has_changed_and_nothing_twice() {
+        let told = Standing::default();
+        let mut now = told.clone();
+        now.applied.insert("shop/a".into(), Applied { pipeline: "shop/a".into(), ..Applied::default() });
+        now.anchored = Some(Anchored { generation: 1, issuer: 1 });
+        assert_eq!(news(&told, &now).len(), 2);
+        assert!(news(&now, &now).is_empty());
+        let mut later = now.clone();
+        later.applied.get_mut("shop/a").unwrap().hash = "2".into();
+        assert_eq!(news(&now, &later).len(), 1);
+        assert_eq!(news(&Standing::default(), &later).len(), 2, "a new line hears all of it");
+    }
+}

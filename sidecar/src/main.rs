@@ -1,0 +1,160 @@
+//! `sidestream-sidecar`: the data plane of a pod.
+//!
+//! ```text
+//!   settings ─▶ enrol ─▶ resume what ran ─▶ ( orders ─▶ obey )* ─▶ drain
+//! ```
+//!
+//! It is live from its first moment and ready once it runs what it was told to; peers and the operator may be away.
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+
+use clap::Parser;
+use sidestream_edge::{Dns, Peering, PeeringConfig};
+use sidestream_sidecar::{
+    Asked, Fleet, Secrets, Sidecar, SidecarConfig, Signals,
+    cluster::{self, Duty, PlanCache, Settings},
+    observe::{self, Observed},
+};
+use sidestream_trust::SpiffeId;
+use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
+
+/// Runs what the operator says, in a pod. For a laptop there is `sidestream run`.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// The operator's control server
+    #[arg(
+        long,
+        env = "SIDESTREAM_OPERATOR",
+        default_value = "sidestream-operator.sidestream-system.svc:9443"
+    )]
+    operator: String,
+    /// Who the operator is
+    #[arg(
+        long,
+        env = "SIDESTREAM_OPERATOR_ID",
+        default_value = "spiffe://cluster.local/ns/sidestream-system/sa/sidestream-operator"
+    )]
+    operator_id: SpiffeId,
+    /// This pod's name
+    #[arg(long, env = "POD_NAME")]
+    pod: String,
+    /// This pod's namespace
+    #[arg(long, env = "POD_NAMESPACE")]
+    namespace: String,
+    /// The file of the pod's token for the operator
+    #[arg(long, env = "SIDESTREAM_TOKEN", default_value = "/var/run/sidestream/token/token")]
+    token: PathBuf,
+    /// The file of the first anchors
+    #[arg(long, env = "SIDESTREAM_ANCHORS", default_value = "/var/run/sidestream/trust/anchors.pem")]
+    anchors: PathBuf,
+    /// A folder in memory for key and certificate
+    #[arg(long, env = "SIDESTREAM_IDENTITY", default_value = "/var/run/sidestream/identity")]
+    identity: PathBuf,
+    /// A folder for the plans
+    #[arg(long, env = "SIDESTREAM_CACHE", default_value = "/var/cache/sidestream")]
+    cache: PathBuf,
+    /// Folder of secrets: the key KEY of the secret NAME is the file DIR/NAME/KEY
+    #[arg(long, env = "SIDESTREAM_SECRETS", default_value = "/var/run/sidestream/secrets")]
+    secrets: PathBuf,
+    /// Where to serve /metrics, /livez and /readyz
+    #[arg(long, env = "SIDESTREAM_METRICS", default_value = "0.0.0.0:9464")]
+    metrics: String,
+    /// Where to listen for edges from other sidecars
+    #[arg(long, env = "SIDESTREAM_EDGES", default_value = "0.0.0.0:7443")]
+    edges: SocketAddr,
+    /// How long to go on delivering when told to stop, in seconds
+    #[arg(long, env = "SIDESTREAM_GRACE_SECONDS", default_value_t = 25)]
+    grace_seconds: u64,
+    /// Worker threads; one for each core the container may use by default
+    #[arg(long, env = "SIDESTREAM_WORKERS")]
+    workers: Option<usize>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let levels =
+        Targets::new().with_target("sidestream", tracing::Level::INFO).with_default(tracing::Level::WARN);
+    let layer = tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr);
+    tracing_subscriber::registry().with(layer.with_filter(levels)).init();
+    // An error means that somebody has named the provider already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    match run(arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs until told to stop. Says whether everything that was accepted was delivered.
+fn run(arguments: Arguments) -> Result<bool, Box<dyn std::error::Error>> {
+    let grace = Duration::from_secs(arguments.grace_seconds);
+    let settings = arguments.settings();
+    let secrets = Secrets::at(&arguments.secrets);
+    let sidecar = Sidecar::start(SidecarConfig {
+        workers: arguments.workers,
+        secrets: secrets.clone(),
+        ..SidecarConfig::default()
+    })?;
+    let world = sidecar.world();
+    let mut signals = Signals::catch(world)?;
+    let observed = Observed::new(world);
+    let _server = observe::serve(observed.clone(), &arguments.metrics, world)?;
+    let enrolled = world.sockets().block_on(async {
+        tokio::select! {
+            enrolled = cluster::enrol(&settings, world.clock()) => Some(enrolled),
+            () = told_to_stop(&mut signals) => None,
+        }
+    });
+    let Some(enrolled) = enrolled else { return Ok(true) };
+    let peering = world.sockets().block_on(Peering::start(PeeringConfig {
+        listen: arguments.edges,
+        identity: enrolled.identity.clone(),
+        resolver: Arc::new(Dns::default()),
+        clock: world.clock().clone(),
+    }))?;
+    world.take_part(peering.clone());
+
+    let cache = PlanCache::at(&settings.cache);
+    let orders = world.sockets().block_on(async { cluster::follow(settings, enrolled) });
+    let fleet = Fleet::new(world, &observed);
+    let mut duty = Duty { orders, fleet, observed, secrets, cache, grace, unfinished: None };
+    duty.resume();
+    while let Some(plans) = world.sockets().block_on(async {
+        tokio::select! {
+            biased;
+            () = told_to_stop(&mut signals) => None,
+            plans = duty.next() => Some(plans),
+        }
+    }) {
+        duty.obey(plans);
+    }
+    let complete = duty.drain();
+    world.sockets().block_on(peering.close(CLOSE));
+    Ok(complete)
+}
+
+/// How long the other ends of edges may take to hear what is settled.
+const CLOSE: Duration = Duration::from_secs(2);
+
+async fn told_to_stop(signals: &mut Signals) {
+    while signals.next().await != Asked::Stop {}
+}
+
+impl Arguments {
+    fn settings(&self) -> Settings {
+        Settings {
+            operator: self.operator.clone(),
+            operator_id: self.operator_id.clone(),
+            pod: self.pod.clone(),
+            namespace: self.namespace.clone(),
+            token: self.token.clone(),
+            anchors: self.anchors.clone(),
+            identity: self.identity.clone(),
+            cache: self.cache.clone(),
+        }
+    }
+}

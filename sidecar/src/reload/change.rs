@@ -1,0 +1,136 @@
+//! What one plan keeps of another.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use sidestream_graph::{Operator, Route, Run};
+use sidestream_plan::{Kind, Plan, Sink, Source, Stage};
+
+use super::Reloaded;
+use crate::assemble::{Assembly, is_driven_sink};
+
+/// Which stages stay, and which do not.
+pub(super) struct Change {
+    kept: Vec<String>,
+    pub(super) replaced: Vec<String>,
+    added: Vec<String>,
+    removed: Vec<String>,
+    /// Rings that stay, by the stages they lead from and to.
+    rings: HashSet<(String, String)>,
+    /// Which source comes after one that leaves: it takes what is left in its ring, and may go on where it stopped.
+    pub(super) heirs: HashMap<String, String>,
+}
+
+impl Change {
+    pub(super) fn between<'a>(
+        old: &Plan,
+        new: &Plan,
+        operators: impl Iterator<Item = &'a Operator>,
+        assembly: &Assembly,
+    ) -> Change {
+        let operators: HashSet<&str> = operators.map(|operator| &*operator.name).collect();
+        let at_work = |stage: &Stage| match &stage.kind {
+            // A sink that has ended takes nothing more: it is made anew.
+            Kind::Sink(_) if assembly.sinks.get(&stage.name).is_some_and(|sink| sink.ended().is_set()) => {
+                false
+            }
+            Kind::Process(_) | Kind::Sink(Sink::Blackhole(_)) => operators.contains(&*stage.name),
+            _ => true,
+        };
+        let is_same = |stage: &Stage| {
+            old.stage(&stage.name).is_some_and(|(index, before)| {
+                before.kind == stage.kind
+                    && (!is_driven_sink(old, index) || before.on_error == stage.on_error)
+            }) && at_work(stage)
+        };
+        let named = |stages: &[Stage], take: &dyn Fn(&Stage) -> bool| -> Vec<String> {
+            stages.iter().filter(|stage| take(stage)).map(|stage| stage.name.clone()).collect()
+        };
+        Change {
+            heirs: heirs(old, new, &is_same),
+            kept: named(&new.stages, &is_same),
+            replaced: named(&new.stages, &|stage| old.stage(&stage.name).is_some() && !is_same(stage)),
+            added: named(&new.stages, &|stage| old.stage(&stage.name).is_none()),
+            removed: named(&old.stages, &|stage| new.stage(&stage.name).is_none()),
+            rings: &rings(old) & &rings(new),
+        }
+    }
+
+    pub(super) fn keeps(&self, stage: &str) -> bool {
+        self.kept.iter().any(|own| own == stage)
+    }
+
+    /// Whether what a run has not got rid of may stay where it is.
+    pub(super) fn can_leave(&self, run: &mut Run, plan: &Plan) -> bool {
+        let name = |index: usize| plan.stages[index].name.clone();
+        let last = run.operators.last().map(|own| own.stage).or(run.source.as_ref().map(|own| own.stage));
+        let stays = |from: &str, to: &str| self.rings.contains(&(from.to_owned(), to.to_owned()));
+        let mut routes = run.outlet.routes().iter();
+        let ways_out = routes
+            .all(|route| route.is_flushed() || last.is_some_and(|from| stays(&name(from), &route.to.name)));
+        let is_taken = |source: &str| self.keeps(source) || self.heirs.contains_key(source);
+        let ways_in =
+            run.inlet.rings().iter().filter(|input| !input.receiver.is_empty()).all(|input| {
+                match (&run.source, run.operators.first()) {
+                    (Some(source), _) => is_taken(&source.name),
+                    (None, Some(first)) if input.is_letters => {
+                        !self.removed.iter().any(|own| **own == *first.name)
+                    }
+                    (None, Some(first)) => stays(&input.from, &first.name),
+                    (None, None) => false,
+                }
+            });
+        // What a stage holds goes to the stage of its name, made anew or not.
+        let is_removed = |place: usize| self.removed.iter().any(|name| **name == *run.operators[place].name);
+        let operators = !run.held_places().any(is_removed);
+        let letters = run.dead_letter_routes.iter().all(Route::is_flushed);
+        ways_out && ways_in && operators && letters
+    }
+
+    pub(super) fn told(self, paused: Duration) -> Reloaded {
+        Reloaded {
+            kept: self.kept,
+            replaced: self.replaced,
+            added: self.added,
+            removed: self.removed,
+            paused,
+        }
+    }
+}
+
+/// Every ring a plan has, by the names of its ends.
+fn rings(plan: &Plan) -> HashSet<(String, String)> {
+    let name = |stage: usize| plan.stages[stage].name.clone();
+    plan.rings().map(|(from, to)| (name(from), name(to))).collect()
+}
+
+/// Which source comes after each one that leaves: the one that has its checkpoint now, or else the one that has its name.
+fn heirs(old: &Plan, new: &Plan, keeps: &dyn Fn(&Stage) -> bool) -> HashMap<String, String> {
+    let source = |stage: &&Stage| matches!(stage.kind, Kind::Source(_));
+    let mut made: Vec<&Stage> = new.stages.iter().filter(source).filter(|stage| !keeps(stage)).collect();
+    let is_kept = |stage: &Stage| new.stage(&stage.name).is_some_and(|(_, own)| keeps(own));
+    let mut leaving: Vec<&Stage> = old.stages.iter().filter(source).filter(|stage| !is_kept(stage)).collect();
+    let mut heirs = HashMap::new();
+    for is_heir in [has_checkpoint_of, has_name_of] {
+        leaving.retain(|before| {
+            let heir = made.iter().position(|after| is_heir(after, before)).map(|place| made.remove(place));
+            heirs.extend(heir.map(|heir| (before.name.clone(), heir.name.clone())));
+            heir.is_none()
+        });
+    }
+    heirs
+}
+
+fn has_checkpoint_of(after: &Stage, before: &Stage) -> bool {
+    let checkpoint = |stage: &Stage| match &stage.kind {
+        Kind::Source(Source::File(file)) => file.checkpoint.clone(),
+        _ => None,
+    };
+    checkpoint(after).is_some_and(|own| checkpoint(before) == Some(own))
+}
+
+fn has_name_of(after: &Stage, before: &Stage) -> bool {
+    after.name == before.name
+}

@@ -1,0 +1,103 @@
+//! The container as it lives in a pod: the program itself, beside a control server that signs and gives orders.
+#![allow(clippy::disallowed_methods, reason = "a test of a process waits in real time")]
+
+mod operator;
+mod pod;
+
+use std::time::Duration;
+
+use operator::Operator;
+use pod::Pod;
+use sidestream_control::Plans;
+
+#[test]
+fn it_enrols_runs_what_it_is_told_and_reports() {
+    let operator = Operator::start();
+    let pod = Pod::new(&operator);
+    let container = pod.start();
+    let applied = operator.next_applied();
+    assert_eq!((applied.pipeline.as_str(), applied.hash.as_str(), applied.error), ("shop/count", "h1", None));
+    container.until_it_counts("tick", 10);
+    assert!(container.answers("/readyz"));
+
+    operator.order(operator::plans("h2", 200.0));
+    assert_eq!(operator.next_applied().hash, "h2");
+    operator.order(Plans::default());
+    container.until(|container| !container.metrics().contains("shop/count"));
+    assert_eq!(container.stop(), Some(0), "a drained container ends well");
+}
+
+#[test]
+fn with_the_operator_away_a_container_that_is_killed_starts_again_and_runs_on() {
+    let operator = Operator::start();
+    let pod = Pod::new(&operator);
+    let container = pod.start();
+    operator.next_applied();
+    container.until_it_counts("tick", 1);
+    operator.stop();
+    container.until_it_counts("tick", 50);
+    container.kill();
+
+    let container = pod.start();
+    container.until_it_counts("tick", 10);
+    assert!(container.answers("/readyz"));
+}
+
+#[test]
+fn a_plan_that_cannot_be_read_is_refused_with_a_report_and_what_ran_goes_on() {
+    let operator = Operator::start();
+    let pod = Pod::new(&operator);
+    let container = pod.start();
+    operator.next_applied();
+    let mut later = operator::plans("h2", 10.0);
+    later.plans[0].body = br#"{"version": 999, "kinds": ["source/oracle"]}"#.to_vec();
+    operator.order(later);
+    let applied = operator.next_applied();
+    assert_eq!(applied.hash, "h2");
+    assert!(
+        applied.error.as_deref().is_some_and(|error| error.contains("upgrade the sidecar")),
+        "{applied:?}"
+    );
+    let before = container.counted("tick");
+    container.until_it_counts("tick", before + 10);
+}
+
+#[test]
+fn a_suspended_pipeline_drains_and_its_books_are_reported() {
+    let operator = Operator::start();
+    let pod = Pod::new(&operator);
+    let container = pod.start();
+    operator.next_applied();
+    container.until_it_counts("tick", 10);
+    let mut plans = operator::plans("h1", 100.0);
+    plans.plans[0].suspend = true;
+    operator.order(plans);
+    let counts = operator.next_drained().counts.expect("the books");
+    assert!(counts.accepted >= 10 && counts.in_flight == 0, "{counts:?}");
+    assert_eq!(counts.accepted, counts.completed);
+}
+
+#[test]
+fn an_issuer_that_is_retired_brings_a_new_certificate_without_a_restart() {
+    let operator = Operator::start();
+    let pod = Pod::new(&operator);
+    let _container = pod.start();
+    operator.next_applied();
+    assert_eq!(operator.next_anchored().issuer, 1);
+    operator.change_issuer();
+    let anchored =
+        std::iter::repeat_with(|| operator.next_anchored()).take(4).find(|anchored| anchored.issuer == 2);
+    assert!(anchored.is_some(), "a certificate of the second root");
+}
+
+#[test]
+fn a_foreign_operator_gets_no_token() {
+    let (operator, foreign) = (Operator::start(), Operator::start());
+    let pod = Pod::new(&operator);
+    pod.call(&foreign);
+    let container = pod.start();
+    container.until(|container| container.log().contains("no certificate yet"));
+    assert_eq!(foreign.asked(), 0);
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(!container.answers("/readyz"));
+}

@@ -1,0 +1,133 @@
+//! A pod: its folders, which outlive its containers, and a container, which is the program.
+
+use std::{
+    cell::Cell,
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::operator::{Operator, TOKEN};
+
+pub(crate) struct Pod {
+    folders: TempDir,
+    operator: Cell<SocketAddr>,
+}
+
+pub(crate) struct Container {
+    process: Child,
+    metrics: SocketAddr,
+    log: std::path::PathBuf,
+}
+
+impl Pod {
+    pub(crate) fn new(operator: &Operator) -> Pod {
+        let folders = tempfile::tempdir().unwrap();
+        for folder in ["identity", "cache", "secrets"] {
+            fs::create_dir(folders.path().join(folder)).unwrap();
+        }
+        fs::write(folders.path().join("token"), TOKEN).unwrap();
+        fs::write(folders.path().join("anchors.pem"), operator.authority.anchors().to_pem()).unwrap();
+        Pod { folders, operator: Cell::new(operator.address) }
+    }
+
+    /// The operator's name now leads to another.
+    pub(crate) fn call(&self, operator: &Operator) {
+        self.operator.set(operator.address);
+    }
+
+    pub(crate) fn start(&self) -> Container {
+        let path = |name: &str| self.folders.path().join(name);
+        let metrics = free_address();
+        let log = path("log");
+        let process = Command::new(env!("CARGO_BIN_EXE_sidestream-sidecar"))
+            .args(["--operator", &self.operator.get().to_string(), "--pod", "count-1", "--namespace", "shop"])
+            .args(["--metrics", &metrics.to_string(), "--edges", "127.0.0.1:0", "--grace-seconds", "5"])
+            .args([&"--token".into(), &path("token"), &"--anchors".into(), &path("anchors.pem")])
+            .args([&"--identity".into(), &path("identity"), &"--cache".into(), &path("cache")])
+            .args([&"--secrets".into(), &path("secrets")])
+            .stderr(fs::File::create(&log).unwrap())
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        Container { process, metrics, log }
+    }
+}
+
+impl Container {
+    pub(crate) fn metrics(&self) -> String {
+        self.get("/metrics").unwrap_or_default()
+    }
+
+    /// Whether the answer is a yes.
+    pub(crate) fn answers(&self, path: &str) -> bool {
+        self.get(path).is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Events that `stage` has given.
+    pub(crate) fn counted(&self, stage: &str) -> u64 {
+        let wanted = format!("stage=\"{stage}\"");
+        let text = self.metrics();
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("sidestream_stage_events_out_total") && line.contains(&wanted));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).unwrap_or_default() as u64
+    }
+
+    pub(crate) fn until_it_counts(&self, stage: &str, events: u64) {
+        self.until(|container| container.counted(stage) >= events);
+    }
+
+    pub(crate) fn until(&self, so: impl Fn(&Container) -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !so(self) {
+            assert!(Instant::now() < end, "it never came to be; the log says\n{}", self.log());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Ends at once, as by the kernel.
+    pub(crate) fn kill(mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Ends as the kubelet ends it; gives the exit status.
+    pub(crate) fn stop(mut self) -> Option<i32> {
+        kill_process(Pid::from_child(&self.process), Signal::TERM).unwrap();
+        self.process.wait().unwrap().code()
+    }
+
+    fn get(&self, path: &str) -> Option<String> {
+        let mut socket = TcpStream::connect(self.metrics).ok()?;
+        socket.set_read_timeout(Some(PATIENCE)).ok()?;
+        write!(socket, "GET {path} HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).ok()?;
+        Some(answer)
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+const PATIENCE: Duration = Duration::from_secs(20);

@@ -1,0 +1,222 @@
+//! Two sidecars joined by edges: what leaves one arrives in the other once, and both books balance, whatever becomes of
+//! the connection.
+
+mod world;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use serde_json::json;
+use sidestream_edge::{Fixed, Peering, PeeringConfig};
+use sidestream_event::Value;
+use sidestream_host::Clock;
+use sidestream_plan::Plan;
+use sidestream_sidecar::{Pipeline, Registry, Sidecar};
+use sidestream_trust::{Authority, Identity, SpiffeId};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+use world::{custom, ended, generator, plan, seen, sidecar, start};
+
+const SERVICE: &str = "hub-spl.test.svc";
+const GRACE: Duration = Duration::from_secs(10);
+
+/// A sidecar that takes part in edges as service account `name`.
+fn joined(name: &str, authority: &Authority, dns: &Arc<Fixed>) -> Sidecar {
+    let sidecar = sidecar();
+    let id = SpiffeId::of_service_account("cluster.local", "test", name).unwrap();
+    let clock = Clock::machine();
+    let credentials = authority.credentials(&id, &[], Duration::from_secs(86_400)).unwrap();
+    let config = PeeringConfig {
+        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        identity: Identity::new(credentials, &clock),
+        resolver: dns.clone(),
+        clock,
+    };
+    let world = sidecar.world();
+    world.take_part(world.sockets().block_on(Peering::start(config)).unwrap());
+    sidecar
+}
+
+fn address(sidecar: &Sidecar) -> SocketAddr {
+    sidecar.world().peering().unwrap().address()
+}
+
+fn authority() -> (Authority, Arc<Fixed>) {
+    (Authority::create("cluster.local", &Clock::machine()).unwrap(), Arc::default())
+}
+
+fn sends(settings: serde_json::Value) -> Plan {
+    let to = json!({"namespace": "test", "name": "hub"});
+    let sink = json!({"sink": {"edge": {"edge": "tick->show", "to": to, "service": SERVICE}}});
+    plan(&[("tick", &[], generator(settings)), ("tick->show", &[0], sink)], &[&[0]])
+}
+
+fn receives(show: serde_json::Value) -> Plan {
+    let from = json!({"namespace": "test", "name": "app"});
+    let source = json!({"source": {"edge": {"edge": "tick->show", "from": from}}});
+    plan(&[("tick->show", &[], source), ("show", &[0], show)], &[&[0, 1]])
+}
+
+#[test]
+fn events_cross_an_edge_once_and_in_order_while_it_is_cut_again_and_again() {
+    let (authority, dns) = authority();
+    let (app, hub) = (joined("app", &authority, &dns), joined("hub", &authority, &dns));
+    let proxy = Proxy::before(address(&hub), &app);
+    dns.set(SERVICE, [proxy.address]);
+    let (mut registry, seen) = seen();
+    let receiving = start(&hub, receives(custom("seen")), &mut registry);
+    let sending = start(&app, sends(json!({"count": 30_000, "rate": 15_000.0})), &mut Registry::default());
+    for _ in 0..10 {
+        std::thread::sleep(Duration::from_millis(150));
+        proxy.cut();
+    }
+    ended(&app, &sending);
+    let drained = receiving.drain(GRACE);
+    assert!(drained.is_complete(), "{drained:?}");
+    all_once(&seen.numbers("sequence"), 30_000);
+    for (name, ledger) in [("app", sending.ledger()), ("hub", drained.ledger)] {
+        assert!(ledger.is_balanced(), "{name}: {ledger:?}");
+        assert_eq!((ledger.accepted, ledger.completed), (30_000, 30_000), "{name}: {ledger:?}");
+    }
+    let edge = app.world().peering().unwrap().edges();
+    assert!(edge.is_empty() || edge[0].connections > 5, "it was not cut: {edge:?}");
+    let there = hub.world().peering().unwrap().edges().remove(0);
+    assert_eq!((there.repeats, there.unsettled_batches), (0, 0), "{there:?}");
+}
+
+#[test]
+fn events_keep_the_name_of_their_source_their_key_and_their_time() {
+    let (authority, dns) = authority();
+    let (app, hub) = (joined("app", &authority, &dns), joined("hub", &authority, &dns));
+    dns.set(SERVICE, [address(&hub)]);
+    let (mut registry, seen) = seen();
+    let receiving = start(&hub, receives(custom("seen")), &mut registry);
+    let sending = start(&app, sends(json!({"count": 10, "keys": 2})), &mut Registry::default());
+    ended(&app, &sending);
+    assert!(receiving.drain(GRACE).is_complete());
+    let events = seen.events();
+    assert_eq!(events.len(), 10);
+    for (number, event) in events.iter().enumerate() {
+        assert_eq!(event.meta.source, "tick");
+        assert_eq!(event.meta.key.as_deref(), Some(["k0", "k1"][number % 2]));
+        assert!(event.meta.time.as_seconds() > 1.7e9);
+        assert_eq!(event.body.field("sequence"), Some(&Value::Int(number as i64)));
+    }
+}
+
+#[test]
+fn a_sender_waits_for_a_receiver_that_comes_late_and_one_that_drains_hands_nothing_on_twice() {
+    let (authority, dns) = authority();
+    let app = joined("app", &authority, &dns);
+    let settings = json!({"count": 100_000, "rate": 20_000.0});
+    let sending = start(&app, sends(settings), &mut Registry::default());
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(sending.ledger().completed, 0);
+    let (one, two) = (joined("hub", &authority, &dns), joined("hub", &authority, &dns));
+    let (mut registry, first) = seen();
+    let receiving = start(&one, receives(custom("seen")), &mut registry);
+    dns.set(SERVICE, [address(&one), address(&two)]);
+    until("some of it is there", || first.events().len() > 8_000);
+    // A rolling upgrade: the next comes, the first drains and is gone.
+    let (mut registry, second) = seen();
+    let next = start(&two, receives(custom("seen")), &mut registry);
+    until("the sender knows both", || app.world().peering().unwrap().edges()[0].connected == 2);
+    let drained = receiving.drain(GRACE);
+    assert!(drained.is_complete(), "{drained:?}");
+    let (clock, begun) = (one.world().clock(), one.world().clock().now());
+    one.world().sockets().block_on(one.world().peering().unwrap().close(GRACE));
+    let took = clock.now().since(begun);
+    assert!(took < Duration::from_secs(2), "it took {took:?} to tell the sender what is settled");
+    dns.set(SERVICE, [address(&two)]);
+    ended(&app, &sending);
+    assert!(next.drain(GRACE).is_complete());
+    let mut all = [first.numbers("sequence"), second.numbers("sequence")].concat();
+    all.sort_unstable();
+    all_once(&all, 100_000);
+    assert_eq!(sending.ledger().completed, 100_000);
+}
+
+#[test]
+fn a_reload_of_the_receiver_loses_and_repeats_nothing() {
+    let (authority, dns) = authority();
+    let (app, hub) = (joined("app", &authority, &dns), joined("hub", &authority, &dns));
+    dns.set(SERVICE, [address(&hub)]);
+    let (mut registry, seen) = seen();
+    let receiving = start(&hub, receives(custom("seen")), &mut registry);
+    let settings = json!({"count": 20_000, "rate": 20_000.0});
+    let sending = start(&app, sends(settings), &mut Registry::default());
+    until("some is there", || seen.events().len() > 2_000);
+    // Another stage before the last, and then the first plan again.
+    let from = json!({"namespace": "test", "name": "app"});
+    let source = json!({"source": {"edge": {"edge": "tick->show", "from": from}}});
+    let keep = world::filter("true");
+    let longer = plan(
+        &[("tick->show", &[], source), ("keep", &[0], keep), ("show", &[1], custom("seen"))],
+        &[&[0, 1, 2]],
+    );
+    for plan in [longer, receives(custom("seen"))] {
+        receiving.reload(plan, &mut Registry::default()).expect("a good plan");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    ended(&app, &sending);
+    assert!(receiving.drain(GRACE).is_complete());
+    all_once(&seen.numbers("sequence"), 20_000);
+}
+
+#[test]
+fn a_plan_with_edges_is_refused_where_the_process_has_no_peers() {
+    let sidecar = sidecar();
+    let refused = Pipeline::start(sends(json!({})), sidecar.world(), &mut Registry::default());
+    let reason = refused.err().expect("no peers").to_string();
+    assert!(reason.contains("tick->show") && reason.contains("no peers"), "{reason}");
+}
+
+/// Every number from 0 once and in order; says where not.
+fn all_once(numbers: &[i64], count: i64) {
+    let wrong = numbers.iter().zip(0..).find(|(found, wanted)| **found != *wanted);
+    assert!(wrong.is_none() && numbers.len() as i64 == count, "{wrong:?} of {} numbers", numbers.len());
+}
+
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    for _ in 0..10_000 {
+        if is_so() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    panic!("it never came that {what}");
+}
+
+/// A TCP proxy whose connections can be cut.
+struct Proxy {
+    address: SocketAddr,
+    cuts: watch::Sender<u64>,
+}
+
+impl Proxy {
+    fn before(target: SocketAddr, on: &Sidecar) -> Proxy {
+        let socket = on.world().sockets().block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = socket.local_addr().unwrap();
+        let (cuts, cut) = watch::channel(0);
+        on.world().sockets().spawn(async move {
+            while let Ok((mut caller, _)) = socket.accept().await {
+                let mut cut = cut.clone();
+                cut.mark_unchanged();
+                tokio::spawn(async move {
+                    let Ok(mut callee) = TcpStream::connect(target).await else { return };
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut caller, &mut callee) => {}
+                        _ = cut.changed() => {}
+                    }
+                });
+            }
+        });
+        Proxy { address, cuts }
+    }
+
+    /// Cuts every connection, in the middle of whatever it carries.
+    fn cut(&self) {
+        self.cuts.send_modify(|cuts| *cuts += 1);
+    }
+}
