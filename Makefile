@@ -6,10 +6,10 @@ PROOF ?= reload
 N ?= 100
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-workspace test-loom test-shuttle test-miri setup check generate bench prove coverage clean
+.PHONY: help run build test test-workspace test-loom test-shuttle test-miri setup check generate image e2e bench prove coverage clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: build ## Watch this machine's own processors, live: windows of five seconds (Ctrl-C ends it)
 	$(TARGET)/release/sidestream run manifests/examples/this-machine.yaml
@@ -53,6 +53,13 @@ check: ## Formatting, lints, generated files, and the other platforms' types
 generate: ## Write the files that are generated from the types
 	$(CARGO) run --locked --quiet --package sidestream-crds --bin crdgen
 	SIDESTREAM_GENERATE=1 $(CARGO) test --locked --quiet --package sidestream-sidecar --package sidestream --lib --bins the_reference_page
+	@e2e/install-manifest.sh
+
+image: ## Build the images of operator and sidecar, as OCI tars in target/images, without a daemon
+	@e2e/image/build.sh
+
+e2e: ## Raise a cluster from packages, install the chart, test it with kubectl, take everything down (E2E_CONTEXT=NAME: on yours)
+	@e2e/run.sh
 
 bench: ## Measure, and write docs/reference/benchmarks.md
 	@e2e/bench.py

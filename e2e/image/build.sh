@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# build.sh [dev]: the two images, as tars of OCI layouts in target/images, without a daemon.
+#
+#   operator   from scratch: one static program (musl)
+#   sidecar    the program and the libraries it names (glibc, because it is to load plug-ins)
+#
+# For release, or with `dev` as argument as `cargo build` makes it: what the tests on a cluster use.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+profile=${1:-release}
+target=${CARGO_TARGET_DIR:-target} folder=${profile/dev/debug} musl=x86_64-unknown-linux-musl
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+out=$target/images
+mkdir -p "$out"
+
+command -v musl-gcc > /dev/null || { echo "image: needs musl-gcc; on Debian: apt-get install musl-tools" >&2; exit 1; }
+rustup target add $musl 2> /dev/null
+# In a folder of its own, so that neither waits for the other's lock.
+CARGO_TARGET_DIR=$target/musl cargo build --locked --profile "$profile" --target $musl --package sidestream-operator
+cargo build --locked --profile "$profile" --package sidestream-sidecar --bin sidestream-sidecar
+
+image() { # NAME FOLDER [--glibc]
+    local program=sidestream-$1
+    # Names stay, so that a panic says where it was; line tables go.
+    objcopy --strip-debug "$2/$program" "$out/$program"
+    e2e/image/image.py "$out/$1.tar" "sidestream.dev/$1:$version" "/$program" "$out/$program=/$program" "${@:3}"
+}
+image operator "$target/musl/$musl/$folder"
+image sidecar "$target/$folder" --glibc

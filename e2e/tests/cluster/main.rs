@@ -1,0 +1,13 @@
+//! The product on a real cluster, driven from outside with kubectl, as a user would. `make e2e` raises the cluster, installs
+//! the chart and runs these; without it they are ignored.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::disallowed_methods, reason = "a test of real programs waits in real time")]
+
+mod collector;
+mod disturbed;
+mod edges;
+mod edits;
+mod handshake;
+mod rights;
+mod world;
