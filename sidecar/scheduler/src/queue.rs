@@ -55,6 +55,11 @@ impl Queues {
         self.0.iter().map(Deque::len).sum()
     }
 
+    /// Lets go of what is queued.
+    pub(crate) fn clear(&self) {
+        self.0.iter().for_each(|class| while class.pop().is_some() {});
+    }
+
     /// The next task for worker `own`: of the highest class anybody has; on a ticket, of the ticket's class, or else of
     /// the lowest.
     pub(crate) fn pick(

@@ -106,6 +106,13 @@ impl Worker {
     }
 }
 
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // Queued tasks hold the scheduler, and it holds the queues: without this, none would ever be freed.
+        self.queues.clear();
+    }
+}
+
 /// Keeps a task that was woken on a worker's thread for that worker, which will queue it when the turn is over: its
 /// data is in this core's cache. Gives it back where this thread is no worker of `shared`.
 pub(crate) fn keep_for_this_worker(shared: &Arc<Shared>, task: Runnable) -> Result<(), Runnable> {

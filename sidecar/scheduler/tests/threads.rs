@@ -146,13 +146,17 @@ fn a_pool_that_goes_frees_the_tasks_nobody_else_holds() {
     let held = Arc::new(());
     {
         let pool = pool(2);
+        let (ran, running) = mpsc::sync_channel(1);
         for index in 0..200 {
-            let inside = held.clone();
+            let (inside, ran) = (held.clone(), ran.clone());
             pool.scheduler().task("busy", class(index)).start(Box::new(move |_: Turn| {
                 let _ = &inside;
+                let _ = ran.try_send(());
                 Next::Again
             }));
         }
+        // So that there are some in the workers' own queues, too.
+        (0..50).for_each(|_| running.recv_timeout(PATIENCE).unwrap());
     }
     assert_eq!(Arc::strong_count(&held), 1);
 }
