@@ -33,7 +33,7 @@ pub fn pipeline_crd_yaml() -> String {
 }
 
 /// The schema of a whole resource as people write it: `apiVersion` may be left out, `metadata` is what we read of it.
-pub(crate) static PIPELINE_SCHEMA: LazyLock<Value> = LazyLock::new(|| {
+pub(crate) fn pipeline_schema() -> Value {
     let mut schema = pipeline_crd()
         .pointer_mut("/spec/versions/0/schema/openAPIV3Schema")
         .expect("a definition has a schema")
@@ -63,6 +63,19 @@ pub(crate) static PIPELINE_SCHEMA: LazyLock<Value> = LazyLock::new(|| {
     });
     schema["required"] = json!(["kind", "metadata", "spec"]);
     schema
+}
+
+/// The same as JSON, as it is checked in.
+pub fn pipeline_schema_json() -> String {
+    let json =
+        serde_json::to_string_pretty(&pipeline_schema()).expect("a schema is a tree of text and numbers");
+    format!("{json}\n")
+}
+
+/// The same, read from what is checked in: to make it of the structs takes milliseconds, which every start would pay.
+pub(crate) static PIPELINE_SCHEMA: LazyLock<Value> = LazyLock::new(|| {
+    serde_json::from_str(include_str!("../pipelines.schema.json"))
+        .expect("a test compares it with the structs")
 });
 
 /// Ends the description of a text that is an expression.

@@ -19,7 +19,7 @@ mod yaml;
 pub use compile::{
     Compiled, CompiledPipeline, SidecarPlan, compile, compile_pipeline, compile_resource, names,
 };
-pub use crd::{pipeline_crd, pipeline_crd_yaml};
+pub use crd::{pipeline_crd, pipeline_crd_yaml, pipeline_schema_json};
 pub use diagnostic::{Code, Diagnostic, Place, Severity};
 pub use path::{Path, Step};
 pub use pipeline::{
@@ -29,8 +29,9 @@ pub use pipeline::{
 pub use reference::{diagnostics_page, pipeline_page};
 
 /// Every file that is generated from the types, by its path in the repository.
-pub fn generated() -> [(&'static str, String); 3] {
+pub fn generated() -> [(&'static str, String); 4] {
     [
+        ("crds/pipelines.schema.json", pipeline_schema_json()),
         ("crds/pipelines.yaml", pipeline_crd_yaml()),
         ("docs/reference/pipeline.md", pipeline_page()),
         ("docs/reference/diagnostics.md", diagnostics_page()),

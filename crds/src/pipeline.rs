@@ -150,7 +150,7 @@ pub struct PipelineStatus {
     pub sidecars: Option<i32>,
     /// How many edges join the sidecars.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0))]
+    #[schemars(range(min = 0, max = STAGES_MAX * INPUTS_MAX))]
     pub edges: Option<i32>,
     /// The plan that runs: part of the name of the ControllerRevision that keeps it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

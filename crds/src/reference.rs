@@ -6,13 +6,15 @@ use serde_json::Value;
 use sidestream_plan::{Process, Sink, Source};
 
 use crate::{
-    crd::{IS_CEL, PIPELINE_SCHEMA},
+    crd::{IS_CEL, pipeline_schema},
     diagnostic::Code,
 };
 
 /// `docs/reference/pipeline.md`: every field of a Pipeline.
 pub fn pipeline_page() -> String {
-    let spec = &PIPELINE_SCHEMA["properties"]["spec"];
+    // Of the structs, not of the file that is generated with this page.
+    let schema = pipeline_schema();
+    let spec = &schema["properties"]["spec"];
     let stage = &spec["properties"]["stages"]["items"];
     let mut page = Page::default();
     page.text("# Pipeline");

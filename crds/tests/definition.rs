@@ -36,7 +36,7 @@ fn the_definition_names_what_the_design_names() {
         .iter()
         .map(|column| column["name"].as_str().unwrap())
         .collect();
-    assert_eq!(columns, ["Ready", "Stages", "Age"]);
+    assert_eq!(columns, ["Ready", "Stages", "Sidecars", "Edges", "Reason", "Plan", "Age"]);
 }
 
 /// <https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/#specifying-a-structural-schema>
