@@ -228,6 +228,7 @@ codes! {
     UnknownSidecar "unknown-sidecar" Error "No sidecar has this name.",
     NoSidecar "no-sidecar" Error "A stage does not say in which of several sidecars it runs, and has no input to follow.",
     UnusedSidecar "unused-sidecar" Warning "No stage runs in a sidecar.",
+    SpreadState "spread-state" Error "A stage that brings events together runs in several pods that share them.",
     LongName "long-name" Error "The objects of a pipeline would have a name that Kubernetes does not allow.",
 
     // Failures.

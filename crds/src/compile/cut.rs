@@ -8,8 +8,8 @@
 //! What a stage cannot handle goes to its dead-letter sink by an edge too: one for each sidecar and sink.
 
 use sidestream_plan::{
-    Input, Kind, OnError, Plan, Priority, Sink, Source, Stage,
-    stage::{EdgeSink, EdgeSource},
+    Input, Kind, OnError, Plan, Priority, Process, Sink, Source, Stage,
+    stage::{EdgeSink, EdgeSource, Merge},
 };
 
 use super::{SidecarPlan, names, placement::Placement, plan};
@@ -58,12 +58,15 @@ impl Cut<'_> {
 
     /// A stage of this sidecar, after the edges that bring it events from others.
     fn add(&self, stage: &Stage, index: usize, own: usize, part: &mut Part) {
-        let mut from = Vec::new();
+        let (mut near, mut from) = (Vec::new(), Vec::new());
         for input in &stage.from {
             let sender = self.placement.of_stage[*input];
-            let edge =
-                || self.edge_source(between(&self.whole.stages[*input], stage), sender, stage.priority);
-            from.extend(if sender == own { part.of_whole[*input] } else { Some(part.push(edge())) });
+            if sender == own {
+                near.extend(part.of_whole[*input]);
+            } else {
+                let name = between(&self.whole.stages[*input], stage);
+                from.push(part.push(self.edge_source(name, sender, stage.priority)));
+            }
         }
         for sender in self.letter_senders(stage).filter(|sender| *sender != own) {
             let name = letters(&self.placement.sidecars[sender].name, stage);
@@ -71,11 +74,32 @@ impl Cut<'_> {
         }
         let mut own_stage = Stage { from, ..stage.clone() };
         own_stage.on_error.dead_letter = self.letters_from(stage, own);
-        // Where every event comes by an edge, the sending ends have asked.
-        if stage.from.iter().all(|input| self.placement.of_stage[*input] != own) {
+        if own_stage.from.is_empty() {
+            own_stage.from = near;
+        } else {
+            let chosen = self.chosen(&own_stage, near, part);
+            own_stage.from.extend(chosen);
+        }
+        if own_stage.from.iter().any(|input| is_edge(&part.stages[*input])) {
+            // The sending ends have asked, and dead letters are not asked.
             (own_stage.when, own_stage.otherwise) = (None, false);
         }
         part.of_whole[index] = Some(part.push(own_stage));
+    }
+
+    /// What `stage` takes of its neighbours in this sidecar, where it also takes what comes by edges: that it must not ask
+    /// again, so a stage before it asks for it.
+    fn chosen(&self, stage: &Stage, near: Vec<usize>, part: &mut Part) -> Vec<usize> {
+        if near.is_empty() || stage.when.is_none() && !stage.otherwise {
+            return near;
+        }
+        let kind = Kind::Process(Process::Merge(Merge::default()));
+        let mut chosen = bare(format!("{}:chosen", stage.name), stage.priority, kind);
+        chosen.from = near;
+        (chosen.when, chosen.otherwise) = (stage.when.clone(), stage.otherwise);
+        chosen.input = stage.input.clone();
+        chosen.on_error.dead_letter = stage.on_error.dead_letter.clone();
+        vec![part.push(chosen)]
     }
 
     /// The edges from stages of this sidecar to `stage`, which lives in another.
@@ -85,6 +109,8 @@ impl Cut<'_> {
             let mut sink = self.edge_sink(name, self.placement.of_stage[index], stage.priority);
             sink.from.extend(part.of_whole[*input]);
             (sink.when, sink.otherwise) = (stage.when.clone(), stage.otherwise);
+            // A peer that is away fills the queue here, not there.
+            sink.input = stage.input.clone();
             // An event its `when` fails on.
             sink.on_error.dead_letter = self.letters_from(stage, own);
             part.push(sink);
@@ -102,12 +128,16 @@ impl Cut<'_> {
         }
     }
 
-    /// The sidecars of the stages whose dead letters go to `sink`, each once.
+    /// The sidecars that have dead letters for `sink`, each once: those of the stages that name it, and those that send such
+    /// a stage events and ask its `when`.
     fn letter_senders(&self, sink: &Stage) -> impl Iterator<Item = usize> {
-        let mut senders: Vec<usize> = (self.whole.stages.iter().zip(&self.placement.of_stage))
-            .filter(|(stage, _)| stage.on_error.dead_letter.as_ref() == Some(&sink.name))
-            .map(|(_, sidecar)| *sidecar)
-            .collect();
+        let mut senders = Vec::new();
+        for (stage, sidecar) in self.whole.stages.iter().zip(&self.placement.of_stage) {
+            if stage.on_error.dead_letter.as_ref() == Some(&sink.name) {
+                senders.push(*sidecar);
+                senders.extend(stage.from.iter().map(|input| self.placement.of_stage[*input]));
+            }
+        }
         senders.sort_unstable();
         senders.dedup();
         senders.into_iter()
@@ -149,6 +179,10 @@ impl Part {
         self.stages.push(stage);
         self.stages.len() - 1
     }
+}
+
+fn is_edge(stage: &Stage) -> bool {
+    matches!(stage.kind, Kind::Source(Source::Edge(_)))
 }
 
 fn between(from: &Stage, to: &Stage) -> String {

@@ -125,7 +125,7 @@ fn compile_sound(pipeline: &Pipeline) -> (Option<Parts>, Vec<Diagnostic>) {
     }
     let wiring = wiring::resolve(spec, &kinds, &mut report);
     let on_error = failure::resolve(spec, &kinds, &mut report);
-    let placement = placement::resolve(pipeline, &wiring, &on_error, &mut report);
+    let placement = placement::resolve(pipeline, &kinds, &wiring, &on_error, &mut report);
     settings::check(&kinds, &mut report);
     flow::check(spec, &mut kinds, &wiring, &mut report);
     if report.diagnostics.iter().any(Diagnostic::is_error) {

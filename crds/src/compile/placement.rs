@@ -1,6 +1,6 @@
 //! Which sidecar each stage lives in: the one it names, or else that of its first input.
 
-use sidestream_plan::OnError;
+use sidestream_plan::{Kind, OnError, Process};
 
 use super::{Report, names};
 use crate::{
@@ -21,6 +21,7 @@ pub(super) struct Placement {
 /// Puts every stage into a sidecar. Where that cannot be said, into the first.
 pub(super) fn resolve(
     pipeline: &Pipeline,
+    kinds: &[Kind],
     wiring: &[Vec<usize>],
     on_error: &[OnError],
     report: &mut Report,
@@ -62,6 +63,7 @@ pub(super) fn resolve(
         let cure = format!("write `sidecar: {}` at a stage, or take the sidecar out", sidecar.name);
         report.say(Code::UnusedSidecar, path, reason, cure);
     }
+    check_state(spec, kinds, wiring, &sidecars, &of_stage, report);
     Placement { sidecars, of_stage }
 }
 
@@ -87,6 +89,38 @@ fn check_names(pipeline: &Pipeline, sidecars: &[SidecarSpec], report: &mut Repor
             );
             let path = Path::top().fields(&["metadata", "name"]);
             report.say(Code::LongName, path, reason, "give the pipeline or the sidecar another name");
+        }
+    }
+}
+
+/// Events that come by an edge go to any of the receiving pods, so a stage there that brings events of a key together would
+/// see a part of them in each.
+fn check_state(
+    spec: &PipelineSpec,
+    kinds: &[Kind],
+    wiring: &[Vec<usize>],
+    sidecars: &[SidecarSpec],
+    of_stage: &[usize],
+    report: &mut Report,
+) {
+    let mut is_spread: Vec<bool> = Vec::new();
+    for (index, inputs) in wiring.iter().enumerate() {
+        let own = of_stage[index];
+        is_spread.push(inputs.iter().any(|input| of_stage[*input] != own || is_spread[*input]));
+        let replicas = sidecars[own].workload.replicas.unwrap_or(1);
+        let keeps_state = matches!(
+            kinds[index],
+            Kind::Process(Process::Window(_) | Process::Dedupe(_) | Process::Threshold(_))
+        );
+        if is_spread[index] && keeps_state && replicas > 1 {
+            let (name, sidecar) = (&spec.stages[index].name, &sidecars[own].name);
+            let reason = format!(
+                "each of the {replicas} pods of `{sidecar}` would see a part of the events that `{name}` brings together"
+            );
+            let cure = format!(
+                "write `replicas: 1` at the sidecar `{sidecar}`, or run `{name}` where its events begin"
+            );
+            report.say(Code::SpreadState, Path::stage(index), reason, cure);
         }
     }
 }
