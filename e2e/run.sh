@@ -4,6 +4,7 @@
 #
 #   E2E_CONTEXT=NAME   a cluster that you have, by its context; kubectl and helm are yours, and so is how images get there:
 #   E2E_LOAD=COMMAND   is run with each image's tar, `kind load image-archive`
+#   E2E_HELM=FLAGS     more flags for helm install, `--set images.operator=...`
 #   E2E_NODES=1        how many nodes a raised cluster has; two unless set
 #   E2E_KEEP=1         leaves the raised cluster for you to look at; e2e/cluster/cluster.sh down ends it
 #   E2E_TESTS=NAME     only the tests whose names contain it
@@ -13,7 +14,7 @@ cd "$(dirname "$0")/.."
 images=${CARGO_TARGET_DIR:-target}/images
 export SIDESTREAM_E2E_KUBECONFIG
 scratch=$(mktemp -d)
-set=(--set crds.keep=false)
+flags=(--set crds.keep=false ${E2E_HELM:-})
 
 main() {
     trap finish EXIT
@@ -24,15 +25,13 @@ main() {
     kubectl create namespace sidestream-system --dry-run=client -o yaml | kubectl apply -f - > /dev/null
     kubectl label --overwrite namespace sidestream-system pod-security.kubernetes.io/enforce=restricted > /dev/null
     helm upgrade --install sidestream charts/sidestream --namespace sidestream-system --wait --timeout 2m \
-        "${set[@]}" 2>&1 | grep -v 'symbolic link' > "$scratch/helm.log" || failed "$scratch/helm.log"
+        "${flags[@]}" 2>&1 | grep -v 'symbolic link' > "$scratch/helm.log" || failed "$scratch/helm.log"
     step "helm test"
     helm test sidestream --namespace sidestream-system > "$scratch/helm.log" 2>&1 || failed "$scratch/helm.log"
     step "tests"
-    cargo test --locked --package sidestream-e2e --test cluster -- --ignored --skip rights:: "${E2E_TESTS:-}"
+    tests --skip rights:: "${E2E_TESTS:-}"
     # Last, because it reads what the others made the operator do.
-    if [ -z "${E2E_TESTS:-}" ]; then
-        cargo test --locked --package sidestream-e2e --test cluster -- --ignored rights::
-    fi
+    if [ -z "${E2E_TESTS:-}" ]; then tests rights::; fi
     step "done"
 }
 
@@ -46,7 +45,7 @@ raise() {
     e2e/cluster/cluster.sh up "${E2E_NODES:-2}"
     SIDESTREAM_E2E_KUBECONFIG=$CLUSTER_STATE/pki/admin.kubeconfig
     export SIDESTREAM_E2E_HOST=$NODE_NET.254 SIDESTREAM_E2E_AUDIT=$CLUSTER_STATE/log/audit.log
-    set+=(--set test.image=localhost/kubectl:1)
+    flags+=(--set test.image=localhost/kubectl:1)
     step "load images"
     for image in "$images"/{operator,sidecar}.tar "$CLUSTER_CACHE/kubectl.tar"; do e2e/cluster/cluster.sh load "$image"; done
 }
@@ -58,6 +57,8 @@ use() {
     e2e/image/build.sh dev
     for image in "$images"/{operator,sidecar}.tar; do ${E2E_LOAD:?names the command that gives an image tar to your cluster} "$image"; done
 }
+
+tests() { cargo test --locked --package sidestream-e2e --test cluster -- --ignored "$@"; }
 
 step() { printf '%5ds  %s\n' "$SECONDS" "$1" >&2; }
 

@@ -14,7 +14,7 @@ grep -q ' /sys/fs/cgroup/memory cgroup ' /proc/mounts || cannot "needs control g
 command -v go > /dev/null || cannot "needs Go 1.26, https://go.dev/dl"
 
 declare -A package=([runc]=runc [nft]=nftables [ip]=iproute2 [unshare]=util-linux [openssl]=openssl [curl]=curl [gcc]=gcc
-    [python3]=python3 [musl-gcc]=musl-tools ["$CNI_BIN/bridge"]=containernetworking-plugins)
+    [python3]=python3 [tcpdump]=tcpdump [musl-gcc]=musl-tools ["$CNI_BIN/bridge"]=containernetworking-plugins)
 missing=()
 for command in "${!package[@]}"; do
     command -v "$command" > /dev/null || missing+=("${package[$command]}")

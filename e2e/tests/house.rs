@@ -26,7 +26,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sidestream-crds", &["plan", "expr"]),
     ("sidestream-control", &["plan"]),
     ("sidestream-desired", &["crds", "plan"]),
-    ("sidestream-operator", &["desired", "crds", "plan", "control", "trust", "host", "ring"]),
+    ("sidestream-operator", &["desired", "crds", "plan", "control", "trust", "host"]),
     // The only place that sees the rooms together.
     (
         "sidestream-sidecar",

@@ -14,21 +14,27 @@
 
 use std::fmt;
 
-use k8s_openapi::api::{
-    apps::v1::{ControllerRevision, Deployment},
-    core::v1::{ConfigMap, Service, ServiceAccount},
-    networking::v1::NetworkPolicy,
-    policy::v1::PodDisruptionBudget,
+use k8s_openapi::{
+    api::{
+        apps::v1::{ControllerRevision, Deployment},
+        core::v1::{ConfigMap, Service, ServiceAccount},
+        networking::v1::NetworkPolicy,
+        policy::v1::PodDisruptionBudget,
+    },
+    apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry,
 };
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
     core::{ApiResource, DynamicObject},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use sidestream_desired::{FIELD_MANAGER, applied_hash, is_contained, labels};
 
 use crate::observed::{Key, Observed, Seen, kind_of, of_dynamic};
+
+/// The manager of what the operator used to say and does not say any more.
+const HANDED_OVER: &str = "sidestream-operator-handed-over";
 
 /// Applies.
 #[derive(Clone)]
@@ -114,6 +120,9 @@ impl Applier {
             self.settled(group, key, &live, hash);
             return Ok(Done::Nothing);
         }
+        if is_letting_go_of_replicas(desired, &live) {
+            self.hand_over_replicas(&api, &live).await.map_err(failed("patch"))?;
+        }
         // With its uid, this changes the object that was looked at and no other.
         let mut desired = desired.clone();
         desired.metadata.uid = live.metadata.uid;
@@ -162,6 +171,23 @@ impl Applier {
         Ok(removed)
     }
 
+    /// Keeps the number of pods as it is when the operator stops to say it: a field that loses its only manager falls back
+    /// to its default, so it is given another one first.
+    async fn hand_over_replicas(
+        &self,
+        api: &Api<DynamicObject>,
+        live: &DynamicObject,
+    ) -> Result<(), kube::Error> {
+        let patch = json!({
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": live.name_any(), "uid": live.metadata.uid},
+            "spec": {"replicas": live.data["spec"]["replicas"]},
+        });
+        let params = PatchParams::apply(HANDED_OVER).force();
+        api.patch(&live.name_any(), &params, &Patch::Apply(&patch)).await.map(drop)
+    }
+
     fn settled(&self, group: &str, key: Key, live: &DynamicObject, hash: &str) {
         let seen = of_dynamic(live);
         self.observed.settle(group, key.clone(), seen.fingerprint, hash);
@@ -196,6 +222,18 @@ fn check_ours(desired: &DynamicObject, live: &DynamicObject, key: &Key) -> Resul
     }
 }
 
+/// Whether the operator says how many pods there are, and is about not to.
+fn is_letting_go_of_replicas(desired: &DynamicObject, live: &DynamicObject) -> bool {
+    let says = |entry: &ManagedFieldsEntry| {
+        let fields = entry.fields_v1.as_ref().map(|fields| &fields.0);
+        entry.manager.as_deref() == Some(FIELD_MANAGER)
+            && fields.is_some_and(|fields| fields.pointer("/f:spec/f:replicas").is_some())
+    };
+    key_of(desired).0 == "Deployment"
+        && desired.data.pointer("/spec/replicas").is_none()
+        && live.metadata.managed_fields.iter().flatten().any(says)
+}
+
 fn params(is_forced: bool) -> PatchParams {
     PatchParams { force: is_forced, ..PatchParams::apply(FIELD_MANAGER) }
 }
@@ -218,6 +256,11 @@ fn resource(kind: &str) -> ApiResource {
 }
 
 impl ApplyError {
+    /// Whether the object is not ours to change, be it for ever or for now.
+    pub fn is_anothers(&self) -> bool {
+        matches!(self, Self::NameConflict { .. } | Self::BeingRemoved { .. })
+    }
+
     /// What it is called in metrics.
     pub fn name(&self) -> &'static str {
         match self {

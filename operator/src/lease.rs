@@ -80,7 +80,7 @@ impl Elector {
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
         let mut stop = std::pin::pin!(stop);
         loop {
-            let attempt = tokio::time::timeout(RENEW_MAX, self.attempt());
+            let attempt = tokio::time::timeout(self.patience(), self.attempt());
             let stood = tokio::select! {
                 stood = attempt => stood,
                 () = &mut stop => break,
@@ -92,7 +92,7 @@ impl Elector {
             };
             self.lead(leader);
             tokio::select! {
-                () = sleep(PERIOD) => {}
+                () = sleep(PERIOD.min(self.patience())) => {}
                 () = &mut stop => break,
             }
         }
@@ -112,6 +112,14 @@ impl Elector {
             }
             is_news
         });
+    }
+
+    /// How long an attempt may take: who leads must know in time that it does not any more.
+    fn patience(&self) -> Duration {
+        match *self.leadership.borrow() {
+            Leadership::Own => RENEW_MAX.saturating_sub(self.clock.now().since(self.renewed)),
+            Leadership::Nobody | Leadership::Other(_) => RENEW_MAX,
+        }
     }
 
     /// The API server does not answer: a leader leads for as long as nobody else can have become one.
@@ -199,5 +207,29 @@ impl Elector {
 
     fn wall(&self) -> Timestamp {
         Timestamp::from_nanosecond(i128::from(self.clock.wall_nanos())).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, Response};
+    use kube::client::Body;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_leader_waits_for_an_answer_no_longer_than_it_may_lead() {
+        let silent = tower::service_fn(|_: Request<Body>| {
+            std::future::pending::<Result<Response<Body>, std::io::Error>>()
+        });
+        let (clock, hand) = Clock::simulated(0);
+        let mut elector = Elector::new(Client::new(silent, "default"), "ns", "me", "a:1", &clock);
+        assert_eq!(elector.patience(), RENEW_MAX);
+        elector.lead(Leadership::Own);
+        hand.advance(RENEW_MAX - Duration::from_millis(100));
+        assert_eq!(elector.patience(), Duration::from_millis(100));
+        let late = tokio::time::timeout(elector.patience(), elector.attempt()).await.unwrap_err();
+        hand.advance(Duration::from_millis(100));
+        assert_eq!(elector.without_news(&late), Leadership::Nobody);
     }
 }

@@ -22,6 +22,7 @@ pub mod observed;
 pub mod settings;
 pub mod status;
 pub mod trust;
+pub mod webhook;
 
 mod run;
 

@@ -27,6 +27,8 @@ use serde::de::DeserializeOwned;
 use sidestream_desired::{TRUST_CONFIG_MAP, labels};
 use tokio::sync::{Notify, watch};
 
+use crate::control::Account;
+
 /// Objects of a list the server sends at once: what is not kept should not pile up.
 const PAGE: u32 = 100;
 
@@ -38,6 +40,8 @@ pub type Key = (&'static str, String);
 pub struct Seen {
     /// Its identity.
     pub uid: String,
+    /// The resource version, as a number: a larger one is newer (Kubernetes enhancement 5504). Zero where it is none.
+    pub version: u64,
     /// The identity of the object that controls it; none where there is none.
     pub owner: Option<String>,
     /// Changes when what we care about may have changed.
@@ -165,11 +169,17 @@ impl Observed {
         (group, key)
     }
 
-    /// This is how the object is now.
+    /// This is how the object is, unless something newer is known: answers and watches overtake each other.
     pub fn remember(&self, group: &str, key: Key, seen: Seen) {
         let mut inner = self.lock();
-        let before = inner.objects.entry(group.to_owned()).or_default().insert(key, seen.clone());
-        if before.as_ref() != Some(&seen) {
+        let known = inner.objects.entry(group.to_owned()).or_default();
+        let before = known.get(&key).cloned().unwrap_or_default();
+        if before.uid == seen.uid && seen.version < before.version {
+            return;
+        }
+        let is_news = before != Seen { version: before.version, ..seen.clone() };
+        known.insert(key, seen);
+        if is_news {
             inner.stirred.insert(group.to_owned());
             drop(inner);
             self.stir.notify_one();
@@ -179,20 +189,20 @@ impl Observed {
     /// The object is gone.
     pub fn forget(&self, group: &str, key: &Key) {
         let mut inner = self.lock();
-        let inner = &mut *inner;
-        for of_group in [inner.objects.get_mut(group).map(|objects| objects.remove(key).is_some())] {
-            if of_group == Some(true) {
-                inner.stirred.insert(group.to_owned());
-            }
+        let Inner { objects, settled, stirred } = &mut *inner;
+        let was_known = objects.get_mut(group).is_some_and(|objects| objects.remove(key).is_some());
+        settled.get_mut(group).map(|settled| settled.remove(key));
+        if objects.get(group).is_some_and(BTreeMap::is_empty) {
+            objects.remove(group);
         }
-        if inner.objects.get(group).is_some_and(BTreeMap::is_empty) {
-            inner.objects.remove(group);
+        if settled.get(group).is_some_and(BTreeMap::is_empty) {
+            settled.remove(group);
         }
-        inner.settled.get_mut(group).map(|settled| settled.remove(key));
-        if inner.settled.get(group).is_some_and(BTreeMap::is_empty) {
-            inner.settled.remove(group);
+        if was_known {
+            stirred.insert(group.to_owned());
+            drop(inner);
+            self.stir.notify_one();
         }
-        self.stir.notify_one();
     }
 
     fn keep_only(&self, kind: &'static str, listed: Vec<(String, Key)>) {
@@ -218,16 +228,17 @@ impl Observed {
         objects.map(|(key, seen)| (key.clone(), seen.clone())).collect()
     }
 
-    /// How many pods of sidecars are ready.
-    pub fn pods_ready(&self) -> usize {
-        let ready: i64 = self
-            .lock()
-            .objects
-            .values()
-            .flat_map(BTreeMap::values)
-            .map(|seen| i64::from(seen.pods.ready))
-            .sum();
-        usize::try_from(ready).unwrap_or_default()
+    /// How many pods of each account are ready: a sidecar's Deployment is called as the account its pods run as.
+    pub fn pods_ready(&self) -> HashMap<Account, usize> {
+        let inner = self.lock();
+        let all =
+            inner.objects.iter().filter_map(|(group, objects)| Some((group.split_once('/')?.0, objects)));
+        let all = all.flat_map(|(namespace, objects)| objects.iter().map(move |object| (namespace, object)));
+        all.filter(|(_, ((kind, _), _))| *kind == "Deployment")
+            .map(|(namespace, ((_, name), seen))| {
+                ((namespace.to_owned(), name.clone()), usize::try_from(seen.pods.ready).unwrap_or_default())
+            })
+            .collect()
     }
 
     /// Whether the object was found to be as `hash` says, and has not changed since.
@@ -295,6 +306,11 @@ pub fn of_metadata(metadata: &ObjectMeta) -> Seen {
     owners.clone().for_each(|owner| owner.uid.hash(&mut fingerprint));
     Seen {
         uid: metadata.uid.clone().unwrap_or_default(),
+        version: metadata
+            .resource_version
+            .as_ref()
+            .and_then(|version| version.parse().ok())
+            .unwrap_or_default(),
         owner: owners.clone().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.clone()),
         fingerprint: fingerprint.finish(),
         ..Seen::default()
@@ -334,4 +350,44 @@ pub fn of_dynamic(object: &kube::core::DynamicObject) -> Seen {
             .map_or_else(|_| of_metadata(&object.metadata), |one| of_revision(&one));
     }
     of_metadata(&object.metadata)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ready_pods_of_an_account_are_those_of_the_deployment_of_its_name() {
+        let observed = Observed::default();
+        observed.remember("shop/p", ("Deployment", "p-hub-spl".into()), seen(1, 2));
+        observed.remember("shop/p", ("Service", "p-hub-spl".into()), seen(1, 0));
+        assert_eq!(observed.pods_ready(), [(("shop".into(), "p-hub-spl".into()), 2)].into());
+    }
+
+    fn seen(version: u64, ready: i32) -> Seen {
+        Seen { uid: "u".into(), version, pods: Pods { ready, ..Pods::default() }, ..Seen::default() }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_comes_late_does_not_undo_what_a_watch_has_shown() {
+        let (observed, key) = (Observed::default(), ("Deployment", "hub".to_owned()));
+        observed.remember("shop/p", key.clone(), seen(9, 2));
+        observed.remember("shop/p", key.clone(), seen(7, 0));
+        assert_eq!(observed.get("shop/p", &key), Some(seen(9, 2)));
+        let another = Seen { uid: "another".into(), ..seen(3, 1) };
+        observed.remember("shop/p", key.clone(), another.clone());
+        assert_eq!(observed.get("shop/p", &key), Some(another), "versions of another object do not compare");
+    }
+
+    #[tokio::test]
+    async fn only_what_matters_stirs() {
+        let (observed, key) = (Observed::default(), ("Deployment", "hub".to_owned()));
+        observed.remember("shop/p", key.clone(), seen(1, 0));
+        assert_eq!(observed.stirred().await, ["shop/p"]);
+        observed.remember("shop/p", key.clone(), seen(2, 0));
+        assert!(observed.lock().stirred.is_empty(), "the same with another version is no news");
+        observed.forget("shop/p", &key);
+        assert_eq!(observed.stirred().await, ["shop/p"]);
+        assert!(observed.all("shop/p").is_empty());
+    }
 }

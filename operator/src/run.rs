@@ -1,6 +1,6 @@
 //! The life of the process: who it is, what it serves, when it leads, how it ends.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::Request;
 use kube::{
@@ -19,6 +19,7 @@ use crate::{
     metrics::{self, Health, Metrics},
     settings::Settings,
     trust::{self, AuthorityError},
+    webhook,
 };
 
 /// How long what is under way may take to end.
@@ -56,6 +57,7 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> Result<(
         fleet: fleet.clone(),
         roots: roots.clone(),
         namespace: settings.namespace.clone(),
+        webhook_configuration: settings.webhook_configuration.clone(),
         facts: settings.facts(),
         clock: clock.clone(),
         metrics: metrics.clone(),
@@ -69,12 +71,11 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> Result<(
         let mut stopped = stopped.clone();
         async move { drop(stopped.wait_for(|stopped| *stopped).await) }
     };
-    let listener = TcpListener::bind(settings.control_listen)
-        .await
-        .map_err(|error| RunError::Listen(settings.control_listen.to_string(), error))?;
+    let (listener, reviews) = (bind(settings.control_listen).await?, bind(settings.webhook_listen).await?);
     let certifier = Certifier::new(client.clone(), news(), lifetime, clock.clone(), metrics.clone());
     let syncer = Syncer::new(fleet.clone(), news(), leadership.clone());
     let controlled = control::serve(listener, identity.clone(), certifier, syncer, ended());
+    let reviewed = webhook::serve(reviews, identity.clone(), ended());
     let (serving, is_serving) = watch::channel(true);
     let health = Health { metrics, fleet: fleet.clone(), leadership: leadership.clone(), is_serving };
     let answered = metrics::serve(settings.metrics_listen, health, ended());
@@ -86,9 +87,11 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> Result<(
     let leading = tokio::spawn(lead_whenever_elected(leader, fleet, leadership));
     let mut controlled = std::pin::pin!(controlled);
     let mut answered = std::pin::pin!(answered);
+    let mut reviewed = std::pin::pin!(reviewed);
     let result = tokio::select! {
         () = stop => Ok(()),
         served = &mut controlled => served.map_err(RunError::Serve),
+        served = &mut reviewed => served.map_err(|error| RunError::Listen(settings.webhook_listen.to_string(), error)),
         served = &mut answered => served.map_err(|error| RunError::Listen(settings.metrics_listen.to_string(), error)),
     };
 
@@ -105,6 +108,10 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> Result<(
     renewing.abort();
     tracing::info!("ended");
     result
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, RunError> {
+    TcpListener::bind(address).await.map_err(|error| RunError::Listen(address.to_string(), error))
 }
 
 /// Leads while this replica holds the Lease; nothing of it outlives that.

@@ -40,6 +40,12 @@ pub struct Settings {
     /// Where the control server listens.
     #[arg(long, env = "SIDESTREAM_CONTROL_LISTEN", default_value = "0.0.0.0:9443")]
     pub control_listen: SocketAddr,
+    /// Where the validating webhook listens.
+    #[arg(long, env = "SIDESTREAM_WEBHOOK_LISTEN", default_value = "0.0.0.0:8443")]
+    pub webhook_listen: SocketAddr,
+    /// The ValidatingWebhookConfiguration that is told whom to trust. Absent: there is none.
+    #[arg(long, env = "SIDESTREAM_WEBHOOK_CONFIGURATION")]
+    pub webhook_configuration: Option<String>,
     /// Where `/metrics`, `/livez` and `/readyz` are served.
     #[arg(long, env = "SIDESTREAM_METRICS_LISTEN", default_value = "0.0.0.0:8080")]
     pub metrics_listen: SocketAddr,
@@ -76,7 +82,10 @@ impl Settings {
                 .control_address
                 .clone()
                 .unwrap_or_else(|| format!("{}:{}", self.host(), sidestream_control::CONTROL_PORT)),
-            trust_domain: self.trust_domain.clone(),
+            operator_id: format!(
+                "spiffe://{}/ns/{}/sa/{}",
+                self.trust_domain, self.namespace, self.service_account
+            ),
         }
     }
 
@@ -108,6 +117,7 @@ mod tests {
     fn sidecars_are_sent_to_the_service_of_the_namespace() {
         let settings = Settings::parse_from(["operator", "--sidecar-image", "i", "--namespace", "ops"]);
         assert_eq!(settings.facts().operator, "sidestream-operator.ops.svc:9443");
+        assert_eq!(settings.facts().operator_id, "spiffe://cluster.local/ns/ops/sa/sidestream-operator");
         assert_eq!(settings.own_address(), "127.0.0.1:9443");
     }
 }

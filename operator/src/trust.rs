@@ -208,16 +208,7 @@ pub async fn follow(client: Client, namespace: String, roots: watch::Sender<Arc<
                 Ok(new) => adopt(&roots, new),
                 Err(error) => tracing::error!(%error, "the roots are kept as they are"),
             },
-            Ok(None) => {
-                let Ok(kept) = Roots::from_secret(&current.to_secret(), trust_domain, &clock) else {
-                    continue;
-                };
-                match create(&api, &namespace, kept, trust_domain, &clock).await {
-                    Ok(Some(_)) => tracing::warn!(secret = CA_SECRET, "put back what somebody had removed"),
-                    Ok(None) => {}
-                    Err(error) => tracing::error!(%error, "the roots are in memory only"),
-                }
-            }
+            Ok(None) => put_back(&api, &namespace, &roots, &clock).await,
             Err(error) => {
                 tracing::warn!(%error, secret = CA_SECRET, "cannot be followed now");
                 sleep(RETRY).await;
@@ -226,9 +217,41 @@ pub async fn follow(client: Client, namespace: String, roots: watch::Sender<Arc<
     }
 }
 
-/// These are the roots from now on. It is news only where they differ: each replica hears of its own writes, too.
+/// Somebody has removed the Secret: it must be there again before this process ends.
+async fn put_back(api: &Api<Secret>, namespace: &str, roots: &watch::Sender<Arc<Roots>>, clock: &Clock) {
+    loop {
+        let current = roots.borrow().clone();
+        let put = async {
+            create(api, namespace, current.copy(clock)?, current.issuer.trust_domain(), clock).await
+        };
+        match put.await {
+            Ok(Some(_)) => return tracing::warn!(secret = CA_SECRET, "put back what somebody had removed"),
+            // It is there; the watch shows it.
+            Ok(None) => return,
+            Err(error) => tracing::error!(%error, "the roots are in memory only"),
+        }
+        sleep(RETRY).await;
+    }
+}
+
+/// These are the roots from now on, unless newer ones are known. It is news only where they differ: each replica hears of
+/// its own writes, too, and late.
 pub(crate) fn adopt(roots: &watch::Sender<Arc<Roots>>, new: Roots) {
     roots.send_if_modified(|current| {
+        if new.generation < current.generation {
+            let (read, known) = (new.generation, current.generation);
+            tracing::warn!(
+                read,
+                known,
+                "an older `generation` in the Secret `{CA_SECRET}` is not taken over; to restore a backup, raise it"
+            );
+            return false;
+        }
+        // A larger resource version of the same object is newer (Kubernetes enhancement 5504).
+        let version = |roots: &Roots| roots.metadata.resource_version.as_ref()?.parse::<u64>().ok();
+        if new.metadata.uid == current.metadata.uid && version(&new) < version(current) {
+            return false;
+        }
         let essence = |roots: &Roots| (roots.generation, roots.issuer_number(), roots.phase());
         let is_news = essence(current) != essence(&new) || current.anchors != new.anchors;
         *current = Arc::new(new);
@@ -342,6 +365,26 @@ mod tests {
                 Phase::Issue => {}
             }
         }
+    }
+
+    #[test]
+    fn what_is_heard_late_does_not_undo_what_is_known() {
+        let clock = Clock::machine();
+        let at = |generation, version: &str| {
+            let mut roots = Roots::create("cluster.local", &clock).unwrap();
+            roots.generation = generation;
+            roots.metadata.resource_version = Some(version.into());
+            roots
+        };
+        let roots = watch::Sender::new(Arc::new(at(2, "20")));
+        let told = |new: Roots| {
+            let number = new.issuer_number();
+            adopt(&roots, new);
+            roots.borrow().issuer_number() == number
+        };
+        assert!(!told(at(1, "30")), "of an older generation");
+        assert!(!told(at(2, "9")), "of an earlier write");
+        assert!(told(at(2, "100")) && told(at(3, "101")));
     }
 
     #[test]

@@ -54,6 +54,30 @@ async fn a_foreign_object_of_our_name_is_named_and_left_alone() {
 }
 
 #[tokio::test]
+async fn what_runs_goes_on_when_somebody_puts_an_object_in_our_place() {
+    let server = Server::default();
+    server.user_applies(HELLO);
+    let operator = Operator::new(&server).seeing();
+    operator.context.fleet.expect([]);
+    operator.settle("hello").await;
+    let told = operator.context.fleet.connect(("shop".into(), "hello-main-spl".into()), "hello-1".into());
+    for (path, kind) in [(TRUST, "ConfigMap"), (SERVICE, "Service")] {
+        let ours = server.get(path).unwrap();
+        let name = path.rsplit('/').next().unwrap();
+        server.put(path, json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name}}));
+        // Its watch shows that ours is gone: what is there now has not our label.
+        let group = if kind == "ConfigMap" { "shop/" } else { "shop/hello" };
+        operator.context.observed.forget(group, &(kind, name.into()));
+        operator.settle("hello").await;
+        assert_eq!(condition(&server, "Ready").0, "NameConflict", "{kind}");
+        assert_eq!(told.plans().unwrap().len(), 1, "{kind}");
+        server.put(path, ours);
+        operator.settle("hello").await;
+        assert_ne!(condition(&server, "Ready").0, "NameConflict", "{kind}");
+    }
+}
+
+#[tokio::test]
 async fn an_object_of_an_earlier_pipeline_of_the_same_name_is_waited_for() {
     let server = Server::default();
     server.user_applies(HELLO);

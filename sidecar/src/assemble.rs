@@ -30,7 +30,7 @@ use crate::{
     World,
     latch::Latch,
     prepare::Prepared,
-    sink::{Orders, Remains, RunningSink},
+    sink::{Orders, Remains, RunningSink, drop_letters},
     source::{Head, RunningSource},
 };
 
@@ -48,7 +48,8 @@ pub(crate) struct Parts {
     pub(crate) sinks: HashMap<String, RunningSink>,
     pub(crate) remains: HashMap<String, Remains>,
     pub(crate) routes: HashMap<(String, String), Route>,
-    pub(crate) inputs: HashMap<(String, String), Input>,
+    /// Several where a run before has ended and left some in its ring.
+    pub(crate) inputs: HashMap<(String, String), Vec<Input>>,
     /// Rings of errors that may not be empty, by the stage they lead to.
     pub(crate) letters: HashMap<String, Vec<Input>>,
     /// Errors that there was no room for in such rings, by the stage whose they are.
@@ -99,6 +100,12 @@ pub(crate) fn assemble(
         .collect();
     let sinks = joiner.start_sinks(prepared.sinks, &mut parts, &mut links)?;
 
+    let unsent = std::mem::take(&mut parts.unsent);
+    for (name, letters) in unsent.into_iter().filter(|(_, letters)| !letters.is_empty()) {
+        // There is no dead-letter stage any more: errors are dropped, as the plan has it now.
+        let dropped = drop_letters(letters);
+        joiner.stats.get(&name).inspect(|own| own.count_dropped("error", dropped));
+    }
     // Rings that nobody took up end now, before anything is sent along the new ones: their sinks read them first.
     drop(parts);
     let tasks = joiner.worker_runs().zip(runs).map(|(stages, run)| joiner.start(stages, run)).collect();
@@ -110,7 +117,7 @@ pub(crate) fn assemble(
 struct Links {
     /// By the stages the ring leads from and to.
     routes: HashMap<(usize, usize), Route>,
-    inputs: HashMap<(usize, usize), Input>,
+    inputs: HashMap<(usize, usize), Vec<Input>>,
     /// By the stage whose errors the ring carries and the stage at whose end they are noticed: itself, or one before it
     /// on whose way out its `when` is asked.
     letter_routes: HashMap<(usize, usize), Route>,
@@ -125,7 +132,7 @@ impl Links {
             self.inputs.keys().filter(|(_, own)| *own == to).map(|(from, _)| *from).collect();
         froms.sort_unstable();
         let events = froms.into_iter().filter_map(|from| self.inputs.remove(&(from, to)));
-        let mut inputs: Vec<Input> = events.collect();
+        let mut inputs: Vec<Input> = events.flatten().collect();
         inputs.extend(self.letter_inputs.remove(&to).into_iter().flatten());
         inputs
     }
@@ -158,11 +165,15 @@ impl Joiner<'_> {
             let names = (self.name(from).to_owned(), stage.name.clone());
             let capacity = stage.input.capacity.map_or(RING_EVENTS, |events| events as usize);
             // The other end of a ring is gone where a sink has ended by a fault: it needs a new one.
-            let (mut route, input) = match parts.routes.remove(&names).filter(|route| !route.is_closed()) {
-                Some(route) => (route, parts.inputs.remove(&names)),
+            let mut inputs = parts.inputs.remove(&names).unwrap_or_default();
+            let mut route = match parts.routes.remove(&names).filter(|route| !route.is_closed()) {
+                Some(route) => route,
                 None => {
                     let (sender, receiver) = channel_by(RING_BATCHES, capacity, Batch::len);
-                    (Route::new(self.counted(to), sender), Some(Input::new(self.name(from), receiver)))
+                    // A run that has ended is gone with its end of the ring; what is in it has still to be read.
+                    inputs.retain(|input| !input.receiver.is_empty());
+                    inputs.push(Input::new(self.name(from), receiver));
+                    Route::new(self.counted(to), sender)
                 }
             };
             route.to = self.counted(to);
@@ -173,7 +184,7 @@ impl Joiner<'_> {
             route.gauge().set_limit(limit);
             self.rings.push((names.0, names.1, route.gauge()));
             links.routes.insert((from, to), route);
-            links.inputs.extend(input.map(|input| ((from, to), input)));
+            links.inputs.insert((from, to), inputs);
         }
         links
     }

@@ -7,7 +7,7 @@ use sidestream_connector::{
     AsyncSink, AsyncSource, BoxFuture, BuildError, Failure, Intake, Sink, Source, Stopped, Undelivered,
 };
 use sidestream_edge::{EdgeName, EdgeSender, Peering, Target};
-use sidestream_event::Batch;
+use sidestream_event::{Batch, frame::FrameError};
 use sidestream_plan::{
     Plan,
     stage::{Account, EdgeSink, EdgeSource},
@@ -64,9 +64,19 @@ impl AsyncSource for Receives {
                     () = intake.stopped() => return Ok(()),
                 };
                 let mut batch = intake.batch();
-                if let Err(error) = arrived.read_into(&mut batch) {
-                    batch.clear();
-                    return Err(Failure(format!("`{}` sent what cannot be read: {error}", arrived.sender())));
+                match arrived.read_into(&mut batch) {
+                    Ok(()) => {}
+                    // Whoever comes next in this place may know that version: the sender keeps it.
+                    Err(error @ FrameError::Version { .. }) => {
+                        batch.clear();
+                        return Err(Failure(format!("`{}` sent {error}", arrived.sender())));
+                    }
+                    // It will never be readable, and must not hold up what comes behind it.
+                    Err(error) => {
+                        let (edge, sender) = (self.name.to_string(), arrived.sender());
+                        tracing::error!(edge, %sender, "dropped what cannot be read, and the rest of its frame: {error}");
+                        intake.drop_unreadable();
+                    }
                 }
                 if batch.is_empty() {
                     arrived.taken().settle();
@@ -77,8 +87,9 @@ impl AsyncSource for Receives {
                         let unsettled = arrived.taken();
                         // On its own, because it may come long after this source has ended.
                         tokio::spawn(async move {
-                            if receipt.await.is_ok() {
-                                unsettled.settle();
+                            match receipt.await {
+                                Ok(settled) if !settled.is_lost => unsettled.settle(),
+                                _ => unsettled.lose(),
                             }
                         });
                     }
@@ -123,6 +134,10 @@ impl AsyncSink for Sends {
                 sender.settled().await;
             }
         })
+    }
+
+    fn abandon(&mut self) -> u64 {
+        self.sender.as_ref().map_or(0, EdgeSender::abandon)
     }
 
     /// Looks for its peers before the first batch comes.

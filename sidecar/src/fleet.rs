@@ -11,12 +11,19 @@ pub struct Fleet {
     world: World,
     observed: Observed,
     pipelines: BTreeMap<String, Arc<Pipeline>>,
+    /// Taken away, and not at their end when their time was over: they still deliver.
+    leaving: Vec<(String, Arc<Pipeline>)>,
 }
 
 impl Fleet {
     /// No pipelines yet.
     pub fn new(world: &World, observed: &Observed) -> Fleet {
-        Fleet { world: world.clone(), observed: observed.clone(), pipelines: BTreeMap::new() }
+        Fleet {
+            world: world.clone(),
+            observed: observed.clone(),
+            pipelines: BTreeMap::new(),
+            leaving: Vec::new(),
+        }
     }
 
     /// Starts a pipeline.
@@ -47,7 +54,7 @@ impl Fleet {
     fn change_one(&mut self, plan: Plan) -> Result<(), String> {
         let name = plan.pipeline.clone();
         match self.pipelines.get(&name) {
-            Some(running) if *running.plan() == plan => {
+            Some(running) if *running.plan() == plan && !running.is_broken() => {
                 tracing::info!(pipeline = name, "unchanged");
                 Ok(())
             }
@@ -67,7 +74,10 @@ impl Fleet {
 
     /// What a pipeline runs.
     pub fn plan(&self, name: &str) -> Option<Plan> {
-        self.pipelines.get(name).map(|running| (*running.plan()).clone())
+        self.pipelines
+            .get(name)
+            .filter(|running| !running.is_broken())
+            .map(|running| (*running.plan()).clone())
     }
 
     /// Waits until all have come to their end.
@@ -86,6 +96,7 @@ impl Fleet {
             let drains: Vec<_> = self
                 .pipelines
                 .iter()
+                .chain(self.leaving.iter().map(|(name, pipeline)| (name, pipeline)))
                 .map(|(name, pipeline)| (name, scope.spawn(move || pipeline.drain(grace))))
                 .collect();
             drains.into_iter().map(|(name, drain)| (name, drain.join())).collect()
@@ -96,12 +107,30 @@ impl Fleet {
         complete.fold(true, |all, own| all & own)
     }
 
-    /// Drains one of them and lets it go; none where it does not run.
+    /// Drains one of them and lets it go; none where it does not run. One that is not at its end after `grace` goes on
+    /// delivering: [`Fleet::left`] says when it is, and [`Fleet::drain`] waits for it.
     pub fn remove(&mut self, name: &str, grace: Duration) -> Option<Drained> {
-        let drained = self.pipelines.remove(name)?.drain(grace);
-        tell(name, &drained);
+        let pipeline = self.pipelines.remove(name)?;
+        let drained = pipeline.drain(grace);
+        if !tell(name, &drained) && !pipeline.is_broken() {
+            self.leaving.push((name.to_owned(), pipeline));
+        }
         self.observed.remove(name);
         Some(drained)
+    }
+
+    /// Waits until a pipeline that was removed before its end has come to it; for ever where there is none.
+    pub async fn left(&mut self) -> (String, Drained) {
+        let place = loop {
+            if let Some(place) = self.leaving.iter().position(|(_, pipeline)| pipeline.has_ended()) {
+                break place;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        };
+        let (name, pipeline) = self.leaving.remove(place);
+        let drained = pipeline.drain(Duration::ZERO);
+        tell(&name, &drained);
+        (name, drained)
     }
 }
 
@@ -153,3 +182,6 @@ fn tell(name: &str, drained: &Drained) -> bool {
     );
     false
 }
+
+/// How often it is looked for the end of what was removed before.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);

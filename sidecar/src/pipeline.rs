@@ -25,7 +25,7 @@ pub struct Pipeline {
     pub(crate) pool: Arc<Pool>,
     pub(crate) running: Mutex<Running>,
     /// Set when all runs and sinks have ended by themselves, or by draining.
-    ended: Latch,
+    pub(crate) ended: Latch,
 }
 
 pub(crate) struct Running {
@@ -35,6 +35,8 @@ pub(crate) struct Running {
     pub(crate) generation: u64,
     /// Whether it was asked to end.
     pub(crate) draining: bool,
+    /// A reload could neither make its plan work nor let the old one go on: nothing runs.
+    pub(crate) is_broken: bool,
     /// The books of sources that reloads have removed: their events may still be on their way.
     pub(crate) past: Vec<Origin>,
     /// Sinks that reloads could not stop: they have events that are neither delivered nor lost yet.
@@ -96,6 +98,7 @@ impl Pipeline {
             assembly,
             generation: 0,
             draining: false,
+            is_broken: false,
             past: Vec::new(),
             hung: Vec::new(),
         });
@@ -116,7 +119,8 @@ impl Pipeline {
             name: stage.name.clone(),
             role: stage.kind.role(),
             kind: stage.kind.name(),
-            stats: running.assembly.stats[&stage.name].clone(),
+            // None where a reload has broken it.
+            stats: running.assembly.stats.get(&stage.name).cloned().unwrap_or_default(),
             ledger: running.assembly.sources.get(&stage.name).map(|source| source.origin.ledger()),
         };
         running.plan.stages.iter().map(view).collect()
@@ -140,6 +144,11 @@ impl Pipeline {
     /// Waits until every source has come to its end and everything is delivered; for ever where a source has no end.
     pub async fn ended(&self) {
         self.ended.wait().await;
+    }
+
+    /// Whether a reload has left nothing of it running: it is to be started anew.
+    pub fn is_broken(&self) -> bool {
+        self.running().is_broken
     }
 
     /// Whether it has ended.

@@ -48,13 +48,15 @@ pub struct Reloaded {
     pub paused: Duration,
 }
 
-/// The new plan was not taken; the old one is running.
+/// The new plan was not taken; the old one is running, except where it is broken.
 #[derive(Debug)]
 pub enum ReloadError {
     /// The pipeline is draining, or has ended.
     Draining,
     /// A stage of the new plan cannot be made.
     Assemble(AssembleError),
+    /// The machine has no room for either plan.
+    Broken(AssembleError),
     /// A sink does not take the events that stages would have to give up first.
     Stuck {
         /// The stage whose ring is full.
@@ -107,7 +109,9 @@ impl Pipeline {
         self.end_sinks(running, &old, &plan, &change, &mut parts, until);
 
         running.assembly = assemble(&plan, prepared, parts, &self.pool, &self.world)
-            .map_err(|error| ReloadError::Assemble(AssembleError::Machine(error)))?;
+            .map_err(|error| self.broken(running, AssembleError::Machine(error)))?;
+        // What was lost may find a way now.
+        self.world.peering().inspect(|peering| peering.ask_again(&plan.pipeline));
         running.plan = Arc::new(plan);
         running.generation += 1;
         Ok(change.told(self.world.clock.now().since(begun)))
@@ -116,8 +120,8 @@ impl Pipeline {
     /// Lets the old plan go on.
     fn resume(&self, running: &mut Running, retired: Retired) -> Result<(), ReloadError> {
         let plan = running.plan.clone();
-        let whens =
-            prepare(&plan, &self.world, &mut Registry::default(), |_| true).map_err(ReloadError::Assemble)?;
+        let whens = prepare(&plan, &self.world, &mut Registry::default(), |_| true)
+            .map_err(|error| self.broken(running, error))?;
         let parts = dismantle(&plan, retired, &mut running.assembly);
         running.assembly = assemble(
             &plan,
@@ -126,9 +130,16 @@ impl Pipeline {
             &self.pool,
             &self.world,
         )
-        .map_err(|error| ReloadError::Assemble(AssembleError::Machine(error)))?;
+        .map_err(|error| self.broken(running, AssembleError::Machine(error)))?;
         running.generation += 1;
         Ok(())
+    }
+
+    /// Nothing runs any more: it has ended, and whoever wants it starts it anew.
+    fn broken(&self, running: &mut Running, error: AssembleError) -> ReloadError {
+        (running.is_broken, running.draining) = (true, true);
+        self.ended.set();
+        ReloadError::Broken(error)
     }
 
     /// Works off what is between the stages. The error is the stage that does not take it.
@@ -270,6 +281,7 @@ impl fmt::Display for ReloadError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ReloadError::Assemble(error) => write!(out, "{error}; the old plan is running"),
+            ReloadError::Broken(error) => write!(out, "{error}; nothing runs now: start the pipeline anew"),
             ReloadError::Draining => {
                 out.write_str("the pipeline is draining: start it anew with the new plan")
             }

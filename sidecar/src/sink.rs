@@ -13,7 +13,7 @@ use std::{
 };
 
 use bell::Bell;
-pub(crate) use remains::{Fate, Remains};
+pub(crate) use remains::{Fate, Remains, drop_letters};
 use sidestream_connector::{AsyncSink, BlockingSink, Sink, Undelivered};
 use sidestream_event::{Batch, Outcome, Pool};
 use sidestream_graph::{Fed, Inlet, Input, Route, StageStats, WakeOnDrop, addressed};
@@ -66,7 +66,7 @@ struct State {
     /// No more rings will come: end when all are closed and empty.
     finishing: bool,
     /// End now, and leave the rest.
-    stopping: bool,
+    stopping: Option<Fate>,
     /// Nobody waits any more for what it leaves.
     abandoned: Option<Fate>,
     /// What it has left, once it has.
@@ -81,8 +81,10 @@ impl RunningSink {
         remains: Remains,
         world: &World,
     ) -> std::io::Result<RunningSink> {
-        if let Some(route) = &mut orders.dead_letter {
-            remains.letters.into_iter().for_each(|letters| route.send(letters, &orders.pool));
+        match &mut orders.dead_letter {
+            Some(route) => remains.letters.into_iter().for_each(|letters| route.send(letters, &orders.pool)),
+            None if remains.letters.is_empty() => {}
+            None => orders.stats.count_dropped("error", drop_letters(remains.letters)),
         }
         let ended = Latch::default();
         let bell = Bell::default();
@@ -133,7 +135,7 @@ impl RunningSink {
     /// Ends the driver after the try that is going on, and gives what it leaves: nothing if it does not end within
     /// `limit`. It then ends what it has by itself, whenever it lets go.
     pub(crate) fn stop(&self, fate: Fate, limit: Duration, clock: &Clock) -> Option<Remains> {
-        self.desk.lock().stopping = true;
+        self.desk.lock().stopping = Some(fate);
         self.desk.bell.ring();
         let has_ended = self.ended.wait_blocking(limit, clock);
         let mut state = self.desk.lock();
@@ -175,7 +177,7 @@ impl Desk {
     }
 
     fn is_stopping(&self) -> bool {
-        self.lock().stopping
+        self.lock().stopping.is_some()
     }
 
     async fn stopping(&self) {
@@ -285,13 +287,24 @@ impl Driver {
                 }
             }
         }
+        if desk.lock().stopping == Some(Fate::Removed) {
+            let dropped = sink.abandon();
+            if dropped > 0 {
+                self.orders.stats.count_dropped(Fate::Removed.reason(), dropped);
+                tracing::warn!(
+                    stage = self.orders.name,
+                    dropped,
+                    "removed before its peers had settled these"
+                );
+            }
+        }
         self.leave();
     }
 
     fn step(&mut self) -> Step {
         let finishing = {
             let mut state = self.desk.lock();
-            if state.stopping {
+            if state.stopping.is_some() {
                 return Step::End;
             }
             if let Some(mut route) = state.dead_letter.take() {

@@ -67,9 +67,16 @@ fn events_cross_an_edge_once_and_in_order_while_it_is_cut_again_and_again() {
     let (mut registry, seen) = seen();
     let receiving = start(&hub, receives(custom("seen")), &mut registry);
     let sending = start(&app, sends(json!({"count": 30_000, "rate": 15_000.0})), &mut Registry::default());
-    for _ in 0..10 {
-        std::thread::sleep(Duration::from_millis(150));
+    let view = || app.world().peering().unwrap().edges().into_iter().next();
+    let mut cuts = 0;
+    while !sending.has_ended() && cuts < 10 {
+        until("it is open", || view().is_none_or(|edge| edge.connected == 1));
+        std::thread::sleep(Duration::from_millis(50));
         proxy.cut();
+        cuts += 1;
+        until("the sender sees the cut", || {
+            view().is_none_or(|edge| edge.connected == 0 || edge.connections > cuts)
+        });
     }
     ended(&app, &sending);
     let drained = receiving.drain(GRACE);
@@ -79,8 +86,7 @@ fn events_cross_an_edge_once_and_in_order_while_it_is_cut_again_and_again() {
         assert!(ledger.is_balanced(), "{name}: {ledger:?}");
         assert_eq!((ledger.accepted, ledger.completed), (30_000, 30_000), "{name}: {ledger:?}");
     }
-    let edge = app.world().peering().unwrap().edges();
-    assert!(edge.is_empty() || edge[0].connections > 5, "it was not cut: {edge:?}");
+    assert!(cuts >= 3, "it was cut {cuts} times only");
     let there = hub.world().peering().unwrap().edges().remove(0);
     assert_eq!((there.repeats, there.unsettled_batches), (0, 0), "{there:?}");
 }

@@ -297,3 +297,69 @@ fn a_stage_gives_up_what_it_holds_once_however_often_a_reload_comes_after() {
     assert_eq!(seen.numbers("sum"), [100]);
     pipeline.drain(Duration::from_secs(5));
 }
+
+#[test]
+fn what_a_source_that_has_ended_left_in_a_ring_comes_through_reloads_that_work_and_reloads_that_fail() {
+    let sidecar = sidecar();
+    let (mut registry, seen) = world::seen();
+    let late = Seen::default();
+    registry.processor("late", Box::new(late.clone()));
+    let gate = Gate::default();
+    registry.processor("gate", Box::new(gate.clone()));
+    let of = |rate: u64, unknown: &str| {
+        compiled(vec![
+            json!({"name": "few", "source": {"generator": {"count": 5_000}}}),
+            json!({"name": "seen", "from": ["few"], "process": {"custom": {"processor": "seen"}}}),
+            json!({"name": "end", "from": ["seen"], "sink": {"blackhole": {}}}),
+            json!({"name": "gate", "from": ["few"], "process": {"custom": {"processor": "gate"}}}),
+            json!({"name": "late", "from": ["gate"], "process": {"custom": {"processor": "late"}}}),
+            json!({"name": "last", "from": ["late"], "sink": {"blackhole": {}}}),
+            json!({"name": "tick", "source": {"generator": {"rate": rate}}}),
+            json!({"name": "other", "from": ["tick"], "process": {"custom": {"processor": unknown}}}),
+            json!({"name": "there", "from": ["other"], "sink": {"blackhole": {}}}),
+        ])
+    };
+    registry.processor("a", Box::new(Seen::default()));
+    let pipeline = world::start(&sidecar, of(10, "a"), &mut registry);
+    while seen.events().len() < 5_000 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    thread::sleep(Duration::from_millis(50));
+    pipeline.reload(of(10, "nobody"), &mut registry).expect_err("there is no such processor");
+    for rate in [20, 30] {
+        thread::sleep(Duration::from_millis(20));
+        pipeline.reload(of(rate, "a"), &mut registry).expect("a good plan");
+    }
+    assert_eq!(late.events().len(), 0);
+    gate.open();
+    for _ in 0..5_000 {
+        if late.events().len() < 5_000 {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+    assert_eq!(late.numbers("sequence"), (0..5_000).collect::<Vec<_>>());
+    assert!(pipeline.drain(Duration::from_secs(5)).is_complete());
+}
+
+/// Holds everything until it is opened.
+#[derive(Clone, Default)]
+struct Gate(Arc<std::sync::Mutex<bool>>);
+
+impl Gate {
+    fn open(&self) {
+        *self.0.lock().expect("nobody panics with it") = true;
+    }
+}
+
+impl sidestream_sidecar::Processor for Gate {
+    fn process(
+        &mut self,
+        _: &mut sidestream_event::Batch,
+        out: &mut sidestream_sidecar::Output,
+    ) -> sidestream_sidecar::Flow {
+        match *self.0.lock().expect("nobody panics with it") {
+            true => sidestream_sidecar::Flow::Continue,
+            false => sidestream_sidecar::Flow::Hold(out.now() + Duration::from_millis(1)),
+        }
+    }
+}

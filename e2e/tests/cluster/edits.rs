@@ -94,6 +94,30 @@ fn the_last_three_plans_are_kept_to_go_back_to() {
     });
 }
 
+#[test]
+#[ignore = "needs a cluster: make e2e"]
+fn an_object_of_somebody_else_is_not_touched_and_the_status_names_it() {
+    let shop = Namespace::new("e2e-foreign");
+    shop.kubectl(&["create", "service", "clusterip", "count-main-spl", "--tcp=80"])
+        .expect("somebody's service");
+    let theirs =
+        || shop.get(&["service/count-main-spl"]).expect("it is there")["metadata"]["resourceVersion"].clone();
+    let before = theirs();
+    shop.apply(&count(""));
+    eventually("the status names it", SOON, || {
+        let status = shop.get(&["pipeline/count"])?["status"].to_string();
+        if status.contains("NameConflict") && status.contains("count-main-spl") {
+            Ok(())
+        } else {
+            Err(status)
+        }
+    });
+    assert_eq!(theirs(), before);
+
+    shop.kubectl(&["delete", "service", "count-main-spl"]).expect("they give way");
+    shop.wait_ready("count");
+}
+
 /// A running pipeline in one sidecar.
 fn counting(name: &str) -> Namespace {
     let shop = Namespace::new(name);

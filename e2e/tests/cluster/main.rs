@@ -5,9 +5,14 @@
 #![allow(clippy::disallowed_methods, reason = "a test of real programs waits in real time")]
 
 mod collector;
-mod disturbed;
 mod edges;
 mod edits;
+mod flow;
 mod handshake;
+mod no_api_server;
+mod no_operator;
+mod node_drained;
+mod restarts;
 mod rights;
+mod wire;
 mod world;

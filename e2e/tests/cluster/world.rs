@@ -5,6 +5,7 @@ use std::{
     io::Write,
     path::Path,
     process::{Command, Stdio},
+    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     thread,
     time::{Duration, Instant},
 };
@@ -14,20 +15,39 @@ use serde_json::Value;
 /// How long the cluster may take for something that is no question of speed.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 
+/// Who uses the cluster: many tests together, or one that disturbs it all.
+static CLUSTER: RwLock<()> = RwLock::new(());
+
+/// A test's part of the cluster.
+#[expect(dead_code, reason = "held, not read")]
+enum Part {
+    Shared(RwLockReadGuard<'static, ()>),
+    Whole(RwLockWriteGuard<'static, ()>),
+}
+
 /// A namespace under the strictest Pod Security, gone with the test.
 pub(crate) struct Namespace {
     pub(crate) name: String,
+    _part: Part,
 }
 
 impl Namespace {
     pub(crate) fn new(name: &str) -> Namespace {
-        let namespace = Namespace { name: name.to_owned() };
+        Namespace::make(name, Part::Shared(CLUSTER.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// For a test that disturbs the whole cluster: no other one runs meanwhile.
+    pub(crate) fn alone(name: &str) -> Namespace {
+        Namespace::make(name, Part::Whole(CLUSTER.write().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    fn make(name: &str, part: Part) -> Namespace {
         let enforced = "pod-security.kubernetes.io/enforce: restricted";
         let yaml = format!(
             "{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}, labels: {{{enforced}}}}}}}"
         );
         kubectl(&["apply", "-f", "-"], &yaml).expect("a namespace");
-        namespace
+        Namespace { name: name.to_owned(), _part: part }
     }
 
     /// Runs `kubectl` in this namespace and gives what it printed, or what it complained of.
@@ -53,12 +73,13 @@ impl Namespace {
 
     /// Waits until the condition `Ready` of a pipeline is true, as its user would.
     pub(crate) fn wait_ready(&self, pipeline: &str) {
-        let pipeline = format!("pipeline/{pipeline}");
+        let (pipeline, begun) = (format!("pipeline/{pipeline}"), Instant::now());
         if let Err(reason) = self.kubectl(&["wait", "--for=condition=Ready", &pipeline, "--timeout=60s"]) {
             let status = self.kubectl(&["get", &pipeline, "-o", "jsonpath={.status}"]).unwrap_or_default();
             let pods = self.kubectl(&["get", "pods", "-o", "wide"]).unwrap_or_default();
             panic!("{pipeline}: {reason}\nstatus: {status}\n{pods}");
         }
+        println!("{pipeline} was Ready after {} ms", begun.elapsed().as_millis());
     }
 
     /// The names of the living pods of one sidecar.

@@ -101,7 +101,7 @@ fn pod(of: &Of<'_>, selector: LabelSelector) -> PodSpec {
 }
 
 fn container(of: &Of<'_>, mounts: Vec<VolumeMount>) -> Container {
-    let Facts { sidecar_image, image_pull_policy, operator, trust_domain } = of.facts;
+    let Facts { sidecar_image, image_pull_policy, operator, operator_id } = of.facts;
     let port = |name: &str, number| ContainerPort {
         name: Some(name.into()),
         container_port: number,
@@ -123,7 +123,7 @@ fn container(of: &Of<'_>, mounts: Vec<VolumeMount>) -> Container {
             of_pod("POD_NAMESPACE", "metadata.namespace"),
             of_pod("POD_IP", "status.podIP"),
             variable("SIDESTREAM_OPERATOR", operator),
-            variable("SIDESTREAM_TRUST_DOMAIN", trust_domain),
+            variable("SIDESTREAM_OPERATOR_ID", operator_id),
         ]),
         ports: Some(all),
         resources: Some(ResourceRequirements {

@@ -43,8 +43,8 @@ pub struct Facts {
     pub image_pull_policy: Option<String>,
     /// Where the operator's control server is: `sidestream-operator.sidestream-system.svc:9443`.
     pub operator: String,
-    /// The trust domain of every SPIFFE ID: `cluster.local`.
-    pub trust_domain: String,
+    /// Who the operator is: `spiffe://cluster.local/ns/sidestream-system/sa/sidestream-operator`.
+    pub operator_id: String,
 }
 
 /// Everything that runs `sidecar`, one of `sidecars`, the parts of `pipeline`; in the order it is to be applied.

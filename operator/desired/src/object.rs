@@ -57,6 +57,8 @@ pub fn is_contained(desired: &Value, live: &Value) -> bool {
         // An empty map or list that the server left out.
         (Value::Object(desired), Value::Null) => desired.is_empty(),
         (Value::Array(desired), Value::Null) => desired.is_empty(),
+        // The server writes 20.0 as 20.
+        (Value::Number(desired), Value::Number(live)) => desired == live || desired.as_f64() == live.as_f64(),
         (desired, live) => desired == live,
     }
 }
@@ -77,6 +79,7 @@ mod tests {
     fn what_the_server_adds_is_no_difference() {
         let desired = json!({"spec": {"ports": [{"name": "edge"}], "selector": {}}});
         let live = json!({"spec": {"ports": [{"name": "edge", "protocol": "TCP"}], "clusterIP": "None"}});
+        assert!(is_contained(&json!({"rate": 20.0}), &json!({"rate": 20})));
         assert!(is_contained(&desired, &live));
     }
 

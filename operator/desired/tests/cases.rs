@@ -48,7 +48,7 @@ fn made_of(text: &[u8], name: &str) -> String {
         sidecar_image: "sidestream.dev/sidecar:0.1.0".into(),
         image_pull_policy: None,
         operator: "sidestream-operator.sidestream-system.svc:9443".into(),
-        trust_domain: "cluster.local".into(),
+        operator_id: "spiffe://cluster.local/ns/sidestream-system/sa/sidestream-operator".into(),
     };
     let compiled = compile(text, name);
     assert!(compiled.is_ok(), "{name}: {:?}", compiled.diagnostics);

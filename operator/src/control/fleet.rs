@@ -7,8 +7,9 @@
 //! ```
 //!
 //! A sidecar is known by the service account in its certificate: that is what says which plans are its. All of this is
-//! memory: a sidecar that connects says everything again. A set of plans is always the full one, so nobody is told
-//! anything before every pipeline of the namespace has been looked at: half a set would stop the other half.
+//! memory: a sidecar that connects says everything again. An account belongs to one pipeline, so its sidecars are told
+//! their plans as soon as that one has been looked at; that they are to run nothing they are told only when every
+//! pipeline of the namespace has been: any of those may be theirs.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -24,6 +25,9 @@ const PIPELINES_SAID_MAX: usize = 256;
 const NAME_BYTES_MAX: usize = 63 + 1 + 253;
 /// The longest reason of a sidecar that is kept, in bytes.
 const REASON_BYTES_MAX: usize = 2048;
+
+/// Sessions of one account: more pods than a Deployment has.
+const SESSIONS_MAX: usize = 4096;
 
 /// A service account: namespace and name.
 pub type Account = (String, String);
@@ -43,7 +47,8 @@ struct Inner {
     /// The accounts that run something of a pipeline.
     accounts: HashMap<String, BTreeSet<Account>>,
     sessions: HashMap<u64, Session>,
-    by_account: HashMap<Account, BTreeSet<u64>>,
+    /// The session of each connected pod.
+    by_account: HashMap<Account, BTreeMap<String, u64>>,
     last_session: u64,
     stirred: HashSet<String>,
     /// The pipelines of each namespace that have not been looked at; none before it is known which there are.
@@ -138,14 +143,16 @@ impl Fleet {
         (inner.plans, inner.accounts, inner.stirred, inner.unsettled) = Default::default();
     }
 
-    /// A pod of `account` has connected. The connection ends when the guard is dropped.
+    /// A pod of `account` has connected. The connection ends when the guard is dropped, or the pod connects anew; where
+    /// an account has too many, its oldest ends.
     pub fn connect(&self, account: Account, pod: String) -> Connected {
         let mut inner = self.lock();
+        inner.make_room(&account, &pod);
         inner.last_session += 1;
         let id = inner.last_session;
         let changed = watch::Sender::new(0);
         let changes = changed.subscribe();
-        inner.by_account.entry(account.clone()).or_default().insert(id);
+        inner.by_account.entry(account.clone()).or_default().insert(pod.clone(), id);
         let session =
             Session { account: account.clone(), pod, changed, said: BTreeMap::new(), anchored: None };
         inner.sessions.insert(id, session);
@@ -159,7 +166,7 @@ impl Fleet {
         let inner = self.lock();
         let mut sum = Acknowledged::default();
         for session in
-            inner.by_account.get(account).into_iter().flatten().filter_map(|id| inner.sessions.get(id))
+            inner.by_account.get(account).into_iter().flatten().filter_map(|(_, id)| inner.sessions.get(id))
         {
             sum.connected += 1;
             let Some(said) = session.said.get(pipeline) else { continue };
@@ -193,9 +200,14 @@ impl Fleet {
         self.lock().sessions.len()
     }
 
-    /// What every connected sidecar says of its anchors: the generation, and who issued its certificate.
-    pub fn anchored(&self) -> Vec<Option<(u64, u64)>> {
-        self.lock().sessions.values().map(|session| session.anchored).collect()
+    /// What every connected pod that runs something says of its anchors: the generation, and who issued its certificate.
+    pub fn anchored(&self) -> HashMap<Account, Vec<Option<(u64, u64)>>> {
+        let inner = self.lock();
+        let mut anchored: HashMap<Account, Vec<_>> = HashMap::new();
+        for session in inner.sessions.values().filter(|session| inner.plans.contains_key(&session.account)) {
+            anchored.entry(session.account.clone()).or_default().push(session.anchored);
+        }
+        anchored
     }
 
     /// The pipelines of which something has been said since the last call; waits until there are some.
@@ -228,11 +240,11 @@ impl Connected {
     /// Everything it is to run; none while that is not known.
     pub fn plans(&self) -> Option<Vec<Plan>> {
         let inner = self.fleet.lock();
-        if inner.unsettled.as_ref()?.contains_key(&self.account.0) {
-            return None;
+        let unsettled = inner.unsettled.as_ref()?;
+        match inner.plans.get(&self.account) {
+            Some(plans) => Some(plans.values().map(|plan| (**plan).clone()).collect()),
+            None => (!unsettled.contains_key(&self.account.0)).then(Vec::new),
         }
-        let plans = inner.plans.get(&self.account).into_iter().flatten();
-        Some(plans.map(|(_, plan)| (**plan).clone()).collect())
     }
 
     /// It says something.
@@ -245,11 +257,15 @@ impl Connected {
                 return;
             }
             Report::Hello(_) => return,
-            Report::Applied(applied) => (
-                applied.pipeline.clone(),
-                Said { applied: Some((applied.hash, applied.error)), ..Said::default() },
-            ),
-            Report::Ready(ready) => (ready.pipeline.clone(), Said { ready: Some(ready), ..Said::default() }),
+            Report::Applied(applied) => {
+                let error = applied.error.map(shortened);
+                (applied.pipeline, Said { applied: Some((applied.hash, error)), ..Said::default() })
+            }
+            Report::Ready(mut ready) => {
+                ready.reason = shortened(ready.reason);
+                ready.missing.truncate(PIPELINES_SAID_MAX);
+                (ready.pipeline.clone(), Said { ready: Some(ready), ..Said::default() })
+            }
             Report::Drained(drained) => (
                 drained.pipeline.clone(),
                 Said { drained: Some((drained.hash, drained.counts.unwrap_or_default())), ..Said::default() },
@@ -280,13 +296,7 @@ impl Connected {
 impl Drop for Connected {
     fn drop(&mut self) {
         let mut inner = self.fleet.lock();
-        inner.sessions.remove(&self.id);
-        if let Some(ids) = inner.by_account.get_mut(&self.account) {
-            ids.remove(&self.id);
-            if ids.is_empty() {
-                inner.by_account.remove(&self.account);
-            }
-        }
+        inner.end(self.id);
         inner.stir_all_of(&self.account);
         drop(inner);
         self.fleet.stir.notify_one();
@@ -319,13 +329,33 @@ impl Inner {
                 self.plans.remove(account);
             }
         }
-        for id in self.by_account.get(account).into_iter().flatten() {
+        for id in self.by_account.get(account).into_iter().flat_map(BTreeMap::values) {
             self.sessions.get_mut(id).map(|session| session.said.remove(pipeline));
         }
     }
 
+    /// Ends the session of `account` that gives way to a new one of `pod`: its sender of changes is gone.
+    fn make_room(&mut self, account: &Account, pod: &str) {
+        let Some(pods) = self.by_account.get(account) else { return };
+        let oldest = || (pods.len() >= SESSIONS_MAX).then(|| pods.values().min().copied()).flatten();
+        if let Some(id) = pods.get(pod).copied().or_else(oldest) {
+            self.end(id);
+        }
+    }
+
+    fn end(&mut self, id: u64) {
+        let Some(session) = self.sessions.remove(&id) else { return };
+        if let Some(pods) = self.by_account.get_mut(&session.account) {
+            pods.remove(&session.pod);
+            if pods.is_empty() {
+                self.by_account.remove(&session.account);
+            }
+        }
+    }
+
     fn wake(&self, accounts: &BTreeSet<Account>) {
-        let ids = accounts.iter().filter_map(|account| self.by_account.get(account)).flatten();
+        let ids =
+            accounts.iter().filter_map(|account| self.by_account.get(account)).flat_map(BTreeMap::values);
         ids.filter_map(|id| self.sessions.get(id)).for_each(Session::wake);
     }
 
@@ -356,7 +386,7 @@ fn add(sum: &mut Counts, counts: &Counts) {
 
 #[cfg(test)]
 mod tests {
-    use sidestream_control::{Applied, Drained};
+    use sidestream_control::{Anchored, Applied, Drained};
 
     use super::*;
 
@@ -374,15 +404,13 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_told_anything_before_every_pipeline_of_the_namespace_has_been_looked_at() {
+    fn nobody_is_told_anything_before_it_is_known_which_pipelines_there_are() {
         let fleet = Fleet::default();
         let mut hub = fleet.connect(account("hub"), "hub-1".into());
         fleet.publish("shop/p", vec![(account("hub"), plan("1"))]);
         assert_eq!(hub.plans(), None);
-        fleet.expect(["shop/p".into(), "shop/q".into(), "other/r".into()]);
-        assert_eq!(hub.plans(), None);
         hub.changes.mark_unchanged();
-        fleet.publish("shop/q", vec![]);
+        fleet.expect(["shop/p".into(), "shop/q".into(), "other/r".into()]);
         assert!(hub.changes.has_changed().unwrap());
         assert_eq!(hub.plans().unwrap().len(), 1);
     }
@@ -453,6 +481,47 @@ mod tests {
         stranger.report(applied("1", None));
         fleet.publish("shop/p", vec![(account("hub"), plan("1"))]);
         assert_eq!(fleet.acknowledged(&account("hub"), "shop/p", "1").applied, 1);
+    }
+
+    #[test]
+    fn a_pod_that_connects_anew_is_one_pod_and_an_account_has_no_end_of_them() {
+        let fleet = Fleet::default();
+        let anchored = |generation| Report::Anchored(Anchored { generation, issuer: 1 });
+        let before = fleet.connect(account("hub"), "hub-1".into());
+        before.report(anchored(1));
+        let mut now = fleet.connect(account("hub"), "hub-1".into());
+        now.report(anchored(2));
+        before.report(anchored(3));
+        assert!(fleet.anchored().is_empty(), "it is not known to run anything");
+        fleet.publish("shop/p", vec![(account("hub"), plan("1"))]);
+        assert_eq!(fleet.anchored()[&account("hub")], [Some((2, 1))]);
+        drop(before);
+        assert!(fleet.connected() == 1 && now.changes.has_changed().is_ok());
+
+        let others: Vec<_> =
+            (2..=SESSIONS_MAX + 1).map(|n| fleet.connect(account("hub"), format!("hub-{n}"))).collect();
+        assert_eq!(fleet.connected(), SESSIONS_MAX);
+        now.changes.mark_unchanged();
+        assert!(now.changes.has_changed().is_err(), "the oldest has ended");
+        drop(others);
+        assert_eq!(fleet.connected(), 0);
+    }
+
+    #[test]
+    fn a_pipeline_that_cannot_be_looked_at_withholds_its_own_plans_only() {
+        let fleet = Fleet::default();
+        fleet.expect(["shop/p".into(), "shop/broken".into()]);
+        let (hub, other) = (
+            fleet.connect(account("hub"), "hub-1".into()),
+            fleet.connect(account("other"), "other-1".into()),
+        );
+        assert_eq!(hub.plans(), None);
+        fleet.publish("shop/p", vec![(account("hub"), plan("1"))]);
+        assert!(hub.changes.has_changed().unwrap());
+        assert_eq!(hub.plans().unwrap().len(), 1);
+        assert_eq!(other.plans(), None, "it may be of the pipeline that was not looked at");
+        fleet.withdraw("shop/broken");
+        assert_eq!(other.plans().unwrap().len(), 0);
     }
 
     #[test]

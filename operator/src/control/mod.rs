@@ -55,7 +55,7 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
     let (take, connections) = mpsc::channel(HANDSHAKES_MAX);
-    let accepting = tokio::spawn(accept(listener, identity, take));
+    let accepting = tokio::spawn(accept(listener, identity, b"h2", take));
     let served = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE.0))
         .http2_keepalive_timeout(Some(KEEPALIVE.1))
@@ -67,10 +67,11 @@ pub async fn serve(
     served
 }
 
-/// Shakes hands with everybody who comes, each on a task of its own.
-async fn accept(
+/// Shakes hands with everybody who comes, each on a task of its own, until nobody takes them any more.
+pub(crate) async fn accept(
     listener: TcpListener,
     identity: Identity,
+    alpn: &'static [u8],
     take: mpsc::Sender<io::Result<TlsStream<TcpStream>>>,
 ) {
     let turns = Arc::new(Semaphore::new(HANDSHAKES_MAX));
@@ -89,7 +90,7 @@ async fn accept(
         };
         if config.is_none() || changes.has_changed().unwrap_or(false) {
             changes.mark_unchanged();
-            config = current_config(&identity);
+            config = current_config(&identity, alpn);
         }
         let Some(config) = config.clone() else { continue };
         let take = take.clone();
@@ -105,9 +106,9 @@ async fn accept(
     }
 }
 
-fn current_config(identity: &Identity) -> Option<Arc<ServerConfig>> {
+fn current_config(identity: &Identity, alpn: &[u8]) -> Option<Arc<ServerConfig>> {
     identity
-        .server_config(Callers::ProvedOrNameless, &[b"h2"])
+        .server_config(Callers::ProvedOrNameless, &[alpn])
         .inspect_err(|error| tracing::error!(%error, "this replica cannot serve with its certificate"))
         .ok()
 }

@@ -38,6 +38,7 @@ use crate::{
     metrics::Metrics,
     observed::Observed,
     trust::Roots,
+    webhook::vouch,
 };
 
 pub use backoff::Backoff;
@@ -59,6 +60,8 @@ pub struct Leader {
     pub roots: watch::Sender<Arc<Roots>>,
     /// The operator's own namespace.
     pub namespace: String,
+    /// The webhook's configuration, where there is one.
+    pub webhook_configuration: Option<String>,
     /// What objects say about the world.
     pub facts: Facts,
     /// What time it is.
@@ -80,9 +83,15 @@ impl Leader {
         let working = async {
             // Before everything has been seen, everything would look absent.
             let _ = is_ready.wait_for(|ready| *ready).await;
-            let Self { client, namespace, roots, fleet, clock, .. } = self.clone();
-            let rotating = rotation::rotate(client, namespace, roots, fleet, observed.clone(), clock);
-            tokio::join!(self.control(observed.clone()), rotating);
+            let Self { client, namespace, webhook_configuration, roots, fleet, clock, .. } = self.clone();
+            let vouching = async {
+                if let Some(name) = webhook_configuration {
+                    vouch(client.clone(), name, roots.subscribe()).await;
+                }
+            };
+            let rotating =
+                rotation::rotate(client.clone(), namespace, roots.clone(), fleet, observed.clone(), clock);
+            tokio::join!(self.control(observed.clone()), rotating, vouching);
         };
         tokio::join!(observing, working);
     }

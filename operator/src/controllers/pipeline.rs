@@ -169,38 +169,35 @@ impl Look<'_> {
             anchors(&namespace, &roots.anchors.to_pem(), roots.phase().name())
         };
         let (mut conflict, mut failure) = (None, None);
-        match applier.apply(&format!("{namespace}/"), &trust).await {
-            Err(error @ (ApplyError::NameConflict { .. } | ApplyError::BeingRemoved { .. })) => {
-                fleet.publish(&self.name, vec![]);
-                return Ok(Some(error));
+        let shared = async {
+            applier.apply(&format!("{namespace}/"), &trust).await?;
+            self.keep_revision(sidecars).await
+        };
+        let mut kept = match shared.await {
+            Ok(kept) => kept,
+            Err(error) if error.is_anothers() => {
+                conflict = Some(error);
+                Vec::new()
             }
-            applied => drop(applied?),
-        }
-
-        let mut kept = self.keep_revision(sidecars).await?;
-        let mut plans = Vec::new();
+            Err(error) => return Err(error.into()),
+        };
         for sidecar in sidecars {
-            let made = objects(self.resource, sidecar, sidecars, facts);
-            kept.extend(made.iter().map(key_of));
-            let mut is_ours = true;
-            for object in &made {
-                match applier.apply(&self.name, object).await {
+            for object in objects(self.resource, sidecar, sidecars, facts) {
+                kept.push(key_of(&object));
+                // Nothing is made that would lean on what is somebody else's.
+                if conflict.is_some() {
+                    continue;
+                }
+                match applier.apply(&self.name, &object).await {
                     Ok(_) => {}
-                    // The rest of this sidecar must not lean on what is somebody else's.
-                    Err(error @ (ApplyError::NameConflict { .. } | ApplyError::BeingRemoved { .. })) => {
-                        is_ours = false;
-                        conflict.get_or_insert(error);
-                        break;
-                    }
+                    Err(error) if error.is_anothers() => conflict = Some(error),
                     Err(error) => drop(failure.get_or_insert(error)),
                 }
             }
-            if is_ours {
-                plans.push(self.plan(sidecar));
-            }
         }
-        // A sidecar that runs need not wait for what the API server refuses now.
-        fleet.publish(&self.name, plans);
+        // What runs goes on, whatever the API server refuses now.
+        let plans = sidecars.iter().filter(|sidecar| self.is_ours(sidecar)).map(|sidecar| self.plan(sidecar));
+        fleet.publish(&self.name, plans.collect());
         if let Some(failure) = failure {
             return Err(failure.into());
         }
@@ -210,8 +207,15 @@ impl Look<'_> {
         Ok(conflict)
     }
 
+    /// Whether the account of a sidecar was made by us: a plan is for nobody else.
+    fn is_ours(&self, sidecar: &SidecarPlan) -> bool {
+        let key = ("ServiceAccount", self.account(sidecar).1);
+        let seen = self.context.observed.get(&self.name, &key);
+        seen.is_some_and(|seen| seen.owner.is_some() && seen.owner == self.resource.uid())
+    }
+
     /// Keeps `sidecars` as the newest revision, and says which revisions stay.
-    async fn keep_revision(&self, sidecars: &[SidecarPlan]) -> Result<Vec<Key>, ReconcileError> {
+    async fn keep_revision(&self, sidecars: &[SidecarPlan]) -> Result<Vec<Key>, ApplyError> {
         let name = revision_name(&self.resource.name_any(), &hash(sidecars));
         let mut revisions = self.revisions();
         let last = revisions.iter().map(|(_, number)| *number).max().unwrap_or_default();

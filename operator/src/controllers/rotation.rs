@@ -4,7 +4,7 @@
 //! `kubectl -n sidestream-system annotate secret sidestream-ca sidestream.dev/rotate=NOW` begins one; so does a root that
 //! has lived four fifths of its life. What is in the Secret says how far it is: see [`crate::trust`].
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, api::PostParams};
@@ -12,8 +12,9 @@ use sidestream_host::Clock;
 use sidestream_trust::{Anchors, Authority};
 use tokio::{sync::watch, time::sleep};
 
+use super::Backoff;
 use crate::{
-    control::Fleet,
+    control::{Account, Fleet},
     observed::Observed,
     trust::{AuthorityError, CA_SECRET, Phase, ROTATE, ROTATED, Roots, adopt},
 };
@@ -33,6 +34,7 @@ pub(super) async fn rotate(
     clock: Clock,
 ) {
     let api: Api<Secret> = Api::namespaced(client, &namespace);
+    let backoff = Backoff::default();
     loop {
         sleep(PERIOD).await;
         let now = clock.wall_nanos().div_euclid(1_000_000_000);
@@ -43,6 +45,7 @@ pub(super) async fn rotate(
             Ok(None) => continue,
             Err(error) => {
                 tracing::error!(%error, "the roots do not rotate");
+                sleep(backoff.failed(CA_SECRET)).await;
                 continue;
             }
         };
@@ -50,10 +53,14 @@ pub(super) async fn rotate(
         match api.replace(CA_SECRET, &PostParams::default(), &next.to_secret()).await {
             Ok(written) => {
                 let phase = next.phase();
+                backoff.forget(CA_SECRET);
                 tracing::info!(?phase, generation = next.generation, "the roots rotate");
                 adopt(&roots, Roots { metadata: written.metadata, ..next });
             }
-            Err(error) => tracing::warn!(%error, "the roots do not rotate now"),
+            Err(error) => {
+                tracing::warn!(%error, "the roots do not rotate now");
+                sleep(backoff.failed(CA_SECRET)).await;
+            }
         }
     }
 }
@@ -61,16 +68,18 @@ pub(super) async fn rotate(
 /// What the sidecars say.
 #[derive(Debug)]
 struct Told {
-    /// Of each connected one: the generation it trusts, and who issued its certificate.
-    anchored: Vec<Option<(u64, u64)>>,
-    /// How many run.
-    pods: usize,
+    /// Of each connected pod of an account: the generation it trusts, and who issued its certificate.
+    anchored: HashMap<Account, Vec<Option<(u64, u64)>>>,
+    /// How many pods of each account run.
+    pods: HashMap<Account, usize>,
 }
 
 impl Told {
-    /// Whether every sidecar that runs is connected, and says so.
+    /// Whether every sidecar that runs is connected, and says so. None stands in for one of another account.
     fn is_by_all(&self, is_so: impl Fn((u64, u64)) -> bool) -> bool {
-        self.anchored.len() >= self.pods && self.anchored.iter().all(|one| one.is_some_and(&is_so))
+        let connected = |account| self.anchored.get(account).map_or(0, Vec::len);
+        self.pods.iter().all(|(account, pods)| connected(account) >= *pods)
+            && self.anchored.values().flatten().all(|one| one.is_some_and(&is_so))
     }
 }
 
@@ -116,7 +125,9 @@ mod tests {
         let clock = Clock::machine();
         let now = clock.wall_nanos() / 1_000_000_000;
         let go = |roots: &Roots, anchored: Vec<Option<(u64, u64)>>, pods| {
-            step(roots, &Told { anchored, pods }, now, &clock).unwrap()
+            let told =
+                Told { anchored: [(account("hub"), anchored)].into(), pods: [(account("hub"), pods)].into() };
+            step(roots, &told, now, &clock).unwrap()
         };
         let mut roots = Roots::create("cluster.local", &clock).unwrap();
         let old = roots.issuer_number();
@@ -144,7 +155,25 @@ mod tests {
         let clock = Clock::machine();
         let roots = Roots::create("cluster.local", &clock).unwrap();
         let late = roots.issuer.not_after_seconds() - LEFT_MIN_SECONDS + 1;
-        let told = Told { anchored: vec![], pods: 0 };
+        let told = Told { anchored: HashMap::new(), pods: HashMap::new() };
         assert!(step(&roots, &told, late, &clock).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_sidecar_of_one_account_does_not_stand_in_for_one_of_another() {
+        let told = |hub, door| Told {
+            anchored: [
+                (account("hub"), vec![Some((2, 1)); hub]),
+                (account("door"), vec![Some((2, 1)); door]),
+            ]
+            .into(),
+            pods: [(account("hub"), 1), (account("door"), 1)].into(),
+        };
+        assert!(told(1, 1).is_by_all(|_| true));
+        assert!(!told(2, 0).is_by_all(|_| true));
+    }
+
+    fn account(name: &str) -> Account {
+        ("shop".into(), name.into())
     }
 }

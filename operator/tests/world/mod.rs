@@ -319,7 +319,7 @@ impl Operator {
                 sidecar_image: "sidecar".into(),
                 image_pull_policy: None,
                 operator: "operator:9443".into(),
-                trust_domain: "cluster.local".into(),
+                operator_id: "spiffe://cluster.local/ns/sidestream-system/sa/sidestream-operator".into(),
             },
             recorder: Recorder::new(
                 client.clone(),

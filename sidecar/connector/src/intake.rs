@@ -7,7 +7,7 @@ use std::{
     thread::{self, Thread},
 };
 
-use sidestream_event::{Batch, Pool, Settled};
+use sidestream_event::{Batch, Event, Outcome, Pool, Settled};
 use sidestream_host::Clock;
 use sidestream_ring::channel::{Refused, Sender};
 use tokio::sync::{Notify, oneshot, watch};
@@ -103,6 +103,15 @@ impl Intake {
             thread::park_timeout(LOOK_FOR_STOP);
         }
         Err(Stopped(batch))
+    }
+
+    /// Counts an event that came and will never be readable: as accepted, and as dropped.
+    pub fn drop_unreadable(&mut self) {
+        let mut batch = self.pool.take();
+        batch.push(Event::default());
+        let span = self.origin.accept(&mut batch);
+        batch.mark().end(span.first, Outcome::Dropped);
+        self.pool.give(batch);
     }
 
     /// Whether the source is asked to end.

@@ -44,6 +44,12 @@ pub trait AsyncSink: Send {
         Box::pin(async {})
     }
 
+    /// It was removed, and is dropped after this: what it took and has not delivered ends as dropped. Says how many events
+    /// that were.
+    fn abandon(&mut self) -> u64 {
+        0
+    }
+
     /// How long from now it may be left without a batch before [`AsyncSink::tend`] is called; zero: now.
     fn tend_after(&self) -> Option<Duration> {
         None

@@ -32,7 +32,17 @@ use crate::{
 /// The listener. Its task ends when this is dropped.
 pub(crate) struct Listener {
     shared: Arc<Shared>,
-    ends: watch::Sender<bool>,
+    phase: watch::Sender<Phase>,
+}
+
+/// Where the listener is in its life.
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
+enum Phase {
+    Open,
+    /// No new connections.
+    Closing,
+    /// No connections.
+    Ended,
 }
 
 struct Shared {
@@ -41,7 +51,7 @@ struct Shared {
     inlets: Mutex<HashMap<EdgeName, Arc<Inlet>>>,
     turned_away: Mutex<BTreeMap<String, u64>>,
     random: Mutex<Random>,
-    ending: watch::Receiver<bool>,
+    phase: watch::Receiver<Phase>,
 }
 
 /// Why a caller was turned away.
@@ -57,17 +67,17 @@ enum Away {
 
 impl Listener {
     pub(crate) fn start(socket: TcpListener, identity: Identity, clock: Clock) -> Listener {
-        let (ends, ending) = watch::channel(false);
+        let (sender, phase) = watch::channel(Phase::Open);
         let shared = Arc::new(Shared {
             identity,
             clock,
             inlets: Mutex::default(),
             turned_away: Mutex::default(),
             random: Mutex::new(Random::from_entropy()),
-            ending,
+            phase,
         });
         tokio::spawn(accept(socket, shared.clone()));
-        Listener { shared, ends }
+        Listener { shared, phase: sender }
     }
 
     pub(crate) fn register(&self, name: EdgeName, allowed: Vec<SpiffeId>) -> EdgeReceiver {
@@ -92,12 +102,18 @@ impl Listener {
         lock(&self.shared.turned_away).iter().map(|(reason, count)| (reason.clone(), *count)).collect()
     }
 
+    pub(crate) fn ask_again(&self, pipeline: &str) {
+        let inlets = self.inlets();
+        inlets.iter().filter(|inlet| inlet.name.pipeline == pipeline).for_each(|inlet| inlet.ask_again());
+    }
+
     pub(crate) async fn close(&self, grace: Duration) {
+        self.phase.send_replace(Phase::Closing);
         let until = self.shared.clock.now() + grace;
         while self.shared.clock.now() < until && !self.inlets().iter().all(|inlet| inlet.is_quiet()) {
             sleep(LOOK_AGAIN).await;
         }
-        self.ends.send_replace(true);
+        self.phase.send_replace(Phase::Ended);
     }
 
     fn inlets(&self) -> Vec<Arc<Inlet>> {
@@ -111,7 +127,7 @@ async fn accept(socket: TcpListener, shared: Arc<Shared>) {
         let permit = handshakes.clone().acquire_owned().await.expect("it is never closed");
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
-            () = shared.ended() => return,
+            () = shared.reached(Phase::Closing) => return,
         };
         let (stream, address) = match accepted {
             Ok(accepted) => accepted,
@@ -125,7 +141,7 @@ async fn accept(socket: TcpListener, shared: Arc<Shared>) {
         tokio::spawn(async move {
             let served = tokio::select! {
                 served = greet(&shared, stream) => served,
-                () = shared.ended() => return,
+                () = shared.reached(Phase::Ended) => return,
             };
             drop(permit);
             match served {
@@ -212,9 +228,8 @@ async fn serve(shared: &Shared, guest: Guest) {
         reason = read_frames(&inlet, &admitted, read, reader, pings) => reason,
         reason = write_frames(&inlet, &admitted, write, pinged) => reason,
         () = expiry => "its certificate has ended".into(),
-        () = shared.ended() => "the process ends".into(),
+        () = shared.reached(Phase::Ended) => "the process ends".into(),
     };
-    admitted.link.close(admitted.connection, &shared.clock);
     tracing::debug!(edge = %inlet.name, peer = %peer.id, "connection ended: {reason}");
 }
 
@@ -310,9 +325,9 @@ async fn write_frames(
 }
 
 impl Shared {
-    async fn ended(&self) {
+    async fn reached(&self, wanted: Phase) {
         // An error means that the listener is gone, which is an end too.
-        let _ = self.ending.clone().wait_for(|ended| *ended).await;
+        let _ = self.phase.clone().wait_for(|phase| *phase >= wanted).await;
     }
 
     fn turn_away(&self, address: SocketAddr, away: &Away) {

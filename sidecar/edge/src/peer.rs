@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use sidestream_event::Mark;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
     sync::{Notify, watch},
@@ -17,13 +16,13 @@ use crate::{
     dial::{Connection, DialError, dial},
     link::{Frame, FrameReader, ProtocolError, Sending, Welcome},
     peering::lock,
-    sender::Sender,
+    sender::{Owed, Sender},
 };
 
 /// A receiving peer, as its sender sees it.
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
-    pub(crate) link: Mutex<Sending<Mark>>,
+    pub(crate) link: Mutex<Sending<Owed>>,
     /// There may be something to write.
     pub(crate) wake: Notify,
     retired: watch::Sender<bool>,

@@ -89,6 +89,12 @@ impl Peering {
         self.0.listener.turned_away()
     }
 
+    /// Has the senders of `pipeline` send again what its stages have lost, by connections that open anew: when what lost it
+    /// has been mended.
+    pub fn ask_again(&self, pipeline: &str) {
+        self.0.listener.ask_again(pipeline);
+    }
+
     /// Takes no new connection, lets the senders know what is settled, and closes: after the pipelines have drained, for
     /// at most `grace`.
     pub async fn close(&self, grace: Duration) {

@@ -85,8 +85,9 @@ impl Drop for Arrived {
         if !self.is_taken {
             self.link.change(|receiving| {
                 receiving.consumed(self.events.len());
-                if receiving.rewinds() == self.rewinds {
-                    receiving.rewind(self.sequence);
+                match receiving.rewinds() == self.rewinds {
+                    true => receiving.rewind(self.sequence),
+                    false => receiving.lose(self.sequence),
                 }
             });
         }
@@ -103,6 +104,12 @@ impl Unsettled {
     /// Every event of it has ended: the sender is told.
     pub fn settle(self) {
         self.link.change(|receiving| receiving.settle(self.sequence));
+    }
+
+    /// Events of it were lost on the way: its sender keeps it, and sends it again on the next connection; see
+    /// [`crate::Peering::ask_again`].
+    pub fn lose(self) {
+        self.link.change(|receiving| receiving.lose(self.sequence));
     }
 }
 
@@ -156,7 +163,7 @@ impl Link {
     }
 
     /// The connection ended.
-    pub(crate) fn close(&self, connection: u64, clock: &Clock) {
+    fn close(&self, connection: u64, clock: &Clock) {
         let mut state = lock(&self.state);
         if state.receiving.is_current(connection) {
             (state.is_open, state.closed_at) = (false, clock.now());
@@ -164,12 +171,19 @@ impl Link {
     }
 }
 
-/// A connection that was let in.
+/// A connection that was let in. Dropped, it is closed.
 pub(crate) struct Admitted {
     pub(crate) link: Arc<Link>,
     pub(crate) connection: u64,
     pub(crate) welcome: Frame,
     pub(crate) wake: Arc<Notify>,
+    clock: Clock,
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.link.close(self.connection, &self.clock);
+    }
 }
 
 impl Inlet {
@@ -212,6 +226,14 @@ impl Inlet {
             if arrived.link.look(|receiving| receiving.rewinds()) == arrived.rewinds {
                 return Some(arrived);
             }
+        }
+    }
+
+    /// Asks senders for what was lost, if anything was.
+    pub(crate) fn ask_again(&self) {
+        let links: Vec<_> = lock(&self.state).links.values().cloned().collect();
+        for link in links.iter().filter(|link| link.look(|receiving| receiving.has_lost())) {
+            link.change(Receiving::pass);
         }
     }
 
@@ -266,7 +288,7 @@ impl Inlet {
             (welcome, connection, own.wake.clone())
         };
         state.connections += 1;
-        Ok(Admitted { link, connection, welcome, wake })
+        Ok(Admitted { link, connection, welcome, wake, clock: self.clock.clone() })
     }
 
     /// Takes a batch that came on a connection of `link`.
@@ -295,11 +317,14 @@ impl Inlet {
         Ok(taken)
     }
 
-    /// Whether every sender that is connected knows all that is settled, and nothing is unsettled.
+    /// Whether every sender that is connected knows all that is settled, and nothing is unsettled. Where nobody receives any
+    /// more, the connections then close by themselves, and it is quiet when they have.
     pub(crate) fn is_quiet(&self) -> bool {
-        lock(&self.state).links.values().all(|link| {
+        let state = lock(&self.state);
+        state.links.values().all(|link| {
             let own = lock(&link.state);
-            !own.is_open || own.receiving.is_settled() && own.receiving.is_all_told()
+            let is_told = own.receiving.is_settled() && own.receiving.is_all_told();
+            !own.is_open || state.current.is_some() && is_told
         })
     }
 

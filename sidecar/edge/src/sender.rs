@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use sidestream_event::{Batch, Mark, frame};
+use sidestream_event::{Batch, Event, Mark, Outcome, frame};
 use sidestream_trust::SpiffeId;
 use tokio::sync::Notify;
 
@@ -45,7 +45,9 @@ impl EdgeSender {
             let peer = self.sender.room().await;
             {
                 let mut link = lock(&peer.link);
-                frames.into_iter().for_each(|events| link.push(events, batch.mark().clone()));
+                for (events, covered) in frames {
+                    link.push(events, Owed { mark: batch.mark().clone(), covered });
+                }
             }
             peer.wake.notify_one();
             // It may have left between the two looks at it.
@@ -54,6 +56,12 @@ impl EdgeSender {
             }
         }
         refused
+    }
+
+    /// The edge is gone for good: what no receiver has settled will not be sent again, and ends as dropped. Says how many
+    /// events that were.
+    pub fn abandon(&self) -> u64 {
+        self.sender.abandon()
     }
 
     /// Waits until every batch that was taken is settled by its receiver.
@@ -66,37 +74,86 @@ impl EdgeSender {
         self.sender.view(self.sender.peering.identity().seconds_left())
     }
 
-    fn encode(&mut self, batch: &Batch) -> (Vec<Bytes>, Vec<(usize, String)>) {
+    fn encode(&mut self, batch: &Batch) -> (Vec<(Bytes, Covered)>, Vec<(usize, String)>) {
         let (mut frames, mut refused) = (Vec::new(), Vec::new());
-        let mut out = Vec::new();
+        let (mut out, mut covered) = (Vec::new(), Covered::default());
         for (index, event) in batch.events().iter().enumerate() {
-            if out.is_empty() {
-                self.writer.begin(&mut out);
+            let mut added = self.add(event, &mut out);
+            if added.is_err() {
+                // What the writer knows of the frame is no longer true; in one of its own the event may fit.
+                flush(&mut out, &mut covered, &mut frames);
+                added = self.add(event, &mut out);
             }
-            let before = out.len();
-            self.writer.write(event, &mut out);
-            if out.len() - before > EVENT_BYTES_MAX {
-                refused.push((
-                    index,
-                    format!("it takes more than {EVENT_BYTES_MAX} bytes, the most an edge carries"),
-                ));
-                // What the writer knows of the frame is no longer true: the next event begins another.
-                out.truncate(before);
-                flush(&mut out, &mut frames);
-            } else if out.len() > FRAME_BYTES {
-                flush(&mut out, &mut frames);
+            if let Err(reason) = added {
+                out.clear();
+                refused.push((index, reason));
+                continue;
+            }
+            covered.add(event.meta.sequence);
+            if out.len() > FRAME_BYTES {
+                flush(&mut out, &mut covered, &mut frames);
             }
         }
-        flush(&mut out, &mut frames);
+        flush(&mut out, &mut covered, &mut frames);
         (frames, refused)
+    }
+
+    /// Adds an event to the frame in `out`, or says why no edge carries it in this frame.
+    fn add(&mut self, event: &Event, out: &mut Vec<u8>) -> Result<(), String> {
+        if out.is_empty() {
+            self.writer.begin(out);
+        }
+        let before = out.len();
+        self.writer.write(event, out).map_err(|error| format!("an edge does not carry {error}"))?;
+        if out.len() - before > EVENT_BYTES_MAX {
+            out.truncate(before);
+            return Err(format!("it takes more than {EVENT_BYTES_MAX} bytes, the most an edge carries"));
+        }
+        Ok(())
     }
 }
 
 /// Ends a frame that holds more than its version.
-fn flush(out: &mut Vec<u8>, frames: &mut Vec<Bytes>) {
-    let frame = std::mem::take(out);
+fn flush(out: &mut Vec<u8>, covered: &mut Covered, frames: &mut Vec<(Bytes, Covered)>) {
+    let (frame, covered) = (std::mem::take(out), std::mem::take(covered));
     if frame.len() > 1 {
-        frames.push(frame.into());
+        frames.push((frame.into(), covered));
+    }
+}
+
+/// Whose the events of a frame are.
+#[derive(Debug)]
+pub(crate) struct Owed {
+    mark: Mark,
+    covered: Covered,
+}
+
+/// Which events of its batch a frame carries.
+#[derive(Clone, Copy, Debug, Default)]
+struct Covered {
+    first: u64,
+    last: u64,
+    count: u64,
+}
+
+impl Covered {
+    fn add(&mut self, sequence: u64) {
+        if self.count == 0 {
+            (self.first, self.last) = (sequence, sequence);
+        }
+        (self.first, self.last) = (self.first.min(sequence), self.last.max(sequence));
+        self.count += 1;
+    }
+}
+
+impl Owed {
+    /// They end as dropped; says how many they were.
+    fn drop_all(self) -> u64 {
+        let Covered { first, last, count } = self.covered;
+        // Where a stage took some from between them the numbers are not theirs, but as many.
+        let ended = (first..=last).take(count as usize);
+        ended.for_each(|sequence| self.mark.end(sequence, Outcome::Dropped));
+        count
     }
 }
 
@@ -125,11 +182,13 @@ pub(crate) struct Sender {
 struct State {
     peers: Vec<Arc<Peer>>,
     /// Batches of peers that left, while there is no other peer.
-    homeless: Vec<(Bytes, Mark)>,
+    homeless: Vec<(Bytes, Owed)>,
     /// Counts of peers that left.
     past: Past,
     /// No more batches will come: end when all are settled.
     closing: bool,
+    /// Nor is any of those sent that are left.
+    abandoned: bool,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -192,6 +251,23 @@ impl Sender {
         lock(&self.state).closing && self.is_settled()
     }
 
+    fn abandon(&self) -> u64 {
+        let homeless = {
+            let mut state = lock(&self.state);
+            (state.closing, state.abandoned) = (true, true);
+            std::mem::take(&mut state.homeless)
+        };
+        let mut dropped: u64 = homeless.into_iter().map(|(_, owed)| owed.drop_all()).sum();
+        for peer in self.peers() {
+            let kept: Vec<_> = lock(&peer.link).take_kept().collect();
+            dropped += kept.into_iter().map(|(_, owed)| owed.drop_all()).sum::<u64>();
+            peer.retire();
+        }
+        self.moved();
+        self.look.notify_one();
+        dropped
+    }
+
     fn peers(&self) -> Vec<Arc<Peer>> {
         lock(&self.state).peers.clone()
     }
@@ -230,7 +306,7 @@ impl Sender {
         self.moved();
     }
 
-    fn place(&self, batches: Vec<(Bytes, Mark)>) {
+    fn place(&self, batches: Vec<(Bytes, Owed)>) {
         if batches.is_empty() {
             return;
         }
@@ -242,7 +318,16 @@ impl Sender {
                 drop(link);
                 peer.wake.notify_one();
             }
-            None => lock(&self.state).homeless.extend(batches),
+            None => {
+                let mut state = lock(&self.state);
+                if !state.abandoned {
+                    return state.homeless.extend(batches);
+                }
+                drop(state);
+                for (_, owed) in batches {
+                    owed.drop_all();
+                }
+            }
         }
     }
 
@@ -332,7 +417,7 @@ const FRAME_BYTES: usize = 64 << 10;
 /// The longest event.
 const EVENT_BYTES_MAX: usize = FRAME_BYTES_MAX - FRAME_BYTES - 1024;
 /// What one peer may keep of us unsettled before the sink has to wait.
-const KEPT_BYTES_MAX: usize = 16 << 20;
+const KEPT_BYTES_MAX: u64 = 16 << 20;
 const LOOK_STEADY: Duration = Duration::from_secs(5);
 const LOOK_EAGER: Duration = Duration::from_secs(1);
 const LOOK_LEAST: Duration = Duration::from_millis(50);

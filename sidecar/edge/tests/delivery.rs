@@ -5,7 +5,7 @@ mod world;
 use std::{sync::Arc, time::Duration};
 
 use sidestream_edge::link::CREDIT_BYTES;
-use sidestream_event::Batch;
+use sidestream_event::{Batch, Value};
 use world::{Proxy, SERVICE, Seen, Source, edge, id, numbers, receive, send, until, world};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -255,4 +255,77 @@ async fn dropping_a_sender_loses_nothing() {
     until("all are settled", || source.settled() == 100).await;
     until("the sender is gone", || app.edges().is_empty()).await;
     assert_eq!(hub.edges()[0].name, edge());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_the_stages_lost_stays_its_senders_and_comes_again_alone_when_it_is_asked_for() {
+    let world = world();
+    let (app, hub) = (world.process("app").await, world.process("hub").await);
+    world.dns.set(SERVICE, [hub.address()]);
+    let mut receiver = receive(&hub, "app");
+    let (mut sender, source) = (send(&app, "hub"), Arc::new(Source::default()));
+    for n in 0..4 {
+        sender.send(&source.batch(n, 1)).await;
+    }
+    let mut in_stages = Vec::new();
+    for _ in 0..4 {
+        in_stages.push(receiver.next().await.taken());
+    }
+    let last = in_stages.pop().unwrap();
+    for (n, batch) in in_stages.into_iter().enumerate() {
+        if n == 1 { batch.lose() } else { batch.settle() }
+    }
+    until("the first is settled", || source.settled() == 1).await;
+    hub.ask_again("shop/orders");
+    let mut again = Batch::default();
+    let arrived = receiver.next().await;
+    arrived.read_into(&mut again).unwrap();
+    assert_eq!(numbers(&again), [1]);
+    arrived.taken().settle();
+    last.settle();
+    sender.settled().await;
+    assert_eq!(source.settled(), 4);
+    let more = tokio::time::timeout(Duration::from_millis(50), receiver.next()).await;
+    assert!(more.is_err(), "what was not lost came twice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_no_receiver_reads_is_refused_by_its_place_and_the_others_arrive() {
+    let world = world();
+    let (app, hub) = (world.process("app").await, world.process("hub").await);
+    world.dns.set(SERVICE, [hub.address()]);
+    let seen = Seen::default();
+    let _watching = seen.watch(receive(&hub, "app"));
+    let (mut sender, source) = (send(&app, "hub"), Arc::new(Source::default()));
+    let mut batch = source.batch(0, 4);
+    let deep = (0..200).fold(Value::Null, |inner, _| Value::from(vec![inner]));
+    batch.events_mut()[1].body = deep;
+    batch.events_mut()[2].body = Value::from(vec![Value::Null; 3 << 20]);
+    let refused = sender.send(&batch).await;
+    let places: Vec<_> = refused.iter().map(|(index, _)| *index).collect();
+    assert_eq!(places, [1, 2], "{refused:?}");
+    assert!(refused[0].1.contains("deeper than 128") && refused[1].1.contains("memory"), "{refused:?}");
+    batch.finish();
+    sender.settled().await;
+    assert_eq!(seen.all(), [0, 3]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_abandoned_sender_still_keeps_ends_as_dropped_and_nothing_of_it_goes_on() {
+    let world = world();
+    let (app, hub) = (world.process("app").await, world.process("hub").await);
+    world.dns.set(SERVICE, [hub.address()]);
+    let mut receiver = receive(&hub, "app");
+    let (mut sender, source) = (send(&app, "hub"), Arc::new(Source::default()));
+    for n in 0..5 {
+        let mut batch = source.batch(n * 3, 3);
+        sender.send(&batch).await;
+        batch.finish();
+    }
+    receiver.next().await.taken().settle();
+    until("the first is settled", || source.settled() == 1).await;
+    assert_eq!(sender.abandon(), 12);
+    assert_eq!((source.settled(), source.dropped()), (5, 12));
+    drop(sender);
+    until("the sender is gone", || app.edges().is_empty()).await;
 }

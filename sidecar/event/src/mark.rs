@@ -42,6 +42,8 @@ pub struct Settled {
     pub dropped: u32,
     /// How many were dead-lettered.
     pub dead_lettered: u32,
+    /// Whether some were lost on the way, by [`Mark::never_release`]: only who has them still can bring them again.
+    pub is_lost: bool,
 }
 
 impl Settled {
@@ -139,6 +141,9 @@ impl Mark {
     /// Says that the position must never move past this batch: what it held is gone, and only a replay brings it back.
     pub fn never_release(&self) {
         std::mem::forget(self.hold());
+        if let Some(promise) = &self.0 {
+            promise.lose();
+        }
     }
 
     /// Settles now where this is the last share, keeping the storage for [`Mark::renew`]; else lets go.
@@ -195,10 +200,17 @@ impl std::fmt::Debug for Mark {
 }
 
 struct Promise {
-    /// Outcomes other than completion, by sequence; empty and without storage while all goes well.
-    ended: Mutex<Vec<(u64, Outcome)>>,
+    ended: Mutex<Ended>,
     parts: Parts,
     replays: Vec<Arc<Replay>>,
+}
+
+/// What did not end well.
+#[derive(Default)]
+struct Ended {
+    /// Outcomes other than completion, by sequence; without storage while all goes well.
+    outcomes: Vec<(u64, Outcome)>,
+    is_lost: bool,
 }
 
 enum Parts {
@@ -216,15 +228,20 @@ struct Replay {
 
 impl Promise {
     fn end(&self, sequence: u64, outcome: Outcome) {
-        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let ended = &mut self.ended.lock().unwrap_or_else(PoisonError::into_inner).outcomes;
         match ended.binary_search_by_key(&sequence, |(own, _)| *own) {
             Ok(index) => ended[index].1 = ended[index].1.max(outcome),
             Err(index) => ended.insert(index, (sequence, outcome)),
         }
     }
 
+    fn lose(&self) {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).is_lost = true;
+    }
+
     fn finish(&mut self) {
-        let ended = std::mem::take(self.ended.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let Ended { outcomes: ended, is_lost } =
+            std::mem::take(self.ended.get_mut().unwrap_or_else(PoisonError::into_inner));
         match std::mem::replace(&mut self.parts, Parts::Emitted) {
             Parts::Source { span, settle } => {
                 let within = span.first..span.first + u64::from(span.count);
@@ -235,12 +252,16 @@ impl Promise {
                     expired: count(Outcome::Expired),
                     dropped: count(Outcome::Dropped),
                     dead_lettered: count(Outcome::DeadLettered),
+                    is_lost,
                 });
                 self.release_in_place();
                 self.parts = Parts::Finished { settle };
             }
             Parts::Joined(parts) => {
                 // The one event made of them all ended badly: so did each of them.
+                if is_lost {
+                    parts.iter().for_each(|(part, _)| part.lose());
+                }
                 if let Some(worst) = ended.iter().map(|(_, outcome)| *outcome).max() {
                     for (part, sequences) in parts {
                         sequences.into_iter().for_each(|sequence| part.end(sequence, worst));
@@ -477,5 +498,18 @@ mod tests {
         mark.end(10, Outcome::Dropped);
         drop(mark);
         assert_eq!((heard.settled()[0].completed(), heard.settled()[0].dropped), (1, 1));
+    }
+
+    #[test]
+    fn whoever_answers_for_a_span_hears_that_a_part_of_it_was_lost_also_by_way_of_a_join() {
+        let (plain, heard) = mark(0, 1);
+        plain.never_release();
+        drop(plain);
+        assert!(heard.settled()[0].is_lost && heard.released().is_empty());
+        let (first, heard) = mark(0, 1);
+        let joined = Mark::join(vec![(first, vec![0])]);
+        joined.never_release();
+        drop(joined);
+        assert!(heard.settled()[0].is_lost && heard.released().is_empty());
     }
 }

@@ -27,12 +27,20 @@ pub struct Spares {
 struct Maps {
     given_up: Vec<Map>,
     ended: Vec<Map>,
+    /// What they take on the shelf.
+    bytes: usize,
 }
 
 /// Where the batches of one pool leave their maps for each other.
 #[derive(Clone, Debug, Default)]
-#[allow(clippy::vec_box, reason = "a batch holds the box, and is to be small")]
-pub(crate) struct Shelf(Arc<Mutex<Vec<Box<Maps>>>>);
+pub(crate) struct Shelf(Arc<Mutex<Shelved>>);
+
+#[derive(Debug, Default)]
+struct Shelved {
+    #[allow(clippy::vec_box, reason = "a batch holds the box, and is to be small")]
+    maps: Vec<Box<Maps>>,
+    bytes: usize,
+}
 
 impl Spares {
     /// Keeps the storage of `value`, where it is worth it and there is not too much already. A map keeps what it holds, to be
@@ -112,15 +120,36 @@ impl Spares {
 
 impl Shelf {
     fn take(&self) -> Option<Box<Maps>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
+        let mut shelf = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let maps = shelf.maps.pop()?;
+        shelf.bytes -= maps.bytes;
+        Some(maps)
     }
 
-    fn put(&self, maps: Box<Maps>) {
+    fn put(&self, mut maps: Box<Maps>) {
+        maps.bytes = size(&maps.given_up) + size(&maps.ended);
         let mut shelf = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if shelf.len() < SHELF_MAX {
-            shelf.push(maps);
+        if shelf.maps.len() < SHELF_MAX && shelf.bytes + maps.bytes <= SHELF_BYTES_MAX {
+            shelf.bytes += maps.bytes;
+            shelf.maps.push(maps);
         }
     }
+}
+
+/// What maps take, as an estimate: those of one batch are alike, and a few of them speak for all.
+fn size(maps: &[Map]) -> usize {
+    let step = maps.len() / SAMPLED_MAPS + 1;
+    let sampled: usize = maps.iter().step_by(step).map(map_bytes).sum();
+    sampled * step
+}
+
+fn map_bytes(map: &Map) -> usize {
+    let value = |value: &Value| match value {
+        Value::Text(text) if !text.is_inline() => text.capacity(),
+        Value::Map(map) => map_bytes(map),
+        _ => 0,
+    };
+    map.iter().map(|(_, own)| size_of::<(Text, Value)>() + value(own)).sum()
 }
 
 fn keep_map(mut map: Map, maps: &mut Vec<Map>) {
@@ -161,6 +190,9 @@ const VALUES_MAX: u32 = 64;
 const FIELD_BYTES_MAX: usize = 256;
 /// Batches of maps on the shelf: as many as are on their way at once where rings are full.
 const SHELF_MAX: usize = 64;
+/// What they may take: one backlog must not keep the memory of all batches that it was made of.
+const SHELF_BYTES_MAX: usize = 8 << 20;
+const SAMPLED_MAPS: usize = 8;
 
 #[cfg(test)]
 mod tests {
@@ -212,6 +244,27 @@ mod tests {
         let wide: Map = (0..100).map(|n| (format!("f{n}"), n)).collect();
         spares.keep(wide.into());
         assert_eq!(spares.stale(), Value::Null);
+    }
+
+    #[test]
+    fn a_shelf_keeps_no_more_than_its_bytes_however_many_batches_end() {
+        let (shelf, mut ended) = (Shelf::default(), Vec::new());
+        for _ in 0..SHELF_MAX {
+            let mut spares = Spares::default();
+            for _ in 0..KEPT_MAX {
+                let wide: Map =
+                    (0..16).map(|n| (format!("f{n}"), Value::from("x".repeat(FIELD_BYTES_MAX)))).collect();
+                spares.keep(wide.into());
+            }
+            ended.push(spares);
+        }
+        ended.iter_mut().for_each(|spares| spares.shelve(&shelf));
+        let kept = std::iter::from_fn(|| shelf.take()).count();
+        assert!((1..8).contains(&kept), "{kept} batches of 2 MiB and more");
+        let mut again = Spares::default();
+        again.keep(parsed(r#"{"a":1}"#));
+        again.shelve(&shelf);
+        assert!(shelf.take().is_some(), "what is taken makes room");
     }
 
     #[test]

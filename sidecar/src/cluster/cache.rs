@@ -1,6 +1,10 @@
 //! The plans of a pod, kept for its next container.
 
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::PathBuf,
+};
 
 use prost::Message;
 use sidestream_control::Plans;
@@ -16,7 +20,8 @@ impl PlanCache {
 
     /// What was kept; none where nothing was, or it cannot be read.
     pub fn load(&self) -> Option<Plans> {
-        let bytes = fs::read(&self.0).ok()?;
+        // No bytes would say: nothing is to run. A machine that lost its power leaves such a file as well.
+        let bytes = fs::read(&self.0).ok().filter(|bytes| !bytes.is_empty())?;
         match Plans::decode(bytes.as_slice()) {
             Ok(plans) => Some(plans),
             Err(error) => {
@@ -30,7 +35,9 @@ impl PlanCache {
     /// Keeps `plans`, whole or not at all.
     pub fn keep(&self, plans: &Plans) -> io::Result<()> {
         let new = self.0.with_extension("new");
-        fs::write(&new, plans.encode_to_vec())?;
+        let mut file = File::create(&new)?;
+        file.write_all(&plans.encode_to_vec())?;
+        file.sync_all()?;
         fs::rename(new, &self.0)
     }
 }
@@ -55,6 +62,8 @@ mod tests {
     fn a_cache_that_is_no_cache_is_as_good_as_none() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("plans"), [0xff; 64]).unwrap();
+        assert!(PlanCache::at(folder.path()).load().is_none());
+        fs::write(folder.path().join("plans"), []).unwrap();
         assert!(PlanCache::at(folder.path()).load().is_none());
     }
 }

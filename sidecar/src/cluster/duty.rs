@@ -40,6 +40,15 @@ impl Duty {
 
     /// Waits for orders, or until it is time to try again what failed: a Secret may have come, a port may be free.
     pub async fn next(&mut self) -> Plans {
+        loop {
+            if let Some(plans) = self.next_or_left().await {
+                return plans;
+            }
+        }
+    }
+
+    /// None where a pipeline that was suspended has come to its end, which is reported.
+    async fn next_or_left(&mut self) -> Option<Plans> {
         let again = async {
             match &self.unfinished {
                 Some(plans) => {
@@ -55,9 +64,17 @@ impl Duty {
                 if let Err(error) = self.cache.keep(&plans) {
                     tracing::warn!("the plans will not survive this container: {error}");
                 }
-                plans
+                Some(plans)
             }
-            plans = again => plans,
+            (pipeline, drained) = self.fleet.left() => {
+                self.orders.report(|standing| {
+                    if let Some(told) = standing.drained.get_mut(&pipeline) {
+                        told.counts = Some(counts(drained.ledger));
+                    }
+                });
+                None
+            }
+            plans = again => Some(plans),
         }
     }
 
@@ -91,7 +108,11 @@ impl Duty {
             }
         }
         self.unfinished = applied.iter().any(|applied| applied.error.is_some()).then_some(ordered);
-        self.observed.enter(State::Ready);
+        // What ran before and goes on serves; what never ran does not, and its pod is not ready for it.
+        let runs = |own: &Applied| own.error.is_none() || self.fleet.plan(&own.pipeline).is_some();
+        if applied.iter().all(runs) {
+            self.observed.enter(State::Ready);
+        }
         self.orders.report(|standing| {
             let ready = applied.iter().map(|applied| {
                 let reason = applied.error.clone().unwrap_or_default();

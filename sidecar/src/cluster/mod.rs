@@ -60,7 +60,14 @@ pub enum ClusterError {
     },
     /// Certificates do not fit.
     Trust(sidestream_trust::TrustError),
-    /// The operator is not reached, or is not who it should be.
+    /// The operator is reached, and does not prove to be who it should be.
+    Unproved {
+        /// Where it was looked for.
+        operator: String,
+        /// What is wrong with its proof.
+        reason: String,
+    },
+    /// The operator is not reached.
     Unreachable {
         /// Where it was looked for.
         operator: String,
@@ -76,6 +83,9 @@ impl fmt::Display for ClusterError {
         match self {
             ClusterError::File { path, error } => write!(out, "cannot read {}: {error}", path.display()),
             ClusterError::Trust(error) => error.fmt(out),
+            ClusterError::Unproved { operator, reason } => {
+                write!(out, "who answers at {operator} does not prove to be the operator: {reason}")
+            }
             ClusterError::Unreachable { operator, error } => {
                 write!(out, "cannot reach the operator at {operator}: {error}")
             }

@@ -54,18 +54,22 @@ impl Orders {
 pub fn follow(settings: Settings, enrolled: Enrolled) -> Orders {
     let (sender, orders) = mpsc::channel(1);
     let standing = watch::Sender::new(Standing::default());
-    let mut line = Line { settings, enrolled, orders: sender, standing: standing.clone() };
+    let standing_there = standing.clone();
+    let mut line = Line { settings, enrolled, orders: sender, standing, elsewhere: None, is_heard: false };
     tokio::spawn(async move {
         let mut backoff = Backoff::new(None);
         loop {
             match line.follow(&mut backoff).await {
                 Ok(()) => tracing::info!("the operator has hung up"),
-                Err(error) => tracing::warn!("{error}; what runs goes on"),
+                Err(error) => {
+                    tracing::warn!("{error}; what runs goes on");
+                    line.doubt(&error);
+                }
             }
             tokio::time::sleep(backoff.next(None).unwrap_or(Duration::from_secs(30))).await;
         }
     });
-    Orders { orders, standing }
+    Orders { orders, standing: standing_there }
 }
 
 struct Line {
@@ -73,13 +77,20 @@ struct Line {
     enrolled: Enrolled,
     orders: mpsc::Sender<Plans>,
     standing: watch::Sender<Standing>,
+    /// Where the last one who answered said that the leader is.
+    elsewhere: Option<String>,
+    /// Whether an order has come on the line of the moment.
+    is_heard: bool,
 }
 
 impl Line {
     /// One call, from hello to hang-up.
     async fn follow(&mut self, backoff: &mut Backoff) -> Result<(), ClusterError> {
+        self.is_heard = false;
+        // Tried once: after that the operator's name leads to whoever leads then.
+        let address = self.elsewhere.take().unwrap_or_else(|| self.settings.operator.clone());
         let tls = self.enrolled.identity.client_config(&self.settings.operator_id, ALPN)?;
-        let channel = call(&self.settings, tls).await?;
+        let channel = call(&address, tls).await?;
         let (reports, outgoing) = mpsc::channel(REPORTS_WAITING);
         let mut client = SyncClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -97,15 +108,20 @@ impl Line {
                 order = incoming.message() => match order.map_err(ClusterError::Refused)? {
                     None => return Ok(()),
                     Some(order) => {
-                        backoff.reset();
+                        self.is_heard = true;
                         match order.orders {
                             Some(Down::Plans(plans)) => {
+                                backoff.reset();
                                 // Its receiver lives as long as the process.
                                 let _ = self.orders.send(plans).await;
                             }
-                            Some(Down::Anchors(anchors)) => self.believe(anchors)?,
+                            Some(Down::Anchors(anchors)) => {
+                                backoff.reset();
+                                self.believe(anchors)?;
+                            }
                             Some(Down::Elsewhere(other)) => {
                                 tracing::debug!(leader = other.address, "this replica does not lead");
+                                self.elsewhere = Some(other.address).filter(|address| !address.is_empty());
                                 return Ok(());
                             }
                             // Of a newer operator.
@@ -138,14 +154,25 @@ impl Line {
     }
 
     fn believe(&self, order: AnchorsOrder) -> Result<(), ClusterError> {
-        self.enrolled.believe(Anchors::new(order.der.into_iter().map(Into::into))?);
+        let anchors = Anchors::new(order.der.into_iter().map(Into::into))?;
+        let generation = self.enrolled.believe(order.generation, anchors, order.issuer);
         let issuer = *self.enrolled.issuer.borrow();
-        let anchored = Anchored { generation: order.generation, issuer };
+        let anchored = Anchored { generation, issuer };
         self.standing.send_modify(|standing| standing.anchored = Some(anchored));
-        if order.issuer != issuer {
+        Ok(())
+    }
+
+    /// The roots may have turned while this sidecar was not connected, so that one end no longer believes the other. In
+    /// TLS 1.3 a caller that is not believed finds its line broken before anything has come on it.
+    fn doubt(&self, error: &ClusterError) {
+        let is_doubtful = match error {
+            ClusterError::Unproved { .. } => true,
+            ClusterError::Refused(_) => !self.is_heard,
+            ClusterError::File { .. } | ClusterError::Trust(_) | ClusterError::Unreachable { .. } => false,
+        };
+        if is_doubtful {
             self.enrolled.renew_now();
         }
-        Ok(())
     }
 
     fn hello(&self) -> Hello {

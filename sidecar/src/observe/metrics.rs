@@ -374,7 +374,20 @@ mod tests {
                 metric.name
             );
             let says_unit = [
-                "_events", "_seconds", "_bytes", "_fds", "_threads", "_info", "_ready", "_errors", "_retries",
+                "_events",
+                "_seconds",
+                "_bytes",
+                "_fds",
+                "_threads",
+                "_info",
+                "_ready",
+                "_errors",
+                "_retries",
+                "_peers",
+                "_batches",
+                "_connections",
+                "_calls",
+                "_callers",
             ];
             assert!(says_unit.iter().any(|unit| metric.name.contains(unit)), "{}", metric.name);
             assert!(metric.help.ends_with('.'), "{}", metric.name);

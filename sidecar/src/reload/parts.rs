@@ -110,6 +110,7 @@ pub(super) fn take_over(new: &Plan, name: &str, remains: Remains, parts: &mut Pa
         return;
     }
     parts.held.entry(name.to_owned()).or_default().extend(remains.in_hand);
+    parts.unsent.entry(name.to_owned()).or_default().extend(remains.letters);
     keep_inputs(remains.inputs, name, parts);
 }
 
@@ -117,5 +118,7 @@ pub(super) fn take_over(new: &Plan, name: &str, remains: Remains, parts: &mut Pa
 fn keep_inputs(inputs: Vec<Input>, to: &str, parts: &mut Parts) {
     let (letters, events): (Vec<_>, Vec<_>) = inputs.into_iter().partition(|input| input.is_letters);
     parts.letters.entry(to.to_owned()).or_default().extend(letters);
-    parts.inputs.extend(events.into_iter().map(|input| ((input.from.to_string(), to.to_owned()), input)));
+    for input in events {
+        parts.inputs.entry((input.from.to_string(), to.to_owned())).or_default().push(input);
+    }
 }

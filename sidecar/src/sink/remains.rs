@@ -43,6 +43,14 @@ impl Remains {
     }
 }
 
+/// Ends errors that have no stage to go to; says how many events that were. They have been counted as errors, and their
+/// source need not keep its position before them.
+pub(crate) fn drop_letters(letters: Vec<Batch>) -> u64 {
+    let dropped = letters.iter().map(|batch| batch.len() as u64).sum();
+    letters.into_iter().for_each(|mut batch| batch.finish());
+    dropped
+}
+
 impl Fate {
     /// Why events were dropped, as metrics say it.
     pub(crate) fn reason(self) -> &'static str {

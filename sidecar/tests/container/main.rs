@@ -91,6 +91,51 @@ fn an_issuer_that_is_retired_brings_a_new_certificate_without_a_restart() {
 }
 
 #[test]
+fn a_container_that_slept_through_a_change_of_the_roots_runs_and_reports() {
+    let operator = Operator::start();
+    let pod = Pod::new(&operator);
+    let container = pod.start();
+    operator.next_applied();
+    container.kill();
+    operator.stop();
+
+    let operator = Operator::start();
+    pod.call(&operator);
+    pod.mount_anchors_of(&operator);
+    let container = pod.start();
+    container.until_it_counts("tick", 1);
+    assert_eq!(operator.next_applied().hash, "h1");
+    operator.order(operator::plans("h2", 200.0));
+    let applied = std::iter::repeat_with(|| operator.next_applied()).take(3).find(|one| one.hash == "h2");
+    assert!(applied.is_some(), "a new plan");
+}
+
+#[test]
+fn a_sidecar_that_was_not_connected_while_the_roots_changed_finds_back() {
+    let operator = Operator::start();
+    let pod = Pod::new(&operator);
+    let container = pod.start();
+    operator.next_applied();
+    let address = operator.address;
+    operator.stop();
+
+    let operator = Operator::start_at(address);
+    pod.mount_anchors_of(&operator);
+    assert_eq!(operator.next_applied().hash, "h1");
+    assert!(container.answers("/readyz"));
+}
+
+#[test]
+fn a_sidecar_calls_who_leads_where_another_answers_for_it() {
+    let leader = Operator::start();
+    let other = Operator::start_behind(&leader);
+    let pod = Pod::new(&other);
+    let _container = pod.start();
+    assert_eq!(leader.next_applied().hash, "h1");
+    assert_eq!(leader.asked(), 0, "it was enrolled by the other");
+}
+
+#[test]
 fn a_foreign_operator_gets_no_token() {
     let (operator, foreign) = (Operator::start(), Operator::start());
     let pod = Pod::new(&operator);
@@ -100,4 +145,46 @@ fn a_foreign_operator_gets_no_token() {
     assert_eq!(foreign.asked(), 0);
     std::thread::sleep(Duration::from_millis(100));
     assert!(!container.answers("/readyz"));
+}
+
+#[test]
+fn a_container_none_of_whose_plans_ever_ran_is_not_ready_and_one_that_went_on_with_an_older_is() {
+    let operator = Operator::start();
+    let unreadable = |hash: &str| {
+        let mut plans = operator::plans(hash, 10.0);
+        plans.plans[0].body = br#"{"version": 999}"#.to_vec();
+        plans
+    };
+    operator.order(unreadable("h1"));
+    let pod = Pod::new(&operator);
+    let container = pod.start();
+    assert!(operator.next_applied().error.is_some());
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(!container.answers("/readyz"), "nothing runs");
+    operator.order(operator::plans("h2", 10.0));
+    container.until(|container| container.answers("/readyz"));
+    operator.next_applied();
+    operator.order(unreadable("h3"));
+    assert!(operator.next_applied().error.is_some());
+    assert!(container.answers("/readyz"), "what ran goes on");
+}
+
+#[test]
+fn a_suspended_pipeline_whose_peer_is_away_goes_on_delivering_and_reports_again_when_it_has_drained() {
+    let operator = Operator::start();
+    let peer = pod::free_address();
+    let to = format!("webhook: {{url: \"http://{peer}/\"}}");
+    operator.order(operator::plans_to("h1", 100.0, &to));
+    let pod = Pod::new(&operator);
+    let container = pod.start();
+    operator.next_applied();
+    container.until_it_counts("tick", 10);
+    let mut plans = operator::plans_to("h1", 100.0, &to);
+    plans.plans[0].suspend = true;
+    operator.order(plans);
+    let counts = operator.next_drained().counts.expect("the books");
+    assert!(counts.in_flight > 0, "its peer is away: {counts:?}");
+    pod::take_all(peer);
+    let counts = operator.next_drained().counts.expect("the books");
+    assert!(counts.in_flight == 0 && counts.accepted == counts.completed, "{counts:?}");
 }

@@ -3,12 +3,12 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, mpsc},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use sidestream_control::{
-    Anchored, Anchors, Applied, Certify, CertifyRequest, CertifyResponse, CertifyServer, Drained, Orders,
-    Plan, Plans, Report, SidecarOrders, SidecarReport, Sync, SyncServer,
+    Anchored, Anchors, Applied, Certify, CertifyRequest, CertifyResponse, CertifyServer, Drained, Elsewhere,
+    Orders, Plan, Plans, Report, SidecarOrders, SidecarReport, Sync, SyncServer,
 };
 use sidestream_host::Clock;
 use sidestream_trust::{Authority, Callers, Identity, SpiffeId};
@@ -37,6 +37,8 @@ struct Desk {
     issuer: Arc<watch::Sender<u64>>,
     plans: Arc<watch::Sender<Plans>>,
     asked: Arc<Mutex<u32>>,
+    /// Who leads, where it is another.
+    leader: Option<SocketAddr>,
     applied: mpsc::Sender<Applied>,
     anchored: mpsc::Sender<Anchored>,
     drained: mpsc::Sender<Drained>,
@@ -44,8 +46,23 @@ struct Desk {
 
 impl Operator {
     pub(crate) fn start() -> Operator {
+        Operator::start_at("127.0.0.1:0".parse().unwrap())
+    }
+
+    /// With a root of its own, at an address that may still be in use by another for a moment.
+    pub(crate) fn start_at(address: SocketAddr) -> Operator {
+        let authority = Authority::create("cluster.local", &Clock::machine()).unwrap();
+        Operator::start_with(address, Arc::new(authority), None)
+    }
+
+    /// A replica that does not lead.
+    pub(crate) fn start_behind(leader: &Operator) -> Operator {
+        let address = "127.0.0.1:0".parse().unwrap();
+        Operator::start_with(address, leader.authority.clone(), Some(leader.address))
+    }
+
+    fn start_with(address: SocketAddr, authority: Arc<Authority>, leader: Option<SocketAddr>) -> Operator {
         let clock = Clock::machine();
-        let authority = Arc::new(Authority::create("cluster.local", &clock).unwrap());
         let identity = Identity::new(
             authority.credentials(&id("sidestream-system", "sidestream-operator"), &[], DAY).unwrap(),
             &clock,
@@ -57,12 +74,20 @@ impl Operator {
             issuer: Arc::new(watch::Sender::new(1)),
             plans: Arc::new(watch::Sender::new(plans("h1", 100.0))),
             asked: Arc::default(),
+            leader,
             applied,
             anchored,
             drained,
         };
         let runtime = Runtime::new().unwrap();
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let end = Instant::now() + PATIENCE;
+        let listener = loop {
+            match runtime.block_on(TcpListener::bind(address)) {
+                Ok(listener) => break listener,
+                Err(error) => assert!(Instant::now() < end, "{address}: {error}"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
         let address = listener.local_addr().unwrap();
         runtime.spawn(serve(listener, identity, desk.clone()));
         Operator {
@@ -109,8 +134,13 @@ impl Operator {
 
 /// One pipeline that counts `rate` events a second.
 pub(crate) fn plans(hash: &str, rate: f64) -> Plans {
+    plans_to(hash, rate, "blackhole: {}")
+}
+
+/// The same, with a sink of this kind.
+pub(crate) fn plans_to(hash: &str, rate: f64, sink: &str) -> Plans {
     let yaml = format!(
-        "kind: Pipeline\nmetadata: {{name: count, namespace: shop}}\nspec:\n  stages:\n  - {{name: tick, source: {{generator: {{rate: {rate}}}}}}}\n  - {{name: gone, sink: {{blackhole: {{}}}}}}\n"
+        "kind: Pipeline\nmetadata: {{name: count, namespace: shop}}\nspec:\n  stages:\n  - {{name: tick, source: {{generator: {{rate: {rate}}}}}}}\n  - {{name: gone, sink: {{{sink}}}}}\n"
     );
     let compiled = sidestream_crds::compile(yaml.as_bytes(), "count.yaml");
     let sidecar = &compiled.pipelines[0].sidecars[0];
@@ -150,6 +180,7 @@ impl Certify for Desk {
             chain_der: chain.iter().map(|der| der.to_vec()).collect(),
             anchors_der: vec![self.authority.anchor().to_vec()],
             issuer: *self.issuer.borrow(),
+            generation: *self.issuer.borrow(),
             ..CertifyResponse::default()
         }))
     }
@@ -163,6 +194,10 @@ impl Sync for Desk {
         &self,
         reports: Request<Streaming<SidecarReport>>,
     ) -> Result<Response<Self::SyncStream>, Status> {
+        if let Some(leader) = self.leader {
+            let elsewhere = Orders::Elsewhere(Elsewhere { address: leader.to_string() });
+            return Ok(Response::new(Box::pin(tokio_stream::once(Ok(elsewhere.into())))));
+        }
         let (desk, mut reports) = (self.clone(), reports.into_inner());
         tokio::spawn(async move {
             while let Ok(Some(report)) = reports.message().await {

@@ -33,8 +33,15 @@ impl Pod {
             fs::create_dir(folders.path().join(folder)).unwrap();
         }
         fs::write(folders.path().join("token"), TOKEN).unwrap();
-        fs::write(folders.path().join("anchors.pem"), operator.authority.anchors().to_pem()).unwrap();
-        Pod { folders, operator: Cell::new(operator.address) }
+        let pod = Pod { folders, operator: Cell::new(operator.address) };
+        pod.mount_anchors_of(operator);
+        pod
+    }
+
+    /// The kubelet brings a new state of the ConfigMap.
+    pub(crate) fn mount_anchors_of(&self, operator: &Operator) {
+        let text = operator.authority.anchors().to_pem();
+        fs::write(self.folders.path().join("anchors.pem"), text).unwrap();
     }
 
     /// The operator's name now leads to another.
@@ -126,7 +133,21 @@ impl Drop for Container {
     }
 }
 
-fn free_address() -> SocketAddr {
+/// Answers every request at `address` with a yes, for as long as the test runs.
+pub(crate) fn take_all(address: SocketAddr) {
+    let listener = TcpListener::bind(address).unwrap();
+    thread::spawn(move || {
+        for mut socket in listener.incoming().flatten() {
+            socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+            // Up to the pause behind the body.
+            let mut request = Vec::new();
+            let _ = socket.read_to_end(&mut request);
+            let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        }
+    });
+}
+
+pub(crate) fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 

@@ -12,11 +12,16 @@ use super::{
 pub struct Receiving {
     /// The receiver's own name.
     session: u128,
+    /// What the connection brings next.
     next: u64,
+    /// Batches before this were taken, except those that are lost.
+    top: u64,
     /// All batches before this are settled.
     settled: u64,
     /// Settled ones after one that is not.
     beyond: BTreeSet<u64>,
+    /// Taken, and wanted again: the stages did not take them, or lost them.
+    lost: BTreeSet<u64>,
     /// What the held may cost.
     window: u64,
     /// What the batches cost that the stages have not taken yet.
@@ -54,8 +59,10 @@ impl Receiving {
         Self {
             session,
             next: hello.first,
+            top: hello.first,
             settled: hello.first,
             beyond: BTreeSet::new(),
+            lost: BTreeSet::new(),
             window,
             held_bytes: 0,
             connection: 0,
@@ -75,14 +82,14 @@ impl Receiving {
             return Err(Refused::Version { oldest: VERSION_OLDEST });
         }
         // The sender has let go of batches that were never settled here: it gave them to another peer.
-        if hello.first > self.next {
-            self.next = hello.first;
-        }
+        self.top = self.top.max(hello.first);
         if hello.first > self.settled {
+            self.lost = self.lost.split_off(&hello.first);
             self.beyond = self.beyond.split_off(&hello.first);
             self.settled = hello.first;
             self.join_beyond();
         }
+        self.next = self.lost.first().copied().unwrap_or(self.top);
         self.connection += 1;
         self.received_bytes = 0;
         self.granted = self.window.saturating_sub(self.held_bytes);
@@ -123,6 +130,11 @@ impl Receiving {
             return Ok(Taken::Repeat);
         }
         self.next += 1;
+        if sequence < self.top && !self.lost.remove(&sequence) {
+            self.repeats += 1;
+            return Ok(Taken::Repeat);
+        }
+        self.top = self.top.max(self.next);
         self.held_bytes += cost(bytes);
         Ok(Taken::New)
     }
@@ -150,17 +162,27 @@ impl Receiving {
         self.passing
     }
 
-    /// Batch `sequence` was not given to the stages after all, and nothing after it will be: it is wanted again, on a new
-    /// connection.
-    pub fn rewind(&mut self, sequence: u64) {
-        if sequence < self.next {
-            self.next = sequence.max(self.settled);
-            self.passing = true;
-            self.rewinds += 1;
+    /// A batch that was taken is gone and did not come to its end: it is wanted again on the next connection.
+    pub fn lose(&mut self, sequence: u64) {
+        if (self.settled..self.top).contains(&sequence) && !self.beyond.contains(&sequence) {
+            self.lost.insert(sequence);
         }
     }
 
-    /// How often it was rewound: what was taken before and not given to the stages is no longer theirs.
+    /// Whether something is wanted again.
+    pub fn has_lost(&self) -> bool {
+        !self.lost.is_empty()
+    }
+
+    /// Batch `sequence` was not given to the stages after all, and nothing after it may be before it: it is wanted again, on
+    /// a new connection.
+    pub fn rewind(&mut self, sequence: u64) {
+        self.lose(sequence);
+        self.passing = true;
+        self.rewinds += 1;
+    }
+
+    /// How often it was rewound: what was taken before and not given to the stages has to be lost as well.
     pub fn rewinds(&self) -> u64 {
         self.rewinds
     }
@@ -191,9 +213,9 @@ impl Receiving {
         }
     }
 
-    /// Whether every batch that was taken is settled.
+    /// Whether every batch that was taken, and not lost, is settled.
     pub fn is_settled(&self) -> bool {
-        self.settled == self.next
+        self.unsettled() == 0
     }
 
     /// Whether the sender was told of all that is settled.
@@ -206,9 +228,9 @@ impl Receiving {
         self.repeats
     }
 
-    /// Batches that were taken and are not settled.
+    /// Batches that were taken, and are neither settled nor lost.
     pub fn unsettled(&self) -> u64 {
-        self.next - self.settled - self.beyond.len() as u64
+        self.top - self.settled - (self.beyond.len() + self.lost.len()) as u64
     }
 
     /// What the batches cost that the stages have not taken yet.

@@ -16,7 +16,7 @@ pub struct Sending<T> {
     /// Not acknowledged, the oldest first; the oldest is number `acknowledged`.
     kept: VecDeque<Kept<T>>,
     acknowledged: u64,
-    kept_bytes: usize,
+    kept_bytes: u64,
     /// Batches before this were on a wire at least once.
     sent: u64,
     /// The receiver that numbers are agreed with.
@@ -59,7 +59,7 @@ impl<T> Sending<T> {
 
     /// Adds a batch; it goes when the connection is open and the peer has granted room.
     pub fn push(&mut self, events: Bytes, token: T) {
-        self.kept_bytes += events.len();
+        self.kept_bytes += cost(events.len());
         self.kept.push_back(Kept { events, token });
     }
 
@@ -157,8 +157,8 @@ impl<T> Sending<T> {
         self.kept.len()
     }
 
-    /// Bytes of the batches that are not acknowledged.
-    pub fn kept_bytes(&self) -> usize {
+    /// What the batches cost that are not acknowledged.
+    pub fn kept_bytes(&self) -> u64 {
         self.kept_bytes
     }
 
@@ -181,7 +181,7 @@ impl<T> Sending<T> {
         while self.acknowledged < settled
             && let Some(kept) = self.kept.pop_front()
         {
-            self.kept_bytes -= kept.events.len();
+            self.kept_bytes -= cost(kept.events.len());
             self.acknowledged += 1;
             done.push(kept.token);
         }

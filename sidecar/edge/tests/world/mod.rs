@@ -77,10 +77,12 @@ pub(crate) fn receive(process: &Peering, from: &str) -> EdgeReceiver {
 #[derive(Default)]
 pub(crate) struct Source {
     settled: Mutex<Vec<u64>>,
+    dropped: Mutex<u32>,
 }
 
 impl Settle for Source {
     fn settled(&self, settled: Settled) {
+        *self.dropped.lock().unwrap() += settled.dropped;
         self.settled.lock().unwrap().push(settled.span.first);
     }
     fn released(&self, _: Span) {}
@@ -96,6 +98,10 @@ impl Source {
             event
         };
         Batch::of((first..first + u64::from(count)).map(number).collect(), mark)
+    }
+
+    pub(crate) fn dropped(&self) -> u32 {
+        *self.dropped.lock().unwrap()
     }
 
     pub(crate) fn settled(&self) -> usize {
