@@ -74,7 +74,7 @@ impl EdgeSender {
         self.sender.view(self.sender.peering.identity().seconds_left())
     }
 
-    fn encode(&mut self, batch: &Batch) -> (Vec<(Bytes, Covered)>, Vec<(usize, String)>) {
+    fn encode(&mut self, batch: &Batch) -> (Vec<(Bytes, Covered)>, Vec<Unfit>) {
         let (mut frames, mut refused) = (Vec::new(), Vec::new());
         let (mut out, mut covered) = (Vec::new(), Covered::default());
         for (index, event) in batch.events().iter().enumerate() {
@@ -112,6 +112,9 @@ impl EdgeSender {
         Ok(())
     }
 }
+
+/// The place of an event in its batch, and why no edge carries it.
+type Unfit = (usize, String);
 
 /// Ends a frame that holds more than its version.
 fn flush(out: &mut Vec<u8>, covered: &mut Covered, frames: &mut Vec<(Bytes, Covered)>) {
