@@ -3,10 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
-use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
-    process_collector::ProcessCollector,
-};
+use prometheus::{Encoder, Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::{control::Fleet, lease::Leadership};
@@ -68,8 +65,12 @@ impl Default for Metrics {
             own.registry.register(Box::new(own.pipelines.clone())),
             own.registry.register(Box::new(own.sidecars.clone())),
             own.registry.register(Box::new(own.leads.clone())),
-            own.registry.register(Box::new(ProcessCollector::for_self())),
         ];
+        // Reads /proc, which other systems do not have.
+        #[cfg(target_os = "linux")]
+        let registered = registered.into_iter().chain([own
+            .registry
+            .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))]);
         registered.into_iter().for_each(|one| one.expect("names differ"));
         own
     }
