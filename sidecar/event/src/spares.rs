@@ -139,17 +139,30 @@ impl Shelf {
 /// What maps take, as an estimate: those of one batch are alike, and a few of them speak for all.
 fn size(maps: &[Map]) -> usize {
     let step = maps.len() / SAMPLED_MAPS + 1;
-    let sampled: usize = maps.iter().step_by(step).map(map_bytes).sum();
-    sampled * step
+    let mut bytes = 0;
+    let mut before = None;
+    for map in maps.iter().step_by(step) {
+        bytes += map_bytes(map, before);
+        before = Some(map);
+    }
+    bytes * step
 }
 
-fn map_bytes(map: &Map) -> usize {
-    let value = |value: &Value| match value {
-        Value::Text(text) if !text.is_inline() => text.capacity(),
-        Value::Map(map) => map_bytes(map),
-        _ => 0,
+/// A text that the map shares with the one `before` it is all events' own, and not the map's.
+fn map_bytes(map: &Map, before: Option<&Map>) -> usize {
+    let mut fields_before = before.map(Map::iter).into_iter().flatten();
+    let own = |(_, value): (&Text, &Value)| {
+        let before = fields_before.next().map(|(_, value)| value);
+        let own = match (value, before) {
+            (Value::Text(text), Some(Value::Text(before))) if text.as_ptr() == before.as_ptr() => 0,
+            (Value::Text(text), _) if !text.is_inline() => text.capacity(),
+            (Value::Map(map), Some(Value::Map(before))) => map_bytes(map, Some(before)),
+            (Value::Map(map), _) => map_bytes(map, None),
+            _ => 0,
+        };
+        size_of::<(Text, Value)>() + own
     };
-    map.iter().map(|(_, own)| size_of::<(Text, Value)>() + value(own)).sum()
+    map.iter().map(own).sum()
 }
 
 fn keep_map(mut map: Map, maps: &mut Vec<Map>) {
@@ -188,10 +201,10 @@ const TEXT_BYTES_MAX: usize = 1024;
 /// Likewise a map: of each it keeps at most 64 values, and texts of at most 256 bytes.
 const VALUES_MAX: u32 = 64;
 const FIELD_BYTES_MAX: usize = 256;
-/// Batches of maps on the shelf: as many as are on their way at once where rings are full.
-const SHELF_MAX: usize = 64;
+/// Batches of maps on the shelf: as many as are on their way at once where the rings of a long pipeline are full.
+const SHELF_MAX: usize = 256;
 /// What they may take: one backlog must not keep the memory of all batches that it was made of.
-const SHELF_BYTES_MAX: usize = 8 << 20;
+const SHELF_BYTES_MAX: usize = 16 << 20;
 const SAMPLED_MAPS: usize = 8;
 
 #[cfg(test)]
@@ -265,6 +278,21 @@ mod tests {
         again.keep(parsed(r#"{"a":1}"#));
         again.shelve(&shelf);
         assert!(shelf.take().is_some(), "what is taken makes room");
+    }
+
+    #[test]
+    fn a_text_that_all_maps_share_does_not_fill_the_shelf() {
+        let (shelf, payload) = (Shelf::default(), Value::from("x".repeat(FIELD_BYTES_MAX)));
+        let mut ended = Vec::new();
+        for _ in 0..100 {
+            let mut spares = Spares::default();
+            for _ in 0..KEPT_MAX {
+                spares.keep(Map::from_iter([("n", Value::from(1)), ("payload", payload.clone())]).into());
+            }
+            ended.push(spares);
+        }
+        ended.iter_mut().for_each(|spares| spares.shelve(&shelf));
+        assert_eq!(std::iter::from_fn(|| shelf.take()).count(), 100);
     }
 
     #[test]
