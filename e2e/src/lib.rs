@@ -1,6 +1,13 @@
 //! The product driven from outside, beside real peers.
 
-use std::{env, path::PathBuf, process::Command, sync::OnceLock};
+use std::{
+    env,
+    path::PathBuf,
+    process::Command,
+    sync::OnceLock,
+    thread,
+    time::{Duration, Instant},
+};
 
 /// The `sidestream` program of this tree, built as the test that asks was built. `SIDESTREAM_BINARY` names another one.
 ///
@@ -9,6 +16,22 @@ use std::{env, path::PathBuf, process::Command, sync::OnceLock};
 pub fn sidestream_binary() -> PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| env::var_os("SIDESTREAM_BINARY").map_or_else(build, PathBuf::from)).clone()
+}
+
+/// Asks ten times a second until there is an answer, and gives it.
+///
+/// # Panics
+/// With the last reason, where there is none within `limit`.
+#[allow(clippy::disallowed_methods, reason = "real programs are waited for in real time")]
+pub fn eventually<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Result<T, String>) -> T {
+    let begun = Instant::now();
+    loop {
+        match ask() {
+            Ok(answer) => return answer,
+            Err(reason) if begun.elapsed() > limit => panic!("{what}: not within {limit:?}: {reason}"),
+            Err(_) => thread::sleep(Duration::from_millis(100)),
+        }
+    }
 }
 
 fn build() -> PathBuf {

@@ -1,6 +1,8 @@
 //! Sidecars in pods of their own, joined by edges.
 
-use crate::world::{Namespace, SOON, eventually};
+use sidestream_e2e::eventually;
+
+use crate::world::{Namespace, SOON};
 
 #[test]
 #[ignore = "needs a cluster: make e2e"]

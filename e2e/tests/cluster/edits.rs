@@ -2,7 +2,9 @@
 
 use std::{thread, time::Duration};
 
-use crate::world::{Namespace, SOON, eventually};
+use sidestream_e2e::eventually;
+
+use crate::world::{Namespace, SOON};
 
 #[test]
 #[ignore = "needs a cluster: make e2e"]

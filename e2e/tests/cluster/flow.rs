@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use sidestream_e2e::eventually;
+
 use crate::{
     collector::{Account, Collector},
-    world::{Namespace, SOON, eventually},
+    world::{Namespace, SOON},
 };
 
 /// Events a second: few enough for programs that are not optimised on a machine that builds something else beside.

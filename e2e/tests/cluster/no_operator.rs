@@ -1,9 +1,11 @@
 //! The operator goes away, or another one takes over.
 
+use sidestream_e2e::eventually;
+
 use crate::{
     collector::Account,
     flow::{COUNT, Flow},
-    world::{Namespace, SOON, eventually, kubectl},
+    world::{Namespace, SOON, kubectl},
 };
 
 const POD: &str = "app.kubernetes.io/name=sidestream-operator";

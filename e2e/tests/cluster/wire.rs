@@ -6,9 +6,11 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use sidestream_e2e::eventually;
+
 use crate::{
     collector::Collector,
-    world::{Namespace, SOON, eventually},
+    world::{Namespace, SOON},
 };
 
 /// Stands in every event.

@@ -147,15 +147,3 @@ pub(crate) fn kubectl(arguments: &[&str], input: &str) -> Result<String, String>
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }
-
-/// Asks again and again until there is an answer; fails with the last reason after `limit`.
-pub(crate) fn eventually<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Result<T, String>) -> T {
-    let begun = Instant::now();
-    loop {
-        match ask() {
-            Ok(answer) => return answer,
-            Err(reason) if begun.elapsed() > limit => panic!("{what}: not within {limit:?}: {reason}"),
-            Err(_) => thread::sleep(Duration::from_millis(200)),
-        }
-    }
-}

@@ -9,8 +9,8 @@ mod world;
 use std::{path::Path, process::Command, time::Duration};
 
 use serde_json::Value;
-use sidestream_e2e::sidestream_binary;
-use world::{Notified, World, eventually, free_port, get, get_json};
+use sidestream_e2e::{eventually, sidestream_binary};
+use world::{Notified, World, free_port, get, get_json};
 
 const NODE_EXPORTER: &str = "/usr/bin/prometheus-node-exporter";
 const ALERTMANAGER: &str = "/usr/bin/prometheus-alertmanager";

@@ -8,7 +8,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use serde_json::Value;
@@ -95,18 +95,6 @@ pub(crate) fn get(port: u16, path: &str) -> Result<String, String> {
 
 pub(crate) fn get_json(port: u16, path: &str) -> Result<Value, String> {
     serde_json::from_str(&get(port, path)?).map_err(|error| error.to_string())
-}
-
-/// Asks again and again until there is an answer; fails with the last reason after `limit`.
-pub(crate) fn eventually<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Result<T, String>) -> T {
-    let begun = Instant::now();
-    loop {
-        match ask() {
-            Ok(answer) => return answer,
-            Err(reason) if begun.elapsed() > limit => panic!("{what}: not within {limit:?}: {reason}"),
-            Err(_) => thread::sleep(Duration::from_millis(100)),
-        }
-    }
 }
 
 /// An HTTP server that keeps the JSON bodies it is sent: the one an Alertmanager notifies.
