@@ -212,7 +212,10 @@ fn none(wrong: Vec<String>, what: &str) {
 }
 
 fn is_test(path: &str) -> bool {
-    path.contains("/tests/") || path.contains("/benches/") || path.ends_with("/tests.rs")
+    path.starts_with("e2e/")
+        || path.contains("/tests/")
+        || path.contains("/benches/")
+        || path.ends_with("/tests.rs")
 }
 
 /// Whether `word` stands in `line`, not as part of a longer one.
