@@ -67,6 +67,11 @@ pub enum Refusal {
         /// The key usage or extended key usage it lacks.
         lacks: &'static str,
     },
+    /// Its key is an RSA key that is too short to prove anything.
+    WeakKey {
+        /// Its length.
+        bits: usize,
+    },
     /// It is somebody else.
     Unexpected {
         /// Who should be there.
@@ -125,6 +130,12 @@ impl fmt::Display for Refusal {
             Refusal::Authority => out.write_str("the certificate is an authority's, not a workload's"),
             Refusal::Purpose { lacks } => {
                 write!(out, "the certificate is not made for this: it lacks {lacks}")
+            }
+            Refusal::WeakKey { bits } => {
+                write!(
+                    out,
+                    "the certificate's RSA key has {bits} bits, and 2048 are the least that is believed"
+                )
             }
             Refusal::Unexpected { expected, found } => {
                 write!(out, "the peer is `{found}`, and `{expected}` should be there")

@@ -1,7 +1,10 @@
 //! What a leaf certificate says, read strictly (SPIFFE X509-SVID, sections 3 to 5).
 
 use rustls::pki_types::CertificateDer;
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use x509_parser::{
+    prelude::{FromDer, GeneralName, X509Certificate},
+    public_key::PublicKey,
+};
 
 use crate::{Refusal, SpiffeId};
 
@@ -37,6 +40,11 @@ impl Leaf {
         }
         if !usage.digital_signature() {
             return Err(Refusal::Purpose { lacks: "the key usage digitalSignature" });
+        }
+        if let Ok(PublicKey::RSA(key)) = certificate.public_key().parsed()
+            && key.key_size() < RSA_BITS_MIN
+        {
+            return Err(Refusal::WeakKey { bits: key.key_size() });
         }
         let validity = certificate.validity();
         Ok(Leaf {
@@ -80,3 +88,6 @@ fn one_spiffe_id(certificate: &X509Certificate<'_>) -> Result<SpiffeId, Refusal>
         more => Err(Refusal::ManyNames { count: more.len() }),
     }
 }
+
+/// NIST SP 800-131A rev. 2, section 3: shorter ones are disallowed.
+const RSA_BITS_MIN: usize = 2048;

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P384_SHA384};
 use sidestream_host::Random;
 use sidestream_trust::{Anchors, Authority, Credentials, Identity, Request, SpiffeId, TrustError, peer_id};
-use world::{DAY, NOW, id, uri, world};
+use world::{DAY, NOW, forged::uri, id, world};
 
 #[test]
 fn the_names_of_a_request_are_passed_over_and_those_of_the_issuer_stand() {

@@ -1,23 +1,19 @@
 //! Authorities, leaves of every shape, and handshakes in memory.
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
+pub(crate) mod forged;
+mod outdated;
+
 use std::{
     io::{self, Write},
     sync::Arc,
     time::Duration,
 };
 
-use rcgen::{
-    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType,
-};
-use rustls::{
-    ClientConfig, ClientConnection, ServerConfig, ServerConnection,
-    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject},
-};
+use forged::Forge;
+use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
 use sidestream_host::{Clock, SimulatedClock};
 use sidestream_trust::{Authority, Identity, SpiffeId, peer_id, server_name};
-use time::OffsetDateTime;
 
 /// 2026-11-21.
 pub(crate) const NOW: i64 = 1_795_219_200;
@@ -44,63 +40,8 @@ impl World {
         Identity::new(self.authority.credentials(&id(name), &[], DAY).unwrap(), &self.clock)
     }
 
-    /// A leaf of any shape, signed by the authority.
-    pub(crate) fn forge(&self, shape: impl FnOnce(&mut CertificateParams)) -> Forged {
-        forge(&self.authority, KeyPair::generate().unwrap(), shape)
-    }
-}
-
-/// A leaf that no honest authority gives out.
-pub(crate) struct Forged {
-    pub(crate) chain: Vec<CertificateDer<'static>>,
-    pub(crate) key: PrivateKeyDer<'static>,
-}
-
-pub(crate) fn forge(
-    authority: &Authority,
-    key: KeyPair,
-    shape: impl FnOnce(&mut CertificateParams),
-) -> Forged {
-    let signing = KeyPair::from_pem_or_der(&authority.key_pem());
-    let issuer = Issuer::from_ca_cert_der(authority.anchor(), signing).unwrap();
-    let mut params = good_leaf("app");
-    shape(&mut params);
-    let leaf = params.signed_by(&key, &issuer).unwrap().der().clone();
-    Forged { chain: vec![leaf], key: pkcs8(&key) }
-}
-
-pub(crate) fn good_leaf(name: &str) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages =
-        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    params.subject_alt_names = vec![uri(id(name).as_str())];
-    params.not_before = at(NOW - 60);
-    params.not_after = at(NOW + 86_400);
-    params
-}
-
-pub(crate) fn uri(text: &str) -> SanType {
-    SanType::URI(text.try_into().unwrap())
-}
-
-pub(crate) fn at(seconds: i64) -> OffsetDateTime {
-    OffsetDateTime::from_unix_timestamp(seconds).unwrap()
-}
-
-pub(crate) fn pkcs8(key: &KeyPair) -> PrivateKeyDer<'static> {
-    PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()))
-}
-
-trait FromPem {
-    fn from_pem_or_der(pem: &str) -> KeyPair;
-}
-
-impl FromPem for KeyPair {
-    fn from_pem_or_der(pem: &str) -> KeyPair {
-        KeyPair::try_from(&PrivateKeyDer::from_pem_slice(pem.as_bytes()).unwrap()).unwrap()
+    pub(crate) fn forge(&self) -> Forge<'_> {
+        Forge::new(&self.authority, &self.clock)
     }
 }
 
