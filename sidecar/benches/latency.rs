@@ -9,17 +9,20 @@
 //! that is late, the machine took a core away; no scheduler of ours can be earlier.
 #![allow(missing_docs, clippy::disallowed_methods, reason = "a bench measures real time")]
 
+mod common;
+
 use std::{
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
+use common::ClockStage;
 use hdrhistogram::Histogram;
 use serde_json::json;
-use sidestream_event::{Batch, Event, Value};
+use sidestream_event::{Event, Value};
 use sidestream_plan::{Latency, Plan};
 use sidestream_ring::sync::Gauge;
-use sidestream_sidecar::{Flow, Output, Pipeline, Processor, PushError, Registry, Sidecar, SidecarConfig};
+use sidestream_sidecar::{Pipeline, PushError, Registry, Sidecar, SidecarConfig};
 
 const RATE: u64 = 100_000;
 const ROUNDS: usize = 9;
@@ -136,25 +139,4 @@ fn plan(runs: &[&[usize]]) -> Plan {
         ],
     }))
     .expect("a plan")
-}
-
-struct ClockStage {
-    begun: Instant,
-    seen: Arc<Mutex<Histogram<u64>>>,
-}
-
-impl Processor for ClockStage {
-    fn process(&mut self, batch: &mut Batch, _: &mut Output) -> Flow {
-        let now = self.begun.elapsed().as_nanos() as u64;
-        let mut seen = self.seen.lock().expect("nobody panics with it");
-        for event in batch.events() {
-            if let (Some(Value::Int(due)), Some(Value::Bool(true))) =
-                (event.body.field("due"), event.body.field("counted"))
-            {
-                seen.record(now.saturating_sub(*due as u64).max(1)).expect("within the histogram");
-            }
-        }
-        batch.clear();
-        Flow::Continue
-    }
 }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, thread, time::Duration};
 
+use futures_util::future::select_all;
 use sidestream_plan::Plan;
 
 use crate::{AssembleError, Drained, Pipeline, Registry, World, observe::Observed};
@@ -121,12 +122,11 @@ impl Fleet {
 
     /// Waits until a pipeline that was removed before its end has come to it; for ever where there is none.
     pub async fn left(&mut self) -> (String, Drained) {
-        let place = loop {
-            if let Some(place) = self.leaving.iter().position(|(_, pipeline)| pipeline.has_ended()) {
-                break place;
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        };
+        if self.leaving.is_empty() {
+            return std::future::pending().await;
+        }
+        let ((), place, _) =
+            select_all(self.leaving.iter().map(|(_, pipeline)| Box::pin(pipeline.ended()))).await;
         let (name, pipeline) = self.leaving.remove(place);
         let drained = pipeline.drain(Duration::ZERO);
         tell(&name, &drained);
@@ -145,7 +145,7 @@ fn reload(running: &Pipeline, plan: Plan) -> Result<(), String> {
                 replaced = list(&done.replaced),
                 added = list(&done.added),
                 removed = list(&done.removed),
-                paused_ms = done.paused.as_secs_f64() * 1e3,
+                paused_ms = done.paused.as_micros() as f64 / 1e3,
                 "reloaded"
             );
             Ok(())
@@ -182,6 +182,3 @@ fn tell(name: &str, drained: &Drained) -> bool {
     );
     false
 }
-
-/// How often it is looked for the end of what was removed before.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);

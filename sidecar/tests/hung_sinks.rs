@@ -4,12 +4,13 @@
 
 mod world;
 
-use std::{fs::File, io::Read, path::Path, process::Command, thread, time::Duration};
+use std::{fs::File, io::Read, path::Path, process::Command, sync::Arc, thread, time::Duration};
 
 use serde_json::json;
 use sidestream_event::Event;
 use sidestream_plan::Plan;
-use sidestream_sidecar::{Door, Pipeline, Registry};
+use sidestream_sidecar::{Door, Pipeline, Registry, Sidecar};
+use tempfile::TempDir;
 use world::{plan, sidecar, start, with};
 
 /// A pipe that nobody reads: whoever writes to it hangs when 64 KiB are in it.
@@ -17,6 +18,27 @@ fn pipe(folder: &Path) -> String {
     let path = folder.join("pipe");
     assert!(Command::new("mkfifo").arg(&path).status().expect("mkfifo, of every Unix").success());
     path.to_str().expect("a text").to_owned()
+}
+
+/// A sidecar whose sink hangs.
+struct Hung {
+    folder: TempDir,
+    sidecar: Sidecar,
+    pipe: String,
+    registry: Registry,
+    door: Door,
+    pipeline: Arc<Pipeline>,
+    pushed: u64,
+}
+
+fn hung() -> Hung {
+    let (folder, sidecar) = (tempfile::tempdir().expect("a folder"), sidecar());
+    let pipe = pipe(folder.path());
+    let mut registry = Registry::default();
+    let door = registry.door("push");
+    let pipeline = start(&sidecar, to_file(&pipe, json!({})), &mut registry);
+    let pushed = push_until_it_hangs(&door, &pipeline);
+    Hung { folder, sidecar, pipe, registry, door, pipeline, pushed }
 }
 
 fn to_file(path: &str, settings: serde_json::Value) -> Plan {
@@ -69,12 +91,7 @@ fn read_all(path: &str) {
 
 #[test]
 fn what_a_removed_sink_that_hangs_had_is_named_while_it_hangs_and_counted_when_it_lets_go() {
-    let (folder, sidecar) = (tempfile::tempdir().expect("a folder"), sidecar());
-    let pipe = pipe(folder.path());
-    let mut registry = Registry::default();
-    let door = registry.door("push");
-    let pipeline = start(&sidecar, to_file(&pipe, json!({})), &mut registry);
-    let pushed = push_until_it_hangs(&door, &pipeline);
+    let Hung { folder: _folder, sidecar, pipe, mut registry, door, pipeline, pushed } = hung();
     let hangs = pipeline.stages()[1].stats.clone();
     let before = pipeline.ledger();
     assert_eq!(before.in_flight, pushed - 64, "{before:?}");
@@ -104,12 +121,7 @@ fn what_a_removed_sink_that_hangs_had_is_named_while_it_hangs_and_counted_when_i
 
 #[test]
 fn what_a_replaced_sink_that_hangs_had_is_counted_when_it_lets_go_and_its_source_would_replay_it() {
-    let (folder, sidecar) = (tempfile::tempdir().expect("a folder"), sidecar());
-    let pipe = pipe(folder.path());
-    let mut registry = Registry::default();
-    let door = registry.door("push");
-    let pipeline = start(&sidecar, to_file(&pipe, json!({})), &mut registry);
-    let pushed = push_until_it_hangs(&door, &pipeline);
+    let Hung { folder, sidecar, pipe, mut registry, door, pipeline, pushed } = hung();
 
     let good = folder.path().join("good");
     let mended = to_file(good.to_str().expect("a text"), json!({}));
@@ -131,12 +143,7 @@ fn what_a_replaced_sink_that_hangs_had_is_counted_when_it_lets_go_and_its_source
 
 #[test]
 fn a_drain_names_the_sink_that_hangs_with_the_last_batch_in_its_hand() {
-    let (folder, sidecar) = (tempfile::tempdir().expect("a folder"), sidecar());
-    let pipe = pipe(folder.path());
-    let mut registry = Registry::default();
-    let door = registry.door("push");
-    let pipeline = start(&sidecar, to_file(&pipe, json!({})), &mut registry);
-    let pushed = push_until_it_hangs(&door, &pipeline);
+    let Hung { folder: _folder, sidecar: _sidecar, pipe, pipeline, pushed, .. } = hung();
     let drained = pipeline.drain(Duration::from_millis(300));
     assert_eq!(drained.undelivered, [("hangs".to_owned(), pushed - 64)]);
     read_all(&pipe);

@@ -82,14 +82,13 @@ impl Worker {
 
     /// Looks around until there is work, which is true, or `enough` says so; unless another worker does already.
     pub(crate) fn look_around(&mut self, mut enough: impl FnMut() -> bool) -> bool {
-        let shared = self.shared.clone();
-        if !shared.sleepers.begin_look() {
+        if !self.shared.sleepers.begin_look() {
             return self.sees_work();
         }
         while !self.sees_work() && !enough() {
             spin_loop();
         }
-        shared.sleepers.end_look();
+        self.shared.sleepers.end_look();
         self.looked = true;
         self.sees_work()
     }

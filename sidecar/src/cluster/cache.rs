@@ -1,13 +1,11 @@
 //! The plans of a pod, kept for its next container.
 
-use std::{
-    fs::{self, File},
-    io::{self, Write},
-    path::PathBuf,
-};
+use std::{fs, io, path::PathBuf};
 
 use prost::Message;
 use sidestream_control::Plans;
+
+use super::whole::write_whole;
 
 /// A file that holds the last plans that were heard of, as they came.
 pub struct PlanCache(PathBuf);
@@ -34,11 +32,7 @@ impl PlanCache {
 
     /// Keeps `plans`, whole or not at all.
     pub fn keep(&self, plans: &Plans) -> io::Result<()> {
-        let new = self.0.with_extension("new");
-        let mut file = File::create(&new)?;
-        file.write_all(&plans.encode_to_vec())?;
-        file.sync_all()?;
-        fs::rename(new, &self.0)
+        write_whole(&self.0, &plans.encode_to_vec())
     }
 }
 

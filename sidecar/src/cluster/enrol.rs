@@ -1,7 +1,7 @@
 //! From a pod's token to a certificate, and a new one before that ends.
 
 use std::{
-    fs, io,
+    fs,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -15,6 +15,7 @@ use tokio::sync::{Notify, watch};
 use super::{
     ClusterError, Settings,
     call::{ALPN, call},
+    whole::write_whole,
 };
 use crate::backoff::Backoff;
 
@@ -203,19 +204,23 @@ async fn ask(settings: &Settings, clock: &Clock) -> Result<Answer, ClusterError>
 
 /// Whether `anchors` are the ones that the pod was given, as far as those can be read.
 fn is_mounted(settings: &Settings, anchors: &Anchors) -> bool {
-    let given = read(&settings.anchors).ok().and_then(|text| Anchors::from_pem(&text).ok());
-    let (Some(given), kept) = (&given, anchors.certificates()) else { return true };
+    let (Ok(given), kept) = (mounted(settings), anchors.certificates()) else { return true };
     let given = given.certificates();
     given.len() == kept.len() && given.iter().all(|root| kept.contains(root))
 }
 
 /// Every authority that was ever named: those the pod was given, and those heard of since.
 fn believed(settings: &Settings) -> Result<Anchors, ClusterError> {
-    let given = Anchors::from_pem(&read(&settings.anchors)?)?;
+    let given = mounted(settings)?;
     let heard = fs::read_to_string(settings.identity.join(ANCHORS)).ok();
     let heard = heard.and_then(|text| Anchors::from_pem(&text).ok());
     let all = given.certificates().iter().chain(heard.iter().flat_map(|anchors| anchors.certificates()));
     Ok(Anchors::new(all.cloned())?)
+}
+
+/// The authorities that the pod was given.
+fn mounted(settings: &Settings) -> Result<Anchors, ClusterError> {
+    Ok(Anchors::from_pem(&read(&settings.anchors)?)?)
 }
 
 /// What an earlier container of this pod left, where it does not end soon.
@@ -236,24 +241,12 @@ fn keep(settings: &Settings, credentials: &Credentials, issuer: u64) {
         (ISSUER, issuer.to_string()),
     ];
     for (file, text) in files {
-        if let Err(error) = write(&settings.identity, file, &text) {
-            let path = settings.identity.join(file).display().to_string();
+        let path = settings.identity.join(file);
+        if let Err(error) = write_whole(&path, text.as_bytes()) {
+            let path = path.display().to_string();
             tracing::warn!(path, "the identity will not survive this container: {error}");
         }
     }
-}
-
-/// Writes a file whole or not at all, for this user's eyes only.
-fn write(folder: &Path, file: &str, text: &str) -> io::Result<()> {
-    use std::io::Write;
-
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let new = folder.join(format!("{file}.new"));
-    options.open(&new)?.write_all(text.as_bytes())?;
-    fs::rename(new, folder.join(file))
 }
 
 fn read(path: &Path) -> Result<String, ClusterError> {

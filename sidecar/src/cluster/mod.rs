@@ -17,6 +17,7 @@ mod call;
 mod duty;
 mod enrol;
 mod orders;
+mod whole;
 
 use std::{fmt, path::PathBuf};
 
