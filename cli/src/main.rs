@@ -1,5 +1,6 @@
 //! `sidestream`: the command line. One file per verb; this one tells the life of the process in order.
 
+mod arguments;
 mod files;
 mod log;
 mod output;
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
         Verb::Check(check) => check.run(),
         Verb::Plan(plan) => plan.run(),
         Verb::Eval(eval) => eval.run(),
+        Verb::Inject(inject) => inject.run(),
         Verb::Top(top) => top.run(),
     }
 }
@@ -41,6 +43,8 @@ enum Verb {
     Plan(verb::plan::ShowPlan),
     /// Evaluate an expression
     Eval(verb::eval::Eval),
+    /// Add sidecars to manifests, as the operator's webhook adds them to pods
+    Inject(verb::inject::Inject),
     /// Watch a running process: rates, latencies, queues
     Top(verb::top::Top),
 }

@@ -28,7 +28,7 @@ pub fn pipeline_crd() -> Value {
 
 /// The same as YAML, as it is checked in.
 pub fn pipeline_crd_yaml() -> String {
-    let yaml = crate::yaml::write(&pipeline_crd());
+    let yaml = crate::yaml::to_yaml(&pipeline_crd());
     format!("# Generated from crds/src/pipeline.rs by `make generate`. Do not edit.\n{yaml}")
 }
 

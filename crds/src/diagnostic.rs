@@ -176,6 +176,42 @@ macro_rules! codes {
     };
 }
 
+/// What is wrong with a file as such, found by whoever reads files: the compiler gets their text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileCode {
+    /// It cannot be read.
+    Unreadable,
+    /// It has a pipeline that another file has too.
+    PipelineInTwoFiles,
+}
+
+impl FileCode {
+    /// Every one.
+    pub const ALL: &'static [FileCode] = &[FileCode::Unreadable, FileCode::PipelineInTwoFiles];
+
+    /// Its name: it never changes.
+    pub fn text(self) -> &'static str {
+        match self {
+            FileCode::Unreadable => "unreadable-file",
+            FileCode::PipelineInTwoFiles => "pipeline-in-two-files",
+        }
+    }
+
+    /// What it means, in one line.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            FileCode::Unreadable => "A file is not there, or may not be read.",
+            FileCode::PipelineInTwoFiles => "Two files have a pipeline of the same namespace and name.",
+        }
+    }
+}
+
+impl Serialize for FileCode {
+    fn serialize<S: serde::Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        out.serialize_str(self.text())
+    }
+}
+
 codes! {
     // The file.
     FileTooLarge "file-too-large" Error "A file has more than 1 MiB, or more than 256 documents.",
@@ -228,6 +264,11 @@ codes! {
     UnknownSidecar "unknown-sidecar" Error "No sidecar has this name.",
     NoSidecar "no-sidecar" Error "A stage does not say in which of several sidecars it runs, and has no input to follow.",
     UnusedSidecar "unused-sidecar" Warning "No stage runs in a sidecar.",
+    NoHost "no-host" Error "A sidecar does not say which pods it runs in.",
+    TwoHosts "two-hosts" Error "A sidecar says twice which pods it runs in.",
+    BadSelector "bad-selector" Error "A selector selects every pod, or is none that Kubernetes takes.",
+    SamePods "same-pods" Error "Two sidecars of a pipeline are injected into the same pods.",
+    NoService "no-service" Error "An edge leads into pods that no Service can select.",
     SpreadState "spread-state" Error "A stage that brings events together runs in several pods that share them.",
     LongName "long-name" Error "The objects of a pipeline would have a name that Kubernetes does not allow.",
 

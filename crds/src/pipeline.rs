@@ -9,6 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sidestream_plan::{Expression, Input, Kind, Latency, OnError, Priority, Process, Sink, Source};
 
+use crate::selector::PodSelector;
+
 /// The most stages a pipeline has.
 pub const STAGES_MAX: usize = 64;
 /// The most sidecars a pipeline has.
@@ -69,12 +71,30 @@ pub struct PipelineSpec {
 /// edges.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "has(self.workload) != has(self.inject)",
+    "message": "a sidecar has exactly one of `workload` and `inject`",
+}]))]
 pub struct SidecarSpec {
     /// Its name, unique in the pipeline: lower-case letters, digits and `-`.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
-    /// Pods that the operator makes.
-    pub workload: Workload,
+    /// Pods that the operator makes. A sidecar has this or `inject`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<Workload>,
+    /// Pods of your own. A sidecar has this or `workload`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inject: Option<Inject>,
+}
+
+/// The pods that a sidecar runs in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Host {
+    /// Made by the operator.
+    Workload(Workload),
+    /// The user's own.
+    Inject(Inject),
 }
 
 /// Pods that the operator makes.
@@ -85,6 +105,15 @@ pub struct Workload {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: Option<i32>,
+}
+
+/// Pods of your own, in the namespace of the pipeline, which also have the label `sidestream.dev/inject: enabled`. Each gets
+/// one sidecar when it is made, for all pipelines that select it now or later.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Inject {
+    /// Which of them.
+    pub pod_selector: PodSelector,
 }
 
 /// One stage: a name, where its events come from, and exactly one of `source`, `process` and `sink`.
@@ -164,6 +193,33 @@ pub struct PipelineStatus {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"])
     )]
     pub conditions: Vec<Condition>,
+}
+
+impl SidecarSpec {
+    /// The pods it runs in; none unless exactly one of `workload` and `inject` is there.
+    pub fn host(&self) -> Option<Host> {
+        match (&self.workload, &self.inject) {
+            (Some(workload), None) => Some(Host::Workload(workload.clone())),
+            (None, Some(inject)) => Some(Host::Inject(inject.clone())),
+            _ => None,
+        }
+    }
+}
+
+impl Host {
+    /// Whether the user's pods host it.
+    pub fn selector(&self) -> Option<&PodSelector> {
+        match self {
+            Host::Inject(inject) => Some(&inject.pod_selector),
+            Host::Workload(_) => None,
+        }
+    }
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Host::Workload(Workload::default())
+    }
 }
 
 impl StageSpec {

@@ -7,7 +7,7 @@ use sidestream_plan::{Process, Sink, Source};
 
 use crate::{
     crd::{IS_CEL, pipeline_schema},
-    diagnostic::Code,
+    diagnostic::{Code, FileCode, Severity},
 };
 
 /// `docs/reference/pipeline.md`: every field of a Pipeline.
@@ -23,6 +23,7 @@ pub fn pipeline_page() -> String {
     page.yaml(include_str!("../cases/ok/hello.yaml"));
     page.text("A file may hold several, with `---` between them. Where a field is unknown, missing or of the wrong type, \
         [`sidestream check`](diagnostics.md) says so, for all of them at once. No text is longer than 4 KiB.");
+    page.text(VALUES);
     page.text("## `spec`");
     page.fields(spec, &["stages"]);
     page.text("## A stage");
@@ -50,15 +51,37 @@ pub fn diagnostics_page() -> String {
     page.text("# Diagnostics");
     page.text(GENERATED);
     page.text("What `sidestream check` and `sidestream run` say of a file, all of it at once: what is wrong, where, and what \
-        to write instead. An error keeps the whole file from starting (exit status 2); a warning and a note do not. A \
-        code never changes its meaning.");
+        to write instead. Only what may follow from a mistake alone is left unsaid until that is mended: that a stage whose \
+        `from` cannot be read has no input, for instance. An error keeps everything from starting (exit status 2); a \
+        warning and a note do not. A code never changes its meaning.");
     let mut table = String::from("| code | severity | meaning |\n|---|---|---|");
+    for code in FileCode::ALL {
+        let _ = write!(table, "\n| `{}` | {} | {} |", code.text(), Severity::Error, code.meaning());
+    }
     for code in Code::ALL {
         let _ = write!(table, "\n| `{code}` | {} | {} |", code.severity(), code.meaning());
     }
     page.text(&table);
     page.0
 }
+
+/// What the types of fields are that have a form of their own.
+const VALUES: &str = "\
+## Values
+
+| type | written as | such as |
+|---|---|---|
+| duration | one or more whole numbers, each with a unit: `d` `h` `m` `s` `ms` `us` `ns`; no fractions, no spaces | `250ms`, `5s`, `1h30m` |
+| size | bytes, or a whole number with a unit: `k` `M` `G` `T` of 1000, `Ki` `Mi` `Gi` `Ti` of 1024 | `512`, `64Ki`, `10M` |
+| expression | text in [CEL](expressions.md), over `event` and `meta` | `event.status >= 500` |
+
+In a YAML flow map, quote an expression that has `:`, `,`, `{`, `[` or `#` in it.
+
+## An event
+
+What flows: a body, which is a map, a list, a text, a number or bytes, and what is known of it, which no stage has to name:
+its time, the source it came from, its number there, its key, headers and W3C trace context. Expressions read the body as
+`event` and the rest as [`meta`](expressions.md). A dead letter has two headers more, `sidestream-stage` and `sidestream-error`.";
 
 const GENERATED: &str = "<!-- Generated from the types by `make generate`. Do not edit. -->";
 

@@ -267,14 +267,14 @@ impl Walk<'_> {
 }
 
 /// What a stage is; exactly one of them is in it.
-const ROLES: [&str; 3] = ["source", "process", "sink"];
+pub(crate) const ROLES: [&str; 3] = ["source", "process", "sink"];
 /// Kinds that only a program can make.
 const IN_CODE: [&str; 2] = ["push", "custom"];
 /// Fields of a stage, for those who write them a level too deep.
 const STAGE_FIELDS: [&str; 6] = ["from", "when", "otherwise", "priority", "input", "onError"];
 
 /// Where a kind belongs, when somebody wrote it without saying.
-fn role_of(kind: &str) -> Option<&'static str> {
+pub(crate) fn role_of(kind: &str) -> Option<&'static str> {
     let lists = [Source::KINDS, Process::KINDS, Sink::KINDS];
     ROLES.into_iter().zip(lists).find(|(_, kinds)| kinds.contains(&kind)).map(|(role, _)| role)
 }

@@ -83,8 +83,26 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Vec<Document<'_>>, Box<Diagnostic>> {
     Ok(chunks.into_iter().map(parse).collect())
 }
 
+/// The documents of a file of any resources, within the bounds of a file of pipelines; `file` is what diagnostics call it.
+///
+/// # Errors
+/// Everything that is no YAML in it.
+pub fn documents(text: &[u8], file: &str) -> Result<Vec<Value>, Vec<Diagnostic>> {
+    let named = |mut diagnostic: Diagnostic| {
+        diagnostic.file = Some(file.into());
+        diagnostic
+    };
+    let documents = read(text).map_err(|refusal| vec![named(*refusal)])?;
+    let (mut values, mut found) = (Vec::new(), Vec::new());
+    for document in documents {
+        found.extend(document.diagnostics.into_iter().map(named));
+        values.push(document.value);
+    }
+    if found.is_empty() { Ok(values) } else { Err(found) }
+}
+
 /// A tree as YAML text.
-pub(crate) fn write(value: &Value) -> String {
+pub fn to_yaml(value: &Value) -> String {
     serde_yaml::to_string(value).expect("a JSON value has a YAML form")
 }
 

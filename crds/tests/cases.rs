@@ -31,6 +31,25 @@ fn every_code_has_a_case() {
     assert!(missing.is_empty(), "no case for {missing:?}");
 }
 
+/// Mistakes in fields, names, settings and expressions of one file.
+#[test]
+fn mistakes_of_several_kinds_are_told_at_once_and_none_that_only_follows_from_another() {
+    let mut wrong = Vec::new();
+    for (name, text) in files("several") {
+        let compiled = compile(&text, &format!("{name}.yaml"));
+        let all: Vec<&Diagnostic> = compiled.diagnostics.iter().collect();
+        wrong.extend(differs(&format!("several/{name}.txt"), &listed(&all)));
+        let codes: BTreeSet<Code> = all.iter().map(|found| found.code).collect();
+        let of_fields =
+            [Code::MissingField, Code::UnknownField, Code::WrongType, Code::BadDuration, Code::NoKind];
+        match name.as_str() {
+            "nothing-that-follows" => assert!(codes.iter().all(|code| of_fields.contains(code)), "{codes:?}"),
+            _ => assert!(codes.len() > 8, "{codes:?}"),
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
 #[test]
 fn every_good_file_compiles_to_the_plans_beside_it() {
     let mut wrong = Vec::new();

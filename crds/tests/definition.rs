@@ -3,13 +3,23 @@
 use std::{fs, path::Path};
 
 use serde_json::Value;
-use sidestream_crds::{generated, pipeline_crd};
+use sidestream_crds::{Code, FileCode, generated, pipeline_crd};
 
 #[test]
 fn generated_files_are_up_to_date() {
     for (file, text) in generated() {
         let checked_in = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file));
         assert!(checked_in.is_ok_and(|old| old == text), "{file} is stale; run `make generate`");
+    }
+}
+
+#[test]
+fn every_code_has_a_row_in_the_reference() {
+    let page =
+        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/diagnostics.md")).unwrap();
+    let codes = Code::ALL.iter().map(|code| code.text()).chain(FileCode::ALL.iter().map(|code| code.text()));
+    for code in codes {
+        assert!(page.contains(&format!("\n| `{code}` | ")), "{code}: `make generate` writes its row");
     }
 }
 

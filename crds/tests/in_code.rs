@@ -71,7 +71,7 @@ fn mistakes_in_code_get_the_same_diagnostics_without_a_place() {
     let (plan, found) = compile_pipeline(&built);
     assert_eq!(plan, None);
     let codes: Vec<Code> = found.iter().map(|diagnostic| diagnostic.code).collect();
-    assert_eq!(codes, [Code::BadText], "the shape comes first");
+    assert_eq!(codes, [Code::BadText, Code::BadThreshold, Code::UnfitExpression]);
     assert_eq!(found[0].resource.as_deref(), Some("default/built"));
     assert!(found[0].place.is_none() && found[0].file.is_none());
 

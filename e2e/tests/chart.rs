@@ -18,9 +18,14 @@ fn chart_and_crates_have_one_version() {
 #[test]
 fn values_that_mean_nothing_are_refused() {
     let Some(helm) = helm() else { return };
-    for wrong in
-        ["operator.replicas=0", "images.sidecra=x", "trustDomain=A_B", "images.pullPolicy=Sometimes", "x=1"]
-    {
+    for wrong in [
+        "injection.failurePolicy=Perhaps",
+        "operator.replicas=0",
+        "images.sidecra=x",
+        "trustDomain=A_B",
+        "images.pullPolicy=Sometimes",
+        "x=1",
+    ] {
         let said = render(&helm, &["--set", wrong]).expect_err(wrong);
         let name = wrong.split(['.', '=']).next().unwrap();
         assert!(said.contains(name), "{wrong}: {said}");
@@ -54,6 +59,42 @@ fn replicas_get_a_disruption_budget_when_there_are_several() {
     let Some(helm) = helm() else { return };
     assert!(!render(&helm, &[]).unwrap().contains("PodDisruptionBudget"));
     assert!(render(&helm, &["--set", "operator.replicas=2"]).unwrap().contains("PodDisruptionBudget"));
+}
+
+#[test]
+fn only_pods_that_ask_for_a_sidecar_can_be_kept_waiting_for_one() {
+    let Some(helm) = helm() else { return };
+    let rendered = render(&helm, &[]).unwrap();
+    let injects = document(&rendered, "kind: MutatingWebhookConfiguration");
+    for part in [
+        "objectSelector:\n    matchLabels: {sidestream.dev/inject: enabled}",
+        "values: [kube-system, kube-public, kube-node-lease, sidestream-system]",
+        "{key: sidestream.dev/inject, operator: NotIn, values: [disabled]}",
+        "operations: [CREATE]",
+        "failurePolicy: Fail",
+        "timeoutSeconds: 5",
+    ] {
+        assert!(injects.contains(part), "{part}: {injects}");
+    }
+    let ignoring = render(&helm, &["--set", "injection.failurePolicy=Ignore"]).unwrap();
+    assert!(document(&ignoring, "kind: MutatingWebhookConfiguration").contains("failurePolicy: Ignore"));
+    assert!(!render(&helm, &["--set", "injection.enabled=false"]).unwrap().contains("kind: Mutating"));
+}
+
+#[test]
+fn a_pipeline_is_never_kept_waiting_for_the_operator() {
+    let Some(helm) = helm() else { return };
+    let rendered = render(&helm, &[]).unwrap();
+    let validates = document(&rendered, "kind: ValidatingWebhookConfiguration");
+    for part in ["failurePolicy: Ignore", "timeoutSeconds: 5", "object.spec != oldObject.spec"] {
+        assert!(validates.contains(part), "{part}: {validates}");
+    }
+    assert!(!render(&helm, &["--set", "validation.enabled=false"]).unwrap().contains("kind: Validating"));
+}
+
+/// The YAML document that has `text` in it.
+fn document<'a>(rendered: &'a str, text: &str) -> &'a str {
+    rendered.split("\n---").find(|document| document.contains(text)).unwrap_or_else(|| panic!("no {text}"))
 }
 
 /// What would be applied, or what Helm complained of.

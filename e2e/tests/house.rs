@@ -45,7 +45,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     // Beyond the sidecar: what `eval` evaluates, and what graphs built in code handle.
-    ("sidestream", &["crds", "plan", "sidecar", "event", "expr", "graph"]),
+    ("sidestream", &["crds", "plan", "desired", "sidecar", "event", "expr", "graph"]),
     ("sidestream-e2e", &["crds"]),
 ];
 

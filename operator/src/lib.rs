@@ -21,7 +21,9 @@ pub mod metrics;
 pub mod observed;
 pub mod settings;
 pub mod status;
+pub mod stirred;
 pub mod trust;
+pub mod user_pods;
 pub mod webhook;
 
 mod run;

@@ -15,6 +15,7 @@ pub struct Metrics {
     reconciles: IntCounterVec,
     reconcile_seconds: Histogram,
     certificates: IntCounterVec,
+    injections: IntCounterVec,
     api_requests: IntCounterVec,
     pipelines: IntGauge,
     sidecars: IntGauge,
@@ -45,6 +46,11 @@ impl Default for Metrics {
                 "Requests for a certificate, by how they ended.",
                 &["result"],
             ),
+            injections: counters(
+                "sidestream_operator_injections_total",
+                "Pods that asked for a sidecar, by what became of that: injected, present or refused.",
+                &["result"],
+            ),
             api_requests: counters(
                 "sidestream_operator_api_requests_total",
                 "Requests to the API server, by HTTP method; what is not GET is a write.",
@@ -61,6 +67,7 @@ impl Default for Metrics {
             own.registry.register(Box::new(own.reconciles.clone())),
             own.registry.register(Box::new(own.reconcile_seconds.clone())),
             own.registry.register(Box::new(own.certificates.clone())),
+            own.registry.register(Box::new(own.injections.clone())),
             own.registry.register(Box::new(own.api_requests.clone())),
             own.registry.register(Box::new(own.pipelines.clone())),
             own.registry.register(Box::new(own.sidecars.clone())),
@@ -86,6 +93,11 @@ impl Metrics {
     /// A request for a certificate ended.
     pub fn certificate(&self, is_issued: bool) {
         self.certificates.with_label_values(&[if is_issued { "issued" } else { "refused" }]).inc();
+    }
+
+    /// A pod has asked for a sidecar: `injected`, `present` or `refused`.
+    pub fn injection(&self, result: &str) {
+        self.injections.with_label_values(&[result]).inc();
     }
 
     /// A request goes to the API server.

@@ -25,12 +25,12 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use sidestream_desired::{TRUST_CONFIG_MAP, labels};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
-use crate::control::Account;
+use crate::{control::Account, stirred::Stirred};
 
 /// Objects of a list the server sends at once: what is not kept should not pile up.
-const PAGE: u32 = 100;
+pub(crate) const PAGE: u32 = 100;
 
 /// An object: its kind and name.
 pub type Key = (&'static str, String);
@@ -71,7 +71,7 @@ pub struct Pods {
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
     inner: Arc<Mutex<Inner>>,
-    stir: Arc<Notify>,
+    stirred: Stirred,
 }
 
 #[derive(Debug, Default)]
@@ -80,7 +80,6 @@ struct Inner {
     objects: HashMap<String, BTreeMap<Key, Seen>>,
     /// The fingerprint at which an object was found to be as this hash of what is desired says.
     settled: HashMap<String, BTreeMap<Key, (u64, String)>>,
-    stirred: std::collections::HashSet<String>,
 }
 
 impl Observed {
@@ -179,17 +178,16 @@ impl Observed {
         }
         let is_news = before != Seen { version: before.version, ..seen.clone() };
         known.insert(key, seen);
+        drop(inner);
         if is_news {
-            inner.stirred.insert(group.to_owned());
-            drop(inner);
-            self.stir.notify_one();
+            self.stirred.add([group.to_owned()]);
         }
     }
 
     /// The object is gone.
     pub fn forget(&self, group: &str, key: &Key) {
         let mut inner = self.lock();
-        let Inner { objects, settled, stirred } = &mut *inner;
+        let Inner { objects, settled } = &mut *inner;
         let was_known = objects.get_mut(group).is_some_and(|objects| objects.remove(key).is_some());
         settled.get_mut(group).map(|settled| settled.remove(key));
         if objects.get(group).is_some_and(BTreeMap::is_empty) {
@@ -198,10 +196,9 @@ impl Observed {
         if settled.get(group).is_some_and(BTreeMap::is_empty) {
             settled.remove(group);
         }
+        drop(inner);
         if was_known {
-            stirred.insert(group.to_owned());
-            drop(inner);
-            self.stir.notify_one();
+            self.stirred.add([group.to_owned()]);
         }
     }
 
@@ -258,13 +255,7 @@ impl Observed {
 
     /// The groups of which something has changed since the last call; waits until there are some.
     pub async fn stirred(&self) -> Vec<String> {
-        loop {
-            let stirred: Vec<String> = self.lock().stirred.drain().collect();
-            if !stirred.is_empty() {
-                return stirred;
-            }
-            self.stir.notified().await;
-        }
+        self.stirred.next().await
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -385,7 +376,8 @@ mod tests {
         observed.remember("shop/p", key.clone(), seen(1, 0));
         assert_eq!(observed.stirred().await, ["shop/p"]);
         observed.remember("shop/p", key.clone(), seen(2, 0));
-        assert!(observed.lock().stirred.is_empty(), "the same with another version is no news");
+        let none = tokio::time::timeout(std::time::Duration::from_millis(20), observed.stirred()).await;
+        assert!(none.is_err(), "the same with another version is no news");
         observed.forget("shop/p", &key);
         assert_eq!(observed.stirred().await, ["shop/p"]);
         assert!(observed.all("shop/p").is_empty());

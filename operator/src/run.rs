@@ -19,7 +19,7 @@ use crate::{
     metrics::{self, Health, Metrics},
     settings::Settings,
     trust::{self, AuthorityError},
-    webhook,
+    webhook::{self, Injector},
 };
 
 /// How long what is under way may take to end.
@@ -75,7 +75,8 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> Result<(
     let certifier = Certifier::new(client.clone(), news(), lifetime, clock.clone(), metrics.clone());
     let syncer = Syncer::new(fleet.clone(), news(), leadership.clone());
     let controlled = control::serve(listener, identity.clone(), certifier, syncer, ended());
-    let reviewed = webhook::serve(reviews, identity.clone(), ended());
+    let injector = Injector::new(client.clone(), settings.facts(), &settings.namespace, metrics.clone());
+    let reviewed = webhook::serve(reviews, identity.clone(), injector, ended());
     let (serving, is_serving) = watch::channel(true);
     let health = Health { metrics, fleet: fleet.clone(), leadership: leadership.clone(), is_serving };
     let answered = metrics::serve(settings.metrics_listen, health, ended());

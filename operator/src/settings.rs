@@ -40,10 +40,11 @@ pub struct Settings {
     /// Where the control server listens.
     #[arg(long, env = "SIDESTREAM_CONTROL_LISTEN", default_value = "0.0.0.0:9443")]
     pub control_listen: SocketAddr,
-    /// Where the validating webhook listens.
+    /// Where the webhooks listen.
     #[arg(long, env = "SIDESTREAM_WEBHOOK_LISTEN", default_value = "0.0.0.0:8443")]
     pub webhook_listen: SocketAddr,
-    /// The ValidatingWebhookConfiguration that is told whom to trust. Absent: there is none.
+    /// The name of the ValidatingWebhookConfiguration and of the MutatingWebhookConfiguration that are told whom to trust.
+    /// Absent: there are none.
     #[arg(long, env = "SIDESTREAM_WEBHOOK_CONFIGURATION")]
     pub webhook_configuration: Option<String>,
     /// Where `/metrics`, `/livez` and `/readyz` are served.

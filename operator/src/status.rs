@@ -9,12 +9,15 @@ use k8s_openapi::{
 };
 use sidestream_control::Counts;
 use sidestream_crds::{Diagnostic, PipelineStatus, SidecarPlan};
+use sidestream_desired::receives;
 use sidestream_plan::{Kind, Sink};
 
-use crate::{control::Acknowledged, observed::Pods};
+use crate::{control::Acknowledged, observed::Pods, user_pods::UserPod};
 
 /// The longest message that is written, in bytes; the API server takes 32768.
 const MESSAGE_BYTES_MAX: usize = 8192;
+/// Names that are listed in one; the rest are counted.
+const NAMES_MAX: usize = 10;
 
 /// What a status is made of.
 #[derive(Debug)]
@@ -39,7 +42,27 @@ pub struct Running<'a> {
     /// Whether its sources are to stop.
     pub is_suspended: bool,
     /// Its sidecars.
-    pub sidecars: Vec<(&'a SidecarPlan, Option<Pods>, Acknowledged)>,
+    pub sidecars: Vec<Part<'a>>,
+}
+
+/// One sidecar.
+#[derive(Debug)]
+pub struct Part<'a> {
+    /// What it is to run.
+    pub sidecar: &'a SidecarPlan,
+    /// Where.
+    pub crew: Crew<'a>,
+    /// What it says.
+    pub said: Acknowledged,
+}
+
+/// The pods a sidecar runs in.
+#[derive(Clone, Copy, Debug)]
+pub enum Crew<'a> {
+    /// Made by the operator; none where they are not known yet.
+    Made(Option<Pods>),
+    /// The user's that host it.
+    Users(&'a [UserPod]),
 }
 
 /// The status of a Pipeline that had `before`.
@@ -53,7 +76,7 @@ pub fn status(known: &Known<'_>, before: Option<&PipelineStatus>, now: Timestamp
     conditions.push(ready(known, before));
     conditions.extend(known.running.as_ref().and_then(drained));
     let sidecars = known.running.as_ref().map(|running| &running.sidecars);
-    let stages = sidecars.map(|all| all.iter().flat_map(|(sidecar, ..)| &sidecar.plan.stages));
+    let stages = sidecars.map(|all| all.iter().flat_map(|part| &part.sidecar.plan.stages));
     let is_edge = |kind: &Kind| matches!(kind, Kind::Sink(Sink::Edge(_)));
     let edges = stages.clone().map(|stages| stages.filter(|stage| is_edge(&stage.kind)).count());
     let all = stages.map(Iterator::count);
@@ -96,12 +119,40 @@ fn accepted(known: &Known<'_>) -> Said {
 }
 
 fn resolved(running: &Running<'_>) -> Said {
+    let unmounted: Vec<String> = running.sidecars.iter().flat_map(unmounted).collect();
+    if !unmounted.is_empty() {
+        let message =
+            format!("named since these pods were made, so restart them: {}", listed(&unmounted, "; "));
+        return ("ResolvedRefs", Is::False, "NeedsRestart", message);
+    }
     let missing: Vec<&str> =
-        running.sidecars.iter().flat_map(|(.., told)| &told.missing).map(String::as_str).collect();
+        running.sidecars.iter().flat_map(|part| &part.said.missing).map(String::as_str).collect();
     if missing.is_empty() {
         return ("ResolvedRefs", Is::True, "Resolved", "nothing that the stages name is missing".into());
     }
     ("ResolvedRefs", Is::False, "Missing", format!("not there: {}", missing.join("; ")))
+}
+
+/// What the stages name of Secrets that a pod of the user's got a sidecar without.
+fn unmounted(part: &Part<'_>) -> Vec<String> {
+    let Crew::Users(pods) = part.crew else { return Vec::new() };
+    let wanted = part.sidecar.plan.secrets();
+    let lacks = |pod: &&UserPod| {
+        let has = |name: &String| pod.secrets.get(name).cloned().unwrap_or_default();
+        wanted.iter().any(|(name, keys)| !keys.is_subset(&has(name)))
+    };
+    let names = || wanted.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+    let all = pods.iter().filter(|pod| pod.has_sidecar && !pod.is_leaving).filter(lacks);
+    all.map(|pod| format!("Secret {} in pod `{}`", names(), pod.name)).collect()
+}
+
+/// Some names, and how many more there are.
+fn listed(names: &[String], separator: &str) -> String {
+    let shown = names.iter().take(NAMES_MAX).map(String::as_str).collect::<Vec<_>>().join(separator);
+    match names.len().saturating_sub(NAMES_MAX) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
 }
 
 fn ready(known: &Known<'_>, before: &PipelineStatus) -> Said {
@@ -114,8 +165,7 @@ fn ready(known: &Known<'_>, before: &PipelineStatus) -> Said {
         return not("Suspended", "the pipeline is suspended: its sources have been told to stop".into());
     }
     // The most telling reason of all sidecars: what is refused goes before what is only late.
-    let reasons =
-        running.sidecars.iter().filter_map(|(sidecar, pods, told)| lacks(&sidecar.name, *pods, told));
+    let reasons = running.sidecars.iter().filter_map(lacks);
     let Some((is, reason, message)) = reasons.min_by_key(|(_, reason, _)| rank(reason)) else {
         return ("Ready", Is::True, "Running", "every stage runs".into());
     };
@@ -130,8 +180,11 @@ fn ready(known: &Known<'_>, before: &PipelineStatus) -> Said {
     ("Ready", is, reason, message)
 }
 
-const REASONS: [&str; 7] = [
+const REASONS: [&str; 10] = [
     "PlanRefused",
+    "NotInjected",
+    "SeveralAccounts",
+    "NoPods",
     "ScaledToZero",
     "Creating",
     "PodsNotReady",
@@ -144,26 +197,72 @@ fn rank(reason: &str) -> usize {
     REASONS.iter().position(|known| *known == reason).unwrap_or(REASONS.len())
 }
 
+type Lack = (Is, &'static str, String);
+
+/// How many pods of ours should be connected, or what keeps them from it.
+fn made(sidecar: &str, pods: Option<Pods>) -> Result<usize, (&'static str, String)> {
+    let Some(pods) = pods.filter(|pods| pods.is_current) else {
+        return Err(("Creating", format!("the pods of `{sidecar}` are being made")));
+    };
+    let Pods { wanted, ready, updated, .. } = pods;
+    if wanted == 0 {
+        return Err(("ScaledToZero", format!("`{sidecar}` has no pods: it is scaled to zero")));
+    }
+    let ready = ready.min(updated);
+    if ready < wanted {
+        return Err(("PodsNotReady", format!("{ready} of {wanted} pods of `{sidecar}` are ready")));
+    }
+    Ok(usize::try_from(wanted).unwrap_or_default())
+}
+
+/// How many pods of the user's should be connected, or what keeps them from it.
+fn injected(sidecar: &SidecarPlan, pods: &[UserPod]) -> Result<usize, (&'static str, String)> {
+    let name = &sidecar.name;
+    let staying = || pods.iter().filter(|pod| !pod.is_leaving);
+    let without: Vec<String> = staying().filter(|pod| !pod.has_sidecar).map(|pod| pod.name.clone()).collect();
+    if !without.is_empty() {
+        let message = format!(
+            "pods of `{name}` got no sidecar when they were made; restart them: {}",
+            listed(&without, ", ")
+        );
+        return Err(("NotInjected", message));
+    }
+    let mut accounts: Vec<String> = staying().map(|pod| pod.account.clone()).collect();
+    accounts.sort_unstable();
+    accounts.dedup();
+    if receives(&sidecar.plan) && accounts.len() > 1 {
+        let message = format!(
+            "the pods of `{name}` run as several service accounts, and an edge into it leads to those of `{}` alone: {}",
+            accounts[0],
+            listed(&accounts, ", ")
+        );
+        return Err(("SeveralAccounts", message));
+    }
+    match staying().count() {
+        0 => {
+            let message =
+                format!("`{name}` selects no pod that has the label `sidestream.dev/inject: enabled`");
+            Err(("NoPods", message))
+        }
+        wanted => Ok(wanted),
+    }
+}
+
 /// What keeps a sidecar from being ready.
-fn lacks(sidecar: &str, pods: Option<Pods>, told: &Acknowledged) -> Option<(Is, &'static str, String)> {
+fn lacks(part: &Part<'_>) -> Option<Lack> {
+    let (sidecar, told) = (&part.sidecar.name, &part.said);
     let no = |reason, message| Some((Is::False, reason, message));
     if let Some((pod, error)) = &told.refused {
         return no("PlanRefused", format!("pod `{pod}` of `{sidecar}` refuses the plan: {error}"));
     }
-    let Some(pods) = pods.filter(|pods| pods.is_current) else {
-        return no("Creating", format!("the pods of `{sidecar}` are being made"));
+    let wanted = match part.crew {
+        Crew::Made(pods) => made(sidecar, pods),
+        Crew::Users(pods) => injected(part.sidecar, pods),
     };
-    let Pods { wanted, ready, updated, .. } = pods;
-    if wanted == 0 {
-        return no("ScaledToZero", format!("`{sidecar}` has no pods: it is scaled to zero"));
-    }
-    if ready.min(updated) < wanted {
-        return no(
-            "PodsNotReady",
-            format!("{} of {wanted} pods of `{sidecar}` are ready", ready.min(updated)),
-        );
-    }
-    let wanted = usize::try_from(wanted).unwrap_or_default();
+    let wanted = match wanted {
+        Ok(wanted) => wanted,
+        Err((reason, message)) => return no(reason, message),
+    };
     let Acknowledged { connected, applied, ready, .. } = told;
     if *connected < wanted {
         let message = format!("{connected} of {wanted} pods of `{sidecar}` are connected to the operator");
@@ -182,17 +281,33 @@ fn lacks(sidecar: &str, pods: Option<Pods>, told: &Acknowledged) -> Option<(Is, 
     None
 }
 
+/// Whether every pod of a sidecar has said that nothing is in flight.
+pub fn has_drained(part: &Part<'_>) -> bool {
+    part.said.drained >= to_drain(part) && part.said.connected <= part.said.drained
+}
+
+/// How many pods must say so.
+fn to_drain(part: &Part<'_>) -> usize {
+    match part.crew {
+        Crew::Made(pods) => {
+            let current = pods.filter(|pods| pods.is_current);
+            let wanted = current.map_or(1, |pods| pods.all.max(pods.wanted));
+            usize::try_from(wanted).unwrap_or_default()
+        }
+        Crew::Users(pods) => pods.iter().filter(|pod| pod.has_sidecar && !pod.is_leaving).count(),
+    }
+}
+
 /// Only of what is suspended. Never true before every pod has said that nothing is in flight.
 fn drained(running: &Running<'_>) -> Option<Said> {
     if !running.is_suspended {
         return None;
     }
     let mut sum = Counts::default();
-    for (sidecar, pods, told) in &running.sidecars {
-        let wanted = pods.filter(|pods| pods.is_current).map_or(1, |pods| pods.all.max(pods.wanted));
-        let wanted = usize::try_from(wanted).unwrap_or_default();
-        if told.drained < wanted || told.connected > told.drained {
-            let message = format!("{} of {wanted} pods of `{}` have drained", told.drained, sidecar.name);
+    for part @ Part { sidecar, said: told, .. } in &running.sidecars {
+        if !has_drained(part) {
+            let message =
+                format!("{} of {} pods of `{}` have drained", told.drained, to_drain(part), sidecar.name);
             return Some(("Drained", Is::False, "Draining", message));
         }
         sum.accepted += told.counts.accepted;
@@ -245,105 +360,4 @@ pub fn said<'a>(status: Option<&'a PipelineStatus>, kind: &str) -> Option<(&'a s
 }
 
 #[cfg(test)]
-mod tests {
-    use sidestream_crds::compile;
-
-    use super::*;
-
-    const HELLO: &[u8] = b"kind: Pipeline\nmetadata: {name: hello}\nspec:\n  stages:\n  - {name: tick, source: {generator: {}}}\n  - {name: show, sink: {console: {}}}\n";
-
-    fn sidecars() -> Vec<SidecarPlan> {
-        compile(HELLO, "hello").pipelines.remove(0).sidecars
-    }
-
-    fn pods(wanted: i32, ready: i32) -> Option<Pods> {
-        Some(Pods { wanted, updated: wanted, ready, all: wanted, is_current: true })
-    }
-
-    fn told(connected: usize, applied: usize, ready: usize) -> Acknowledged {
-        Acknowledged { connected, applied, ready, ..Acknowledged::default() }
-    }
-
-    fn of(
-        pods: Option<Pods>,
-        told: Acknowledged,
-        is_early: bool,
-        before: Option<&PipelineStatus>,
-    ) -> PipelineStatus {
-        let sidecars = sidecars();
-        let running = Running { hash: "h", is_suspended: false, sidecars: vec![(&sidecars[0], pods, told)] };
-        let known =
-            Known { generation: Some(3), errors: &[], running: Some(running), conflict: None, is_early };
-        status(&known, before, Timestamp::UNIX_EPOCH)
-    }
-
-    fn ready_reason(status: &PipelineStatus) -> (&str, &str) {
-        let (is, reason, _) = said(Some(status), "Ready").unwrap();
-        (is, reason)
-    }
-
-    #[test]
-    fn ready_means_that_every_pod_runs_the_plan_and_its_stages_work() {
-        for (pods, told, expected) in [
-            (None, told(0, 0, 0), ("False", "Creating")),
-            (pods(2, 1), told(1, 1, 1), ("False", "PodsNotReady")),
-            (pods(0, 0), told(0, 0, 0), ("False", "ScaledToZero")),
-            (pods(2, 2), told(1, 1, 1), ("Unknown", "NotConnected")),
-            (pods(2, 2), told(2, 1, 1), ("False", "PlanPending")),
-            (pods(2, 2), told(2, 2, 1), ("False", "StagesNotReady")),
-            (pods(2, 2), told(2, 2, 2), ("True", "Running")),
-        ] {
-            assert_eq!(ready_reason(&of(pods, told.clone(), false, None)), expected, "{pods:?} {told:?}");
-        }
-    }
-
-    #[test]
-    fn a_new_leader_does_not_call_unready_what_it_has_not_heard_of_yet() {
-        let before = of(pods(1, 1), told(1, 1, 1), false, None);
-        assert_eq!(ready_reason(&of(pods(1, 1), told(0, 0, 0), true, Some(&before))), ("True", "Running"));
-        assert_eq!(
-            ready_reason(&of(pods(1, 1), told(0, 0, 0), false, Some(&before))),
-            ("Unknown", "NotConnected")
-        );
-    }
-
-    #[test]
-    fn the_same_again_is_the_same_status() {
-        let before = of(pods(1, 1), told(1, 1, 1), false, None);
-        let sidecars = sidecars();
-        let running = Running {
-            hash: "h",
-            is_suspended: false,
-            sidecars: vec![(&sidecars[0], pods(1, 1), told(1, 1, 1))],
-        };
-        let known = Known {
-            generation: Some(3),
-            errors: &[],
-            running: Some(running),
-            conflict: None,
-            is_early: false,
-        };
-        let later = Timestamp::from_second(1_000_000).unwrap();
-        assert_eq!(status(&known, Some(&before), later), before);
-    }
-
-    #[test]
-    fn suspended_is_drained_only_when_every_pod_has_said_so() {
-        let sidecars = sidecars();
-        let of = |drained| {
-            let told = Acknowledged { drained, ..told(2, 2, 0) };
-            let running =
-                Running { hash: "h", is_suspended: true, sidecars: vec![(&sidecars[0], pods(2, 2), told)] };
-            let known = Known {
-                generation: None,
-                errors: &[],
-                running: Some(running),
-                conflict: None,
-                is_early: false,
-            };
-            let status = status(&known, None, Timestamp::UNIX_EPOCH);
-            said(Some(&status), "Drained").unwrap().0.to_owned()
-        };
-        assert_eq!((of(1), of(2)), ("False".into(), "True".into()));
-    }
-}
+mod tests;

@@ -13,7 +13,7 @@ use sidestream_control::{
 };
 use sidestream_host::Clock;
 use sidestream_operator::{
-    control::{self, Certifier, Fleet, Syncer},
+    control::{self, Addressee, Certifier, Fleet, Syncer},
     lease::Leadership,
     metrics::Metrics,
     trust::{Roots, own_identity},
@@ -232,22 +232,24 @@ async fn a_plan_reaches_its_sidecar_within_a_second_and_is_acknowledged() {
     assert!(matches!(session.next().await, Some(Orders::Anchors(_))));
 
     let account = ("shop".to_owned(), "alarms-hub-spl".to_owned());
-    let plan = |hash: &str| Plan { pipeline: "shop/alarms".into(), hash: hash.into(), ..Plan::default() };
-    operator.fleet.publish("shop/alarms", vec![(account.clone(), plan("1"))]);
+    let whom = Addressee { account, pod: None };
+    let plan =
+        |hash: &str| Arc::new(Plan { pipeline: "shop/alarms".into(), hash: hash.into(), ..Plan::default() });
+    operator.fleet.publish("shop/alarms", vec![(whom.clone(), plan("1"))]);
     operator.fleet.expect([]);
     assert_eq!(session.plans().await[0].hash, "1");
     let begun = operator.clock.now();
-    operator.fleet.publish("shop/alarms", vec![(account.clone(), plan("2"))]);
+    operator.fleet.publish("shop/alarms", vec![(whom.clone(), plan("2"))]);
     assert_eq!(session.plans().await[0].hash, "2");
     assert!(operator.clock.now().since(begun) < Duration::from_secs(1));
 
     let applied = Applied { pipeline: "shop/alarms".into(), hash: "2".into(), error: None };
     session.say.send(Report::Applied(applied).into()).await.unwrap();
     assert_eq!(operator.fleet.stirred().await, ["shop/alarms"]);
-    assert_eq!(operator.fleet.acknowledged(&account, "shop/alarms", "2").applied, 1);
+    assert_eq!(operator.fleet.acknowledged(&[whom], "shop/alarms", "2").applied, 1);
 
-    operator.fleet.withdraw("shop/alarms");
-    assert!(session.plans().await.is_empty(), "a pipeline that is gone stops");
+    operator.fleet.publish("shop/alarms", vec![]);
+    assert!(session.plans().await.is_empty(), "a sidecar that is not in the pipeline any more stops");
 }
 
 #[tokio::test]

@@ -5,17 +5,8 @@ mod world;
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use world::{Death, Operator, Server};
+use world::{Death, HELLO, Operator, Server};
 
-const ONE: &str = "
-apiVersion: sidestream.dev/v1alpha1
-kind: Pipeline
-metadata: {name: hello}
-spec:
-  stages:
-  - {name: tick, source: {generator: {rate: 10}}}
-  - {name: show, sink: {console: {}}}
-";
 const FASTER: &str = "
 apiVersion: sidestream.dev/v1alpha1
 kind: Pipeline
@@ -64,14 +55,14 @@ spec:
 type Story = (&'static str, &'static [Option<&'static str>], &'static [&'static str]);
 
 const STORIES: [Story; 8] = [
-    ("create", &[Some(ONE)], &["main"]),
-    ("edit and rename a stage", &[Some(ONE), Some(FASTER)], &["main"]),
-    ("go back", &[Some(ONE), Some(FASTER), Some(ONE)], &["main"]),
-    ("one sidecar becomes two others", &[Some(ONE), Some(TWO)], &["door", "hub"]),
-    ("two sidecars become one", &[Some(TWO), Some(ONE)], &["main"]),
+    ("create", &[Some(HELLO)], &["main"]),
+    ("edit and rename a stage", &[Some(HELLO), Some(FASTER)], &["main"]),
+    ("go back", &[Some(HELLO), Some(FASTER), Some(HELLO)], &["main"]),
+    ("one sidecar becomes two others", &[Some(HELLO), Some(TWO)], &["door", "hub"]),
+    ("two sidecars become one", &[Some(TWO), Some(HELLO)], &["main"]),
     ("scale", &[Some(TWO), Some(SCALED)], &["door", "hub"]),
-    ("break", &[Some(ONE), Some(BROKEN)], &["main"]),
-    ("delete and make anew", &[Some(TWO), None, Some(ONE)], &["main"]),
+    ("break", &[Some(HELLO), Some(BROKEN)], &["main"]),
+    ("delete and make anew", &[Some(TWO), None, Some(HELLO)], &["main"]),
 ];
 
 fn act(server: &Server, step: Option<&str>) {
@@ -170,7 +161,7 @@ async fn a_second_look_writes_nothing_whether_or_not_it_remembers_the_first() {
 #[tokio::test]
 async fn a_settled_pipeline_is_not_even_asked_about() {
     let server = Server::default();
-    server.user_applies(ONE);
+    server.user_applies(HELLO);
     let operator = Operator::new(&server).seeing();
     operator.settle("hello").await;
     // Dead: any request would fail.

@@ -3,17 +3,8 @@
 mod world;
 
 use serde_json::json;
-use world::{Operator, Server};
+use world::{HELLO, Operator, Server};
 
-const HELLO: &str = "
-apiVersion: sidestream.dev/v1alpha1
-kind: Pipeline
-metadata: {name: hello}
-spec:
-  stages:
-  - {name: tick, source: {generator: {rate: 10}}}
-  - {name: show, sink: {console: {}}}
-";
 const BROKEN: &str = "
 apiVersion: sidestream.dev/v1alpha1
 kind: Pipeline

@@ -1,27 +1,33 @@
 //! The two ends of an edge, as a source and a sink of this sidecar.
 //!
 //! A batch is delivered for its driver as soon as the edge keeps it; its mark is let go when the stages on the other side
-//! have settled it. So a sink has many batches under way, and the source's ledger counts them as in flight.
+//! have settled it. So a sink has many batches under way, and the source's ledger counts them as in flight. The position of
+//! the source follows when no state on the other side holds anything of them: see [`Releases`].
+
+use std::sync::Arc;
 
 use sidestream_connector::{
     AsyncSink, AsyncSource, BoxFuture, BuildError, Failure, Intake, Sink, Source, Stopped, Undelivered,
 };
-use sidestream_edge::{EdgeName, EdgeSender, Peering, Target};
-use sidestream_event::{Batch, frame::FrameError};
+use sidestream_edge::{ByPosition, EdgeName, EdgeSender, Peering, Slot, Slots, Target, Unsettled};
+use sidestream_event::{Batch, Span, frame::FrameError};
+use sidestream_graph::operator::KeyHash;
 use sidestream_plan::{
     Plan,
-    stage::{Account, EdgeSink, EdgeSource},
+    stage::{Account, EdgeSink, EdgeSlots, EdgeSource},
 };
 use sidestream_trust::SpiffeId;
+use tokio::sync::watch;
 
 use crate::World;
 
 /// The receiving end.
 pub(crate) fn source(stage: &EdgeSource, plan: &Plan, world: &World) -> Result<Source, BuildError> {
     let peering = peering(world)?;
-    let allowed = vec![id_of(&stage.from, "from", peering)?];
+    let allowed = stage.from.iter().map(|from| id_of(from, "from", peering));
+    let allowed = allowed.collect::<Result<_, _>>()?;
     let name = EdgeName { pipeline: plan.pipeline.clone(), edge: stage.edge.clone() };
-    Ok(Source::Async(Box::new(Receives { peering: peering.clone(), name, allowed })))
+    Ok(Source::Async(Box::new(Receives { peering: peering.clone(), name, allowed, releases: None })))
 }
 
 /// The sending end.
@@ -29,8 +35,27 @@ pub(crate) fn sink(stage: &EdgeSink, plan: &Plan, world: &World) -> Result<Sink,
     let peering = peering(world)?;
     let identity = id_of(&stage.to, "to", peering)?;
     let name = EdgeName { pipeline: plan.pipeline.clone(), edge: stage.edge.clone() };
-    let target = Target { name, service: stage.service.clone(), identity };
-    Ok(Sink::Async(Box::new(Sends { peering: peering.clone(), target, sender: None })))
+    let owned = stage.slots.as_ref().map(owned).transpose()?;
+    let (keys, slots) = owned.map_or((None, None), |(keys, slots)| (Some(keys), Some(slots)));
+    let target = Target { name, service: stage.service.clone(), identity, slots };
+    Ok(Sink::Async(Box::new(Sends {
+        peering: peering.clone(),
+        target,
+        keys,
+        slots: Vec::new(),
+        sender: None,
+    })))
+}
+
+/// How the keys of events are read, and who owns which.
+fn owned(slots: &EdgeSlots) -> Result<(KeyHash, Slots), BuildError> {
+    let wrong = |field, reason: String| BuildError { field, reason };
+    let keys = KeyHash::new(slots.by.as_ref()).map_err(|error| wrong("slots.by", error.to_string()))?;
+    let owners = Slots::new(slots.epoch, &slots.ordinals);
+    let owners = owners.ok_or_else(|| {
+        wrong("slots.ordinals", format!("there are 256 slots, and these are {}", slots.ordinals.len()))
+    })?;
+    Ok((keys, owners))
 }
 
 fn peering(world: &World) -> Result<&Peering, BuildError> {
@@ -51,6 +76,8 @@ struct Receives {
     peering: Peering,
     name: EdgeName,
     allowed: Vec<SpiffeId>,
+    /// Made when the source first runs.
+    releases: Option<Releases>,
 }
 
 impl AsyncSource for Receives {
@@ -58,6 +85,7 @@ impl AsyncSource for Receives {
         Box::pin(async move {
             let mut receiver = self.peering.receive(self.name.clone(), self.allowed.clone());
             intake.relay();
+            let releases = self.releases.get_or_insert_with(|| Releases::follow(intake.positions())).clone();
             loop {
                 let arrived = tokio::select! {
                     arrived = receiver.next() => arrived,
@@ -79,16 +107,16 @@ impl AsyncSource for Receives {
                     }
                 }
                 if batch.is_empty() {
-                    arrived.taken().settle();
+                    arrived.taken().release();
                     continue;
                 }
                 match intake.send_for_receipt(batch).await {
                     Ok(receipt) => {
-                        let unsettled = arrived.taken();
+                        let (unsettled, releases) = (arrived.taken(), releases.clone());
                         // On its own, because it may come long after this source has ended.
                         tokio::spawn(async move {
                             match receipt.await {
-                                Ok(settled) if !settled.is_lost => unsettled.settle(),
+                                Ok(settled) if !settled.is_lost => releases.settle(unsettled, settled.span),
                                 _ => unsettled.lose(),
                             }
                         });
@@ -105,9 +133,48 @@ impl AsyncSource for Receives {
     }
 }
 
+/// Tells the senders of settled batches when no state here holds them any more.
+#[derive(Clone)]
+struct Releases {
+    waiting: Arc<ByPosition>,
+    positions: watch::Receiver<u64>,
+}
+
+impl Releases {
+    /// Follows the position of a source for as long as anything can move it.
+    fn follow(positions: watch::Receiver<u64>) -> Releases {
+        let waiting = Arc::<ByPosition>::default();
+        let (kept, mut news) = (waiting.clone(), positions.clone());
+        tokio::spawn(async move {
+            while news.changed().await.is_ok() {
+                let position = *news.borrow_and_update();
+                kept.passed(position);
+            }
+        });
+        Releases { waiting, positions }
+    }
+
+    fn settle(&self, batch: Unsettled, span: Span) {
+        let end = span.first + u64::from(span.count);
+        let has_passed = |positions: &watch::Receiver<u64>| *positions.borrow() >= end;
+        if has_passed(&self.positions) {
+            return batch.release();
+        }
+        self.waiting.add(end, batch.settle());
+        // It may have passed between the two.
+        if has_passed(&self.positions) {
+            self.waiting.passed(end);
+        }
+    }
+}
+
 struct Sends {
     peering: Peering,
     target: Target,
+    /// Where the receivers own slots.
+    keys: Option<KeyHash>,
+    /// Those of the events of a batch; kept for its storage.
+    slots: Vec<Slot>,
     /// Made when the sink runs, because that is on the runtime of the sockets.
     sender: Option<EdgeSender>,
 }
@@ -121,7 +188,18 @@ impl Sends {
 impl AsyncSink for Sends {
     fn deliver<'a>(&'a mut self, batch: &'a Batch) -> BoxFuture<'a, Result<(), Undelivered>> {
         Box::pin(async move {
-            match self.sender().send(batch).await {
+            let refused = match &mut self.keys {
+                None => self.sender().send(batch).await,
+                Some(keys) => {
+                    let mut slots = std::mem::take(&mut self.slots);
+                    slots.clear();
+                    slots.extend(batch.events().iter().map(|event| Slot::of(keys.of(event))));
+                    let refused = self.sender().send_by_slot(batch, &slots).await;
+                    self.slots = slots;
+                    refused
+                }
+            };
+            match refused {
                 refused if refused.is_empty() => Ok(()),
                 events => Err(Undelivered::Refused { events }),
             }

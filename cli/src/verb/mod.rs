@@ -2,6 +2,7 @@
 
 pub(crate) mod check;
 pub(crate) mod eval;
+pub(crate) mod inject;
 pub(crate) mod plan;
 pub(crate) mod run;
 pub(crate) mod top;

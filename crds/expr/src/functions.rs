@@ -154,6 +154,48 @@ pub(crate) const FUNCTIONS: &[Overload] = &[
     method(Duration, "getMilliseconds", &[], Int),
 ];
 
+/// What a function or macro does, for the reference.
+pub(crate) fn meaning(name: &str) -> &'static str {
+    match name {
+        "size" => "How many characters, bytes, elements or fields.",
+        "contains" => "Whether the text is somewhere in it.",
+        "startsWith" => "Whether it begins with the text.",
+        "endsWith" => "Whether it ends with the text.",
+        "matches" => {
+            "Whether a regular expression (RE2 syntax) matches somewhere in it. The pattern is written out."
+        }
+        "int" => {
+            "A whole number: a float without its fraction, a text that is one, a timestamp's seconds since 1970."
+        }
+        "uint" => "An unsigned number, where it is one.",
+        "double" => "A float.",
+        "string" => "A text; bytes must be UTF-8, timestamps are in the form of RFC 3339.",
+        "bool" => "`true`, `t` and `1` are true, `false`, `f` and `0` false; any other text is an error.",
+        "bytes" => "The UTF-8 of a text.",
+        "dyn" => "The same value, of which nothing is known: it is checked when it runs.",
+        "type" => "The type, to compare with its CEL name: `type(event.status) == int`.",
+        "timestamp" => "A point in time, of RFC 3339 or of seconds since 1970.",
+        "duration" => "A span of time, such as `1h30m`, `90s` or `-1.5s`.",
+        "getFullYear" => "The year. Times are of UTC, or of the zone that is given.",
+        "getMonth" => "The month, from 0.",
+        "getDayOfYear" => "The day of the year, from 0.",
+        "getDayOfMonth" => "The day of the month, from 0.",
+        "getDate" => "The day of the month, from 1.",
+        "getDayOfWeek" => "The day of the week, from 0 for Sunday.",
+        "getHours" => "The hour; of a duration, all of it in hours.",
+        "getMinutes" => "The minute; of a duration, all of it in minutes.",
+        "getSeconds" => "The second; of a duration, all of it in seconds.",
+        "getMilliseconds" => "The millisecond; of a duration, all of it in milliseconds.",
+        "has" => "Whether the field is there, be it null.",
+        "all" => "Whether the condition holds for every `x`.",
+        "exists" => "Whether it holds for some `x`.",
+        "exists_one" => "Whether it holds for exactly one.",
+        "filter" => "Those for which it holds.",
+        "map" => "What becomes of each; with three arguments, of those for which the second holds.",
+        _ => "",
+    }
+}
+
 /// The macros, which the parser expands where they are called as they should be.
 pub(crate) const MACROS: &[(&str, &str)] = &[
     ("has", "has(event.name)"),

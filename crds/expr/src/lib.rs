@@ -33,9 +33,11 @@ mod parse;
 mod place;
 mod problem;
 mod program;
+mod reference;
 mod shape;
 
 pub use error::EvalError;
 pub use problem::Problem;
 pub use program::Program;
+pub use reference::expressions_page;
 pub use shape::{Field, Shape, Type};

@@ -125,8 +125,8 @@ pub struct OnError {
     /// stages before it wait.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
-    /// The sink stage that gets events nobody could handle, with the reason in their headers. Absent: they are counted
-    /// as dropped, and logged.
+    /// The sink stage that gets events nobody could handle, with the stage that failed and the reason in their headers;
+    /// `console`, `file` and `webhook` write both. Absent: they are counted as dropped, and logged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub dead_letter: Option<String>,
@@ -183,7 +183,7 @@ impl Plan {
 }
 
 fn collect_secrets(value: &Value, found: &mut BTreeMap<String, BTreeSet<String>>) {
-    if let Ok(SecretRef { secret_ref }) = serde_json::from_value(value.clone()) {
+    if let Ok(SecretRef { secret_ref }) = SecretRef::deserialize(value) {
         found.entry(secret_ref.name).or_default().insert(secret_ref.key);
         return;
     }

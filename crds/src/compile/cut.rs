@@ -29,7 +29,7 @@ pub(super) fn at_borders(whole: &Plan, placement: &Placement, pipeline: &Pipelin
         .enumerate()
         .map(|(index, sidecar)| SidecarPlan {
             name: sidecar.name.clone(),
-            workload: sidecar.workload.clone(),
+            host: sidecar.host().unwrap_or_default(),
             plan: plan(whole.pipeline.clone(), whole.latency, cut.stages_of(index)),
         })
         .collect()
@@ -154,8 +154,12 @@ impl Cut<'_> {
     }
 
     fn edge_source(&self, edge: String, sender: usize, priority: Priority) -> Stage {
-        let sender = &self.placement.sidecars[sender].name;
-        let from = names::account(self.namespace, self.name, sender);
+        let sender = &self.placement.sidecars[sender];
+        // Whom the user's pods run as is known on the cluster alone; until it is, nobody may send.
+        let from = match sender.inject {
+            None => vec![names::account(self.namespace, self.name, &sender.name)],
+            Some(_) => Vec::new(),
+        };
         bare(edge.clone(), priority, Kind::Source(Source::Edge(EdgeSource { edge, from })))
     }
 
@@ -163,7 +167,7 @@ impl Cut<'_> {
         let receiver = &self.placement.sidecars[receiver].name;
         let to = names::account(self.namespace, self.name, receiver);
         let service = names::service(self.namespace, self.name, receiver);
-        bare(edge.clone(), priority, Kind::Sink(Sink::Edge(EdgeSink { edge, to, service })))
+        bare(edge.clone(), priority, Kind::Sink(Sink::Edge(EdgeSink { edge, to, service, slots: None })))
     }
 }
 

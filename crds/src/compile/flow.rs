@@ -8,6 +8,7 @@ use sidestream_plan::{Expression, Kind, Process, Sink};
 use super::{
     Report,
     expressions::{self, Want},
+    mend::Doubts,
     shape,
 };
 use crate::{
@@ -19,11 +20,21 @@ use crate::{
 
 /// Checks every stage against the events that reach it, and fills in the settings that depend on them. Of a stage whose
 /// inputs are not known, nothing is known of its events either.
-pub(super) fn check(spec: &PipelineSpec, kinds: &mut [Kind], inputs: &[Vec<usize>], report: &mut Report) {
+pub(super) fn check(
+    spec: &PipelineSpec,
+    kinds: &mut [Kind],
+    inputs: &[Vec<usize>],
+    doubts: &Doubts,
+    report: &mut Report,
+) {
     let mut outputs: Vec<Type> = Vec::new();
+    let mut is_doubtful = false;
     for (index, kind) in kinds.iter_mut().enumerate() {
-        let arriving =
-            inputs[index].iter().map(|input| outputs[*input].clone()).reduce(Type::or).unwrap_or(Type::Dyn);
+        let arriving = inputs[index].iter().map(|input| outputs[*input].clone()).reduce(Type::or);
+        // Of an input with a wrong name nothing is known, so nothing is known of what comes together.
+        let named = spec.stages[index].from.as_ref().map_or(inputs[index].len(), Vec::len);
+        let is_known = named == inputs[index].len() && !doubts.takes_unknown(index);
+        let arriving = arriving.filter(|_| is_known).unwrap_or(Type::Dyn);
         fill_in(kind, &arriving);
         let path = Path::stage(index);
         let kind_path = path.fields(&[kind.role(), kind.name()]);
@@ -38,7 +49,11 @@ pub(super) fn check(spec: &PipelineSpec, kinds: &mut [Kind], inputs: &[Vec<usize
         }
         stage.check_events(kind, kind_path);
         stage.note(kind, &path);
-        outputs.push(shape::output(kind, &arriving, &results));
+        is_doubtful |= !is_known || doubts.gives_unknown(index);
+        // What would have been filled in is not known either.
+        let is_unsettled = is_doubtful && arriving == Type::Dyn && may_be_filled_in(kind);
+        let gives_unknown = is_unsettled || doubts.gives_unknown(index);
+        outputs.push(if gives_unknown { Type::Dyn } else { shape::output(kind, &arriving, &results) });
     }
 }
 
@@ -49,6 +64,11 @@ fn fill_in(kind: &mut Kind, arriving: &Type) {
     {
         threshold.by = Some(Expression::from("event.by"));
     }
+}
+
+/// Whether [`fill_in`] may still have something to do for it.
+fn may_be_filled_in(kind: &Kind) -> bool {
+    matches!(kind, Kind::Process(Process::Threshold(threshold)) if threshold.by.is_none())
 }
 
 struct Stage<'a> {

@@ -4,19 +4,23 @@
 //! text --yaml--> documents --structure--> Pipeline --+-> wiring ----> who takes events from whom
 //!                                                    +-> failure ---> who gets what nobody could handle
 //!                                                    +-> placement -> which sidecar each stage lives in
+//!                                                    +-> hosts -----> which pods each sidecar runs in
 //!                                                    +-> settings --> what a kind asks for beyond its schema
 //!                                                    +-> flow ------> what is in the events, and do expressions fit it
 //!                                                    \-> fuse ------> which stages one worker calls in a row --> Plan
 //!                                                          \-> cut -> the part of each sidecar, with edges between
 //! ```
 //!
-//! No step stops at the first mistake, and a later step looks at everything that the earlier ones left sound.
+//! No step stops at the first mistake, and a later step looks at everything that the earlier ones left sound; `mend` puts
+//! right what `structure` found, so that the later ones have something to look at.
 
 mod cut;
 mod expressions;
 mod failure;
 mod flow;
 mod fuse;
+mod hosts;
+mod mend;
 pub mod names;
 mod placement;
 mod resource;
@@ -24,6 +28,7 @@ mod settings;
 mod shape;
 mod wiring;
 
+use mend::Doubts;
 use serde::{Deserialize, Serialize};
 use sidestream_plan::{Input, Kind, Latency, PLAN_VERSION, Plan, Stage};
 
@@ -31,7 +36,7 @@ use crate::{
     crd::PIPELINE_SCHEMA,
     diagnostic::{Code, Diagnostic, Severity},
     path::Path,
-    pipeline::{Pipeline, Workload},
+    pipeline::{Host, Pipeline},
     structure::{self, Origin},
 };
 
@@ -62,7 +67,8 @@ pub struct SidecarPlan {
     /// The sidecar's name.
     pub name: String,
     /// The pods it runs in.
-    pub workload: Workload,
+    #[serde(flatten)]
+    pub host: Host,
     /// Its stages, and the ends of the edges to the others.
     pub plan: Plan,
 }
@@ -97,7 +103,10 @@ fn compile_object(pipeline: &Pipeline, origin: Origin) -> (CompiledPipeline, Vec
     let mut found = structure::check(&value, &PIPELINE_SCHEMA, &[], origin);
     let mut parts = None;
     if found.is_empty() {
-        (parts, found) = compile_sound(pipeline);
+        (parts, found) = compile_sound(pipeline, &Doubts::default());
+    } else {
+        let beyond = look_beyond(value, &found, &[]);
+        found.extend(beyond);
     }
     for diagnostic in &mut found {
         diagnostic.resource = Some(pipeline.full_name());
@@ -115,8 +124,18 @@ impl CompiledPipeline {
     }
 }
 
-/// Compiles a pipeline whose fields are known to have the shapes of the schema.
-fn compile_sound(pipeline: &Pipeline) -> (Option<Parts>, Vec<Diagnostic>) {
+/// What is wrong with a resource beside its fields, of which `found` says what is wrong.
+fn look_beyond(value: serde_json::Value, found: &[Diagnostic], refused: &[Path]) -> Vec<Diagnostic> {
+    let mended = mend::mend(value, &PIPELINE_SCHEMA, found, refused);
+    let read = mended.and_then(|own| Some((resource::read_pipeline(own.value).ok()?, own.doubts)));
+    let Some((pipeline, doubts)) = read else { return Vec::new() };
+    let (_, beyond) = compile_sound(&pipeline, &doubts);
+    beyond.into_iter().filter(|found| doubts.believes(found)).collect()
+}
+
+/// Compiles a pipeline whose fields are known to have the shapes of the schema; `doubts` says which are not those that
+/// were written.
+fn compile_sound(pipeline: &Pipeline, doubts: &Doubts) -> (Option<Parts>, Vec<Diagnostic>) {
     let mut report = Report::default();
     let spec = &pipeline.spec;
     let mut kinds: Vec<Kind> = spec.stages.iter().filter_map(|stage| stage.kind()).collect();
@@ -126,8 +145,9 @@ fn compile_sound(pipeline: &Pipeline) -> (Option<Parts>, Vec<Diagnostic>) {
     let wiring = wiring::resolve(spec, &kinds, &mut report);
     let on_error = failure::resolve(spec, &kinds, &mut report);
     let placement = placement::resolve(pipeline, &kinds, &wiring, &on_error, &mut report);
+    hosts::check(spec, &wiring, &on_error, &placement, &mut report);
     settings::check(&kinds, &mut report);
-    flow::check(spec, &mut kinds, &wiring, &mut report);
+    flow::check(spec, &mut kinds, &wiring, doubts, &mut report);
     if report.diagnostics.iter().any(Diagnostic::is_error) {
         // What is worth knowing of a pipeline that runs is noise beside what keeps it from running.
         report.diagnostics.retain(|diagnostic| diagnostic.severity != Severity::Note);

@@ -6,7 +6,7 @@ use super::{Report, names};
 use crate::{
     diagnostic::Code,
     path::{Path, shortened},
-    pipeline::{Pipeline, PipelineSpec, SidecarSpec},
+    pipeline::{Host, Pipeline, PipelineSpec, SidecarSpec},
     suggest::instead,
 };
 
@@ -28,7 +28,11 @@ pub(super) fn resolve(
 ) -> Placement {
     let spec = &pipeline.spec;
     let sidecars = match spec.sidecars.as_slice() {
-        [] => vec![SidecarSpec { name: names::ONLY_SIDECAR.into(), ..SidecarSpec::default() }],
+        [] => vec![SidecarSpec {
+            name: names::ONLY_SIDECAR.into(),
+            workload: Some(Default::default()),
+            inject: None,
+        }],
         written => written.to_vec(),
     };
     check_names(pipeline, &sidecars, report);
@@ -107,19 +111,27 @@ fn check_state(
     for (index, inputs) in wiring.iter().enumerate() {
         let own = of_stage[index];
         is_spread.push(inputs.iter().any(|input| of_stage[*input] != own || is_spread[*input]));
-        let replicas = sidecars[own].workload.replicas.unwrap_or(1);
+        // How many pods of theirs there are is the user's to say, at any time.
+        let (replicas, pods) = match sidecars[own].host().unwrap_or_default() {
+            Host::Workload(workload) => {
+                let replicas = workload.replicas.unwrap_or(1);
+                (replicas, format!("each of the {replicas} pods of `{}`", sidecars[own].name))
+            }
+            Host::Inject(_) => (i32::MAX, format!("each of the pods that `{}` is in", sidecars[own].name)),
+        };
         let keeps_state = matches!(
             kinds[index],
             Kind::Process(Process::Window(_) | Process::Dedupe(_) | Process::Threshold(_))
         );
         if is_spread[index] && keeps_state && replicas > 1 {
             let (name, sidecar) = (&spec.stages[index].name, &sidecars[own].name);
-            let reason = format!(
-                "each of the {replicas} pods of `{sidecar}` would see a part of the events that `{name}` brings together"
-            );
-            let cure = format!(
-                "write `replicas: 1` at the sidecar `{sidecar}`, or run `{name}` where its events begin"
-            );
+            let reason = format!("{pods} would see a part of the events that `{name}` brings together");
+            let cure = match sidecars[own].inject {
+                None => format!(
+                    "write `replicas: 1` at the sidecar `{sidecar}`, or run `{name}` where its events begin"
+                ),
+                Some(_) => format!("run `{name}` where its events begin, or in a sidecar with `workload`"),
+            };
             report.say(Code::SpreadState, Path::stage(index), reason, cure);
         }
     }

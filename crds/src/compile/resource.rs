@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-use super::{Compiled, CompiledPipeline, compile_sound};
+use super::{Compiled, CompiledPipeline, compile_sound, look_beyond, mend::Doubts};
 use crate::{
     crd::PIPELINE_SCHEMA,
     diagnostic::{Code, Diagnostic, Place},
@@ -68,10 +68,13 @@ fn compile_document(
         found.extend(structure::check(&document.value, &PIPELINE_SCHEMA, &document.refused, Origin::Text));
     }
     let mut compiled = None;
-    if is_pipeline && !found.iter().any(Diagnostic::is_error) {
+    if is_pipeline && found.iter().any(Diagnostic::is_error) {
+        let beyond = look_beyond(document.value, &found, &document.refused);
+        found.extend(beyond);
+    } else if is_pipeline {
         match read_pipeline(document.value) {
             Ok(resource) => {
-                let (parts, diagnostics) = compile_sound(&resource);
+                let (parts, diagnostics) = compile_sound(&resource, &Doubts::default());
                 found.extend(diagnostics);
                 compiled = Some(CompiledPipeline::new(resource, parts));
             }
@@ -135,7 +138,7 @@ fn full_name(value: &Value) -> Option<String> {
         .then(|| format!("{namespace}/{name}"))
 }
 
-fn read_pipeline(mut value: Value) -> Result<Pipeline, serde_json::Error> {
+pub(super) fn read_pipeline(mut value: Value) -> Result<Pipeline, serde_json::Error> {
     if let Some(map) = value.as_object_mut() {
         map.entry("apiVersion").or_insert_with(|| API_VERSION.into());
         map.remove("status");

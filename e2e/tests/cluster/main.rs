@@ -4,11 +4,14 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::disallowed_methods, reason = "a test of real programs waits in real time")]
 
+mod changes;
 mod collector;
 mod edges;
 mod edits;
 mod flow;
 mod handshake;
+mod injection;
+mod monitoring;
 mod no_api_server;
 mod no_operator;
 mod node_drained;

@@ -8,7 +8,7 @@ use crate::{
     world::{Namespace, SOON, kubectl},
 };
 
-const POD: &str = "app.kubernetes.io/name=sidestream-operator";
+pub(crate) const POD: &str = "app.kubernetes.io/name=sidestream-operator";
 
 #[test]
 #[ignore = "needs a cluster: make e2e"]
@@ -19,7 +19,7 @@ fn sidecars_run_on_without_an_operator_and_lose_and_repeat_nothing() {
     flow.goes_on();
     scale(1);
     flow.shop.wait_ready("flow");
-    assert_eq!(flow.all_arrive(), Account { arrived: COUNT, lost: 0, repeated: 0 });
+    assert_eq!(flow.all_arrive(), Account { arrived: COUNT, lost: 0, repeated: 0, reordered: 0 });
 }
 
 #[test]
@@ -45,12 +45,12 @@ fn another_replica_leads_when_the_leader_is_killed() {
     scale(1);
 }
 
-fn scale(replicas: u32) {
+pub(crate) fn scale(replicas: u32) {
     operator(&["scale", "deployment/sidestream-operator", &format!("--replicas={replicas}")]);
     operator(&["rollout", "status", "deployment/sidestream-operator", "--timeout=60s"]);
 }
 
 /// `kubectl` where the operator is.
-fn operator(arguments: &[&str]) -> String {
+pub(crate) fn operator(arguments: &[&str]) -> String {
     kubectl(&[&["--namespace", "sidestream-system"], arguments].concat(), "").expect("done")
 }

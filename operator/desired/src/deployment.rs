@@ -9,11 +9,8 @@ use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
         core::v1::{
-            Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
-            EnvVarSource, HTTPGetAction, KeyToPath, ObjectFieldSelector, PodSecurityContext, PodSpec,
-            PodTemplateSpec, Probe, ProjectedVolumeSource, ResourceRequirements, SeccompProfile,
-            SecretVolumeSource, SecurityContext, ServiceAccountTokenProjection, TopologySpreadConstraint,
-            Volume, VolumeMount, VolumeProjection,
+            Container, Lifecycle, LifecycleHandler, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
+            ResourceRequirements, SleepAction, TopologySpreadConstraint, VolumeMount,
         },
     },
     apimachinery::pkg::{
@@ -22,21 +19,24 @@ use k8s_openapi::{
         util::intstr::IntOrString,
     },
 };
+use sidestream_crds::{SidecarPlan, Workload};
 
-use crate::{ANCHORS_KEY, Facts, Of, TRUST_CONFIG_MAP, labels, ports};
+use crate::{
+    Facts, Of,
+    container::{self, Storage, USER, own_port, port, probe},
+    edges::sends,
+    labels, ports,
+};
 
-/// Whom the container runs as: nobody in particular, and not root.
-const USER: i64 = 65532;
 /// How long a pod may take to drain. What is in flight after that is replayed by its source, or counted as lost.
 const GRACE_SECONDS: i64 = 60;
-/// How long a token is good for; the kubelet renews it.
-const TOKEN_SECONDS: i64 = 3600;
-/// Whom the token is for; it is good for nothing else.
-const TOKEN_AUDIENCE: &str = "sidestream.dev";
-/// How long a process may take to listen.
-const STARTUP_SECONDS_MAX: i32 = 60;
+/// How much longer than those that send to it a sidecar goes on when all of them are told to end: as long as it takes to
+/// deliver what is in flight where nothing is in the way.
+const OUTLIVE_SECONDS: i64 = 2;
+/// All that is in such a pod is its sidecar's.
+const STORAGE: Storage = Storage { prefix: "", mode: 0o440, is_trust_optional: false };
 
-pub(crate) fn build(of: &Of<'_>) -> Deployment {
+pub(crate) fn build(of: &Of<'_>, workload: &Workload) -> Deployment {
     let pipeline = of.pipeline.metadata.name.as_deref().unwrap_or_default();
     let selector = LabelSelector {
         match_labels: Some(labels::selector(pipeline, &of.sidecar.name)),
@@ -45,7 +45,7 @@ pub(crate) fn build(of: &Of<'_>) -> Deployment {
     Deployment {
         spec: Some(DeploymentSpec {
             // Unset, it is nobody's: `kubectl scale` and autoscalers own it.
-            replicas: of.sidecar.workload.replicas,
+            replicas: workload.replicas,
             selector: selector.clone(),
             // The new pod works before the old one goes.
             strategy: Some(DeploymentStrategy {
@@ -69,8 +69,7 @@ pub(crate) fn build(of: &Of<'_>) -> Deployment {
 }
 
 fn pod(of: &Of<'_>, selector: LabelSelector) -> PodSpec {
-    let storage = storage(of);
-    let (volumes, mounts) = storage.into_iter().unzip();
+    let (volumes, mounts) = STORAGE.volumes(of.sidecar.plan.secrets()).into_iter().unzip();
     PodSpec {
         service_account_name: Some(of.name()),
         automount_service_account_token: Some(false),
@@ -81,10 +80,7 @@ fn pod(of: &Of<'_>, selector: LabelSelector) -> PodSpec {
             run_as_user: Some(USER),
             run_as_group: Some(USER),
             fs_group: Some(USER),
-            seccomp_profile: Some(SeccompProfile {
-                type_: "RuntimeDefault".into(),
-                ..SeccompProfile::default()
-            }),
+            seccomp_profile: Some(container::seccomp()),
             ..PodSecurityContext::default()
         }),
         topology_spread_constraints: Some(vec![TopologySpreadConstraint {
@@ -94,20 +90,14 @@ fn pod(of: &Of<'_>, selector: LabelSelector) -> PodSpec {
             label_selector: Some(selector),
             ..TopologySpreadConstraint::default()
         }]),
-        containers: vec![container(of, mounts)],
+        containers: vec![only_container(of, mounts)],
         volumes: Some(volumes),
         ..PodSpec::default()
     }
 }
 
-fn container(of: &Of<'_>, mounts: Vec<VolumeMount>) -> Container {
-    let Facts { sidecar_image, image_pull_policy, operator, operator_id } = of.facts;
-    let port = |name: &str, number| ContainerPort {
-        name: Some(name.into()),
-        container_port: number,
-        protocol: Some("TCP".into()),
-        ..ContainerPort::default()
-    };
+fn only_container(of: &Of<'_>, mounts: Vec<VolumeMount>) -> Container {
+    let Facts { sidecar_image, image_pull_policy, .. } = of.facts;
     let mut all = vec![port(ports::EDGE_NAME, ports::EDGE), port(ports::METRICS_NAME, ports::METRICS)];
     all.extend(
         ports::of_stages(&of.sidecar.plan)
@@ -115,16 +105,10 @@ fn container(of: &Of<'_>, mounts: Vec<VolumeMount>) -> Container {
             .map(|number| port(&ports::name_of_stages(number), number)),
     );
     Container {
-        name: "sidestream".into(),
+        name: container::CONTAINER.into(),
         image: Some(sidecar_image.clone()),
         image_pull_policy: image_pull_policy.clone(),
-        env: Some(vec![
-            of_pod("POD_NAME", "metadata.name"),
-            of_pod("POD_NAMESPACE", "metadata.namespace"),
-            of_pod("POD_IP", "status.podIP"),
-            variable("SIDESTREAM_OPERATOR", operator),
-            variable("SIDESTREAM_OPERATOR_ID", operator_id),
-        ]),
+        env: Some(container::variables(of.facts)),
         ports: Some(all),
         resources: Some(ResourceRequirements {
             requests: Some(BTreeMap::from([
@@ -133,109 +117,73 @@ fn container(of: &Of<'_>, mounts: Vec<VolumeMount>) -> Container {
             ])),
             ..ResourceRequirements::default()
         }),
-        startup_probe: Some(Probe { failure_threshold: Some(STARTUP_SECONDS_MAX), ..probe("/livez", 1) }),
-        liveness_probe: Some(Probe { failure_threshold: Some(3), ..probe("/livez", 10) }),
-        readiness_probe: Some(Probe { failure_threshold: Some(2), ..probe("/readyz", 1) }),
-        security_context: Some(SecurityContext {
-            allow_privilege_escalation: Some(false),
-            read_only_root_filesystem: Some(true),
-            capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), ..Capabilities::default() }),
-            ..SecurityContext::default()
-        }),
+        startup_probe: Some(container::startup(own_port())),
+        liveness_probe: Some(Probe { failure_threshold: Some(3), ..probe("/livez", own_port(), 10) }),
+        readiness_probe: Some(Probe { failure_threshold: Some(2), ..probe("/readyz", own_port(), 1) }),
+        security_context: Some(container::security()),
+        lifecycle: outlive(of),
         volume_mounts: Some(mounts),
         ..Container::default()
     }
 }
 
-/// The volumes, each with where it is mounted.
-fn storage(of: &Of<'_>) -> Vec<(Volume, VolumeMount)> {
-    let token = ProjectedVolumeSource {
-        default_mode: Some(0o440),
-        sources: Some(vec![VolumeProjection {
-            service_account_token: Some(ServiceAccountTokenProjection {
-                audience: Some(TOKEN_AUDIENCE.into()),
-                expiration_seconds: Some(TOKEN_SECONDS),
-                path: "token".into(),
-            }),
-            ..VolumeProjection::default()
-        }]),
-    };
-    let trust = ConfigMapVolumeSource {
-        name: TRUST_CONFIG_MAP.into(),
-        items: Some(vec![file(ANCHORS_KEY)]),
-        ..ConfigMapVolumeSource::default()
-    };
-    // Key and certificate: in memory, and there for a container that is restarted.
-    let identity =
-        EmptyDirVolumeSource { medium: Some("Memory".into()), size_limit: Some(Quantity("1Mi".into())) };
-    // The last plan: a container that is restarted needs nobody.
-    let cache =
-        EmptyDirVolumeSource { size_limit: Some(Quantity("64Mi".into())), ..EmptyDirVolumeSource::default() };
-    let mut all = vec![
-        mounted(Volume { projected: Some(token), ..volume("token") }, "/var/run/sidestream/token", true),
-        mounted(Volume { config_map: Some(trust), ..volume("trust") }, "/var/run/sidestream/trust", true),
-        mounted(
-            Volume { empty_dir: Some(identity), ..volume("identity") },
-            "/var/run/sidestream/identity",
-            false,
-        ),
-        mounted(Volume { empty_dir: Some(cache), ..volume("cache") }, "/var/cache/sidestream", false),
-    ];
-    for (index, (name, keys)) in of.sidecar.plan.secrets().into_iter().enumerate() {
-        let path = format!("/var/run/sidestream/secrets/{name}");
-        let secret = SecretVolumeSource {
-            secret_name: Some(name),
-            items: Some(keys.iter().map(|key| file(key)).collect()),
-            default_mode: Some(0o440),
-            // A missing one is the business of the stage that wants it, which says so and takes it when it comes.
-            optional: Some(true),
-        };
-        all.push(mounted(Volume { secret: Some(secret), ..volume(&format!("secret-{index}")) }, &path, true));
-    }
-    all
-}
-
-fn mounted(volume: Volume, path: &str, is_read_only: bool) -> (Volume, VolumeMount) {
-    let mount = VolumeMount {
-        name: volume.name.clone(),
-        mount_path: path.into(),
-        read_only: is_read_only.then_some(true),
-        ..VolumeMount::default()
-    };
-    (volume, mount)
-}
-
-fn volume(name: &str) -> Volume {
-    Volume { name: name.into(), ..Volume::default() }
-}
-
-fn file(key: &str) -> KeyToPath {
-    KeyToPath { key: key.into(), path: key.into(), mode: None }
-}
-
-fn variable(name: &str, value: &str) -> EnvVar {
-    EnvVar { name: name.into(), value: Some(value.into()), ..EnvVar::default() }
-}
-
-/// A variable that has a field of the pod.
-fn of_pod(name: &str, field: &str) -> EnvVar {
-    let field_ref = Some(ObjectFieldSelector { field_path: field.into(), api_version: Some("v1".into()) });
-    EnvVar {
-        name: name.into(),
-        value_from: Some(EnvVarSource { field_ref, ..EnvVarSource::default() }),
-        ..EnvVar::default()
-    }
-}
-
-fn probe(path: &str, period_seconds: i32) -> Probe {
-    Probe {
-        http_get: Some(HTTPGetAction {
-            path: Some(path.into()),
-            port: IntOrString::String(ports::METRICS_NAME.into()),
-            ..HTTPGetAction::default()
+/// Whoever deletes a pipeline deletes all of its pods at once. One that receives is told so later than those that send to
+/// it, and those that send to them: until then it takes what they have in flight.
+fn outlive(of: &Of<'_>) -> Option<Lifecycle> {
+    let depth = depths(of.sidecars).get(of.sidecar.name.as_str()).copied().unwrap_or_default();
+    (depth > 0).then(|| Lifecycle {
+        pre_stop: Some(LifecycleHandler {
+            sleep: Some(SleepAction { seconds: depth * OUTLIVE_SECONDS }),
+            ..LifecycleHandler::default()
         }),
-        period_seconds: Some(period_seconds),
-        timeout_seconds: Some(1),
-        ..Probe::default()
+        ..Lifecycle::default()
+    })
+}
+
+/// How many sidecars events pass at most before they come to each. Of two that send to each other neither comes first.
+fn depths(sidecars: &[SidecarPlan]) -> BTreeMap<&str, i64> {
+    let mut depths: BTreeMap<&str, i64> = sidecars.iter().map(|own| (own.name.as_str(), 0)).collect();
+    // As many rounds as the longest way can have steps.
+    for _ in sidecars {
+        for own in sidecars {
+            let senders = sidecars.iter().filter(|other| sends(other, own) && !sends(own, other));
+            let before = senders.map(|sender| depths[sender.name.as_str()] + 1).max().unwrap_or_default();
+            let most = i64::try_from(sidecars.len()).unwrap_or_default() - 1;
+            depths.insert(&own.name, before.min(most));
+        }
+    }
+    depths
+}
+
+#[cfg(test)]
+mod tests {
+    use sidestream_crds::compile;
+
+    use super::*;
+
+    fn sidecars(edges: &str) -> Vec<SidecarPlan> {
+        let text = format!(
+            "kind: Pipeline\nmetadata: {{name: p}}\nspec:\n  sidecars: [{{name: a, workload: {{}}}}, {{name: b, workload: {{}}}}, {{name: c, workload: {{}}}}]\n  stages:\n{edges}"
+        );
+        let compiled = compile(text.as_bytes(), "p");
+        assert!(compiled.is_ok(), "{:?}", compiled.diagnostics);
+        compiled.pipelines.into_iter().next().unwrap().sidecars
+    }
+
+    #[test]
+    fn a_sidecar_outlives_those_that_send_to_it_wherever_it_is_written() {
+        let chain = sidecars(
+            "  - {name: tick, sidecar: c, source: {generator: {}}}\n  \
+               - {name: all, sidecar: a, process: {filter: {keep: 'true'}}}\n  \
+               - {name: show, sidecar: b, sink: {console: {}}}\n",
+        );
+        assert_eq!(depths(&chain), [("c", 0), ("a", 1), ("b", 2)].into());
+        let there_and_back = sidecars(
+            "  - {name: tick, sidecar: a, source: {generator: {}}}\n  \
+               - {name: all, sidecar: b, process: {filter: {keep: 'true'}}}\n  \
+               - {name: back, sidecar: a, process: {filter: {keep: 'true'}}}\n  \
+               - {name: show, sidecar: c, sink: {console: {}}}\n",
+        );
+        assert_eq!(depths(&there_and_back), [("a", 0), ("b", 0), ("c", 1)].into());
     }
 }

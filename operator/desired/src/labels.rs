@@ -10,6 +10,10 @@ pub const MANAGER: &str = "sidestream";
 pub const PIPELINE: &str = "sidestream.dev/pipeline";
 /// The name of the sidecar in it.
 pub const SIDECAR: &str = "sidestream.dev/sidecar";
+/// On a pod of the user's that asks for a sidecar: [`INJECT_ENABLED`]. On a namespace that wants none: `disabled`.
+pub const INJECT: &str = "sidestream.dev/inject";
+/// The value of [`INJECT`] that asks.
+pub const INJECT_ENABLED: &str = "enabled";
 /// An annotation: a hash of what was applied, so that what is up to date is not written again.
 pub const APPLIED: &str = "sidestream.dev/applied";
 

@@ -7,27 +7,37 @@
 //!     NetworkPolicy   who may connect
 //!     PodDisruptionBudget
 //!     Deployment      last: it needs the others
+//!
+//! of a sidecar in the user's own pods only the Service, where an edge leads into it
 //! ```
 //!
 //! A file for each kind of object. Everything here is a function of its arguments: the same resource gives the same
 //! bytes, so what is applied can be compared, printed and checked in (`cases/`). Nothing here asks the cluster anything.
 
 mod account;
+mod accounts;
 mod anchors;
 mod budget;
+mod container;
 mod deployment;
+mod edges;
 mod object;
 mod policy;
+mod quantity;
 mod revision;
 mod service;
 
+pub mod inject;
 pub mod labels;
 pub mod ports;
 
 use kube::core::DynamicObject;
-use sidestream_crds::{Pipeline, SidecarPlan};
+use sidestream_crds::{Host, Pipeline, SidecarPlan};
 
+pub use accounts::with_accounts;
 pub use anchors::{ANCHORS_KEY, ROTATION, TRUST_CONFIG_MAP, anchors};
+pub use container::{CONTAINER, Secrets};
+pub use edges::{receives, sends};
 pub use object::{applied_hash, is_contained};
 pub use revision::{REVISIONS_KEPT, hash, plan_hash, read_revision, revision, revision_name};
 
@@ -57,13 +67,18 @@ pub fn objects(
     facts: &Facts,
 ) -> Vec<DynamicObject> {
     let of = Of { pipeline, sidecar, sidecars, facts };
-    vec![
-        object::finish(service::build(&of), &of),
-        object::finish(account::build(&of), &of),
-        object::finish(policy::build(&of), &of),
-        object::finish(budget::build(&of), &of),
-        object::finish(deployment::build(&of), &of),
-    ]
+    match &sidecar.host {
+        Host::Workload(workload) => vec![
+            object::finish(service::build(&of), &of),
+            object::finish(account::build(&of), &of),
+            object::finish(policy::build(&of), &of),
+            object::finish(budget::build(&of), &of),
+            object::finish(deployment::build(&of, workload), &of),
+        ],
+        // Nothing that would say how the user's pods are scaled, disrupted or reached.
+        Host::Inject(_) if !receives(&sidecar.plan) => vec![],
+        Host::Inject(inject) => vec![object::finish(service::of_injected(&inject.pod_selector), &of)],
+    }
 }
 
 /// What an object is made of.

@@ -6,12 +6,14 @@ use k8s_openapi::{
     api::networking::v1::{
         NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
     },
-    apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
+    apimachinery::pkg::{
+        apis::meta::v1::{LabelSelector, LabelSelectorRequirement},
+        util::intstr::IntOrString,
+    },
 };
-use sidestream_crds::names;
-use sidestream_plan::{Kind, Source};
+use sidestream_crds::{Host, PodSelector};
 
-use crate::{Of, labels, ports};
+use crate::{Of, edges::sends, labels, ports};
 
 pub(crate) fn build(of: &Of<'_>) -> NetworkPolicy {
     let pipeline = of.pipeline.metadata.name.as_deref().unwrap_or_default();
@@ -41,25 +43,35 @@ pub(crate) fn build(of: &Of<'_>) -> NetworkPolicy {
 /// The pods of the sidecars that have an edge into this one.
 fn senders(of: &Of<'_>) -> Vec<NetworkPolicyPeer> {
     let pipeline = of.pipeline.metadata.name.as_deref().unwrap_or_default();
-    let mut accounts: Vec<&str> = (of.sidecar.plan.stages.iter())
-        .filter_map(|stage| match &stage.kind {
-            Kind::Source(Source::Edge(edge)) => Some(edge.from.name.as_str()),
-            _ => None,
-        })
-        .collect();
-    accounts.sort_unstable();
-    accounts.dedup();
-    (of.sidecars.iter())
-        .filter(|sidecar| accounts.contains(&names::object(pipeline, &sidecar.name).as_str()))
-        .map(|sidecar| NetworkPolicyPeer {
-            pod_selector: Some(select(pipeline, &sidecar.name)),
-            ..NetworkPolicyPeer::default()
+    (of.sidecars.iter().filter(|other| sends(other, of.sidecar)))
+        .map(|sender| {
+            let pods = match &sender.host {
+                Host::Workload(_) => select(pipeline, &sender.name),
+                Host::Inject(inject) => select_injected(&inject.pod_selector),
+            };
+            NetworkPolicyPeer { pod_selector: Some(pods), ..NetworkPolicyPeer::default() }
         })
         .collect()
 }
 
 fn select(pipeline: &str, sidecar: &str) -> LabelSelector {
     LabelSelector { match_labels: Some(labels::selector(pipeline, sidecar)), ..LabelSelector::default() }
+}
+
+/// The user's pods that `pods` selects and that ask for a sidecar.
+fn select_injected(pods: &PodSelector) -> LabelSelector {
+    let mut match_labels = pods.match_labels.clone();
+    match_labels.insert(labels::INJECT.into(), labels::INJECT_ENABLED.into());
+    let expressions = pods.match_expressions.iter().map(|asked| LabelSelectorRequirement {
+        key: asked.key.clone(),
+        operator: format!("{:?}", asked.operator),
+        values: (!asked.values.is_empty()).then(|| asked.values.clone()),
+    });
+    let expressions: Vec<_> = expressions.collect();
+    LabelSelector {
+        match_labels: Some(match_labels),
+        match_expressions: (!expressions.is_empty()).then_some(expressions),
+    }
 }
 
 fn rule(ports: Vec<NetworkPolicyPort>, from: Option<Vec<NetworkPolicyPeer>>) -> NetworkPolicyIngressRule {

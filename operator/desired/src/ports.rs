@@ -15,6 +15,10 @@ pub const EDGE_NAME: &str = "edge";
 pub const EDGE_SERVICE_NAME: &str = "sidestream-edge";
 /// The name of [`METRICS`].
 pub const METRICS_NAME: &str = "metrics";
+/// The name of [`EDGE`] in a pod of the user's, whose Services may go by names of ports.
+pub const INJECTED_EDGE_NAME: &str = "spl-edge";
+/// The name of [`METRICS`] in a pod of the user's.
+pub const INJECTED_METRICS_NAME: &str = "spl-metrics";
 
 /// Ports on which stages of `plan` take requests from outside the pod, each once.
 pub fn of_stages(plan: &Plan) -> BTreeSet<i32> {

@@ -2,10 +2,14 @@
 //!
 //! Pods are in it before they are ready: sidecars that wait for each other must be able to find each other.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::{
     api::core::v1::{Service, ServicePort, ServiceSpec},
     apimachinery::pkg::util::intstr::IntOrString,
 };
+
+use sidestream_crds::PodSelector;
 
 use crate::{Of, labels, ports};
 
@@ -19,12 +23,28 @@ pub(crate) fn build(of: &Of<'_>) -> Service {
         let name = ports::name_of_stages(number);
         all.push(ServicePort { app_protocol: Some("http".into()), ..port(&name, number, &name) });
     }
+    headless(labels::selector(pipeline, &of.sidecar.name), all)
+}
+
+/// That of a sidecar in the user's pods: the way for edges and nothing else.
+pub(crate) fn of_injected(pods: &PodSelector) -> Service {
+    let mut selector = pods.match_labels.clone();
+    selector.insert(labels::INJECT.into(), labels::INJECT_ENABLED.into());
+    // By its number: the names of a pod's ports are the user's.
+    let port = ServicePort {
+        target_port: Some(IntOrString::Int(ports::EDGE)),
+        ..port(ports::EDGE_SERVICE_NAME, ports::EDGE, "")
+    };
+    headless(selector, vec![port])
+}
+
+fn headless(selector: BTreeMap<String, String>, ports: Vec<ServicePort>) -> Service {
     Service {
         spec: Some(ServiceSpec {
             cluster_ip: Some("None".into()),
             publish_not_ready_addresses: Some(true),
-            selector: Some(labels::selector(pipeline, &of.sidecar.name)),
-            ports: Some(all),
+            selector: Some(selector),
+            ports: Some(ports),
             ..ServiceSpec::default()
         }),
         ..Service::default()

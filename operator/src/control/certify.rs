@@ -20,6 +20,7 @@ use sidestream_trust::SpiffeId;
 use tokio::sync::{Semaphore, watch};
 use tonic::{Request, Response, Status};
 
+use super::limit::Limit;
 use crate::{metrics::Metrics, trust::Roots};
 
 /// Where the API server says which pod a token is bound to.
@@ -39,6 +40,7 @@ pub struct Certifier {
     clock: Clock,
     metrics: Metrics,
     turns: Semaphore,
+    limit: Limit,
 }
 
 /// A pod, as the API server vouches for it.
@@ -59,7 +61,8 @@ impl Certifier {
         clock: Clock,
         metrics: Metrics,
     ) -> Self {
-        Self { client, roots, lifetime, clock, metrics, turns: Semaphore::new(REVIEWS_MAX) }
+        let turns = Semaphore::new(REVIEWS_MAX);
+        Self { client, roots, lifetime, clock, metrics, turns, limit: Limit::default() }
     }
 
     async fn issue(&self, request: CertifyRequest) -> Result<CertifyResponse, Status> {
@@ -71,6 +74,11 @@ impl Certifier {
         if bearer.pod != request.pod {
             let reason = format!("the token is bound to pod `{}`, not to `{}`", bearer.pod, request.pod);
             return Err(Status::permission_denied(reason));
+        }
+        if !self.limit.permits(&bearer.pod_uid, self.clock.now()) {
+            return Err(Status::resource_exhausted(
+                "the pod has asked too often; it may ask again in a minute",
+            ));
         }
         let pod = self.living_pod(&bearer).await?;
         let roots = self.roots.borrow().clone();

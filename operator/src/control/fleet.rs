@@ -6,10 +6,11 @@
 //!                                     └───────┘
 //! ```
 //!
-//! A sidecar is known by the service account in its certificate: that is what says which plans are its. All of this is
-//! memory: a sidecar that connects says everything again. An account belongs to one pipeline, so its sidecars are told
-//! their plans as soon as that one has been looked at; that they are to run nothing they are told only when every
-//! pipeline of the namespace has been: any of those may be theirs.
+//! A sidecar is known by the service account in its certificate: that is what says which plans are its. In a pod that the
+//! operator makes, the account belongs to one pipeline, so its sidecars are told their plans as soon as that one has been
+//! looked at. A pod of the user's is told those of all pipelines that select it, if it is connected as whom it runs as;
+//! it hears of them, and any sidecar that it is to run nothing, only when every pipeline of the namespace has been looked
+//! at: any of those may be theirs. All of this is memory: a sidecar that connects says everything again.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -17,7 +18,9 @@ use std::{
 };
 
 use sidestream_control::{Counts, Plan, Ready, Report};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
+
+use crate::stirred::Stirred;
 
 /// Pipelines that one sidecar may speak of.
 const PIPELINES_SAID_MAX: usize = 256;
@@ -32,25 +35,33 @@ const SESSIONS_MAX: usize = 4096;
 /// A service account: namespace and name.
 pub type Account = (String, String);
 
+/// Whom a plan is for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Addressee {
+    /// Whom the pods run as.
+    pub account: Account,
+    /// The one pod that is meant; none: every pod of the account.
+    pub pod: Option<String>,
+}
+
 /// Every sidecar that is connected to this replica. Clones are the same fleet.
 #[derive(Clone, Debug, Default)]
 pub struct Fleet {
     inner: Arc<Mutex<Inner>>,
-    /// There are pipelines that the controller should look at.
-    stir: Arc<Notify>,
+    /// The pipelines that the controller should look at.
+    stirred: Stirred,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// What the pods of each account are to run, by pipeline.
-    plans: HashMap<Account, BTreeMap<String, Arc<Plan>>>,
-    /// The accounts that run something of a pipeline.
-    accounts: HashMap<String, BTreeSet<Account>>,
+    /// What each is to run, by pipeline.
+    plans: HashMap<Addressee, BTreeMap<String, Arc<Plan>>>,
+    /// Who runs something of a pipeline.
+    addressees: HashMap<String, BTreeSet<Addressee>>,
     sessions: HashMap<u64, Session>,
     /// The session of each connected pod.
     by_account: HashMap<Account, BTreeMap<String, u64>>,
     last_session: u64,
-    stirred: HashSet<String>,
     /// The pipelines of each namespace that have not been looked at; none before it is known which there are.
     unsettled: Option<HashMap<String, HashSet<String>>>,
 }
@@ -73,7 +84,7 @@ struct Said {
     drained: Option<(String, Counts)>,
 }
 
-/// What the connected sidecars of one account say about one plan.
+/// What the connected sidecars of some addressees say about one plan.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Acknowledged {
     /// How many are connected.
@@ -95,42 +106,43 @@ pub struct Acknowledged {
 }
 
 impl Fleet {
-    /// From now on the pods of each account run these plans of `pipeline`, and no others of it.
-    pub fn publish(&self, pipeline: &str, plans: Vec<(Account, Plan)>) {
+    /// From now on each addressee runs these plans of `pipeline`, and no others of it.
+    pub fn publish(&self, pipeline: &str, plans: Vec<(Addressee, Arc<Plan>)>) {
         let mut inner = self.lock();
         inner.settle(pipeline);
-        let accounts: BTreeSet<Account> = plans.iter().map(|(account, _)| account.clone()).collect();
-        let before = inner.accounts.insert(pipeline.to_owned(), accounts.clone()).unwrap_or_default();
-        let mut concerned: BTreeSet<Account> = before.difference(&accounts).cloned().collect();
-        for account in &concerned {
-            inner.withdraw(account, pipeline);
+        let addressees: BTreeSet<Addressee> = plans.iter().map(|(addressee, _)| addressee.clone()).collect();
+        let before = inner.addressees.insert(pipeline.to_owned(), addressees.clone()).unwrap_or_default();
+        let mut concerned: BTreeSet<Addressee> = before.difference(&addressees).cloned().collect();
+        for addressee in &concerned {
+            inner.withdraw(addressee, pipeline);
         }
-        for (account, plan) in plans {
-            let of_account = inner.plans.entry(account.clone()).or_default();
-            if of_account.get(pipeline).is_none_or(|before| **before != plan) {
-                of_account.insert(pipeline.to_owned(), Arc::new(plan));
-                concerned.insert(account);
+        for (addressee, plan) in plans {
+            let own = inner.plans.entry(addressee.clone()).or_default();
+            if own.get(pipeline).is_none_or(|before| *before != plan) {
+                own.insert(pipeline.to_owned(), plan);
+                concerned.insert(addressee);
             }
         }
         inner.wake(&concerned);
     }
 
-    /// `pipeline` is gone: nobody runs it any more.
+    /// `pipeline` is gone. Pods of the user's are told to stop it. Those that were made for it go with it, the receivers
+    /// last: each runs it until its pod ends, or what is on its way to them would be lost.
     pub fn withdraw(&self, pipeline: &str) {
         let mut inner = self.lock();
         inner.settle(pipeline);
-        let accounts = inner.accounts.remove(pipeline).unwrap_or_default();
-        for account in &accounts {
-            inner.withdraw(account, pipeline);
+        let addressees = inner.addressees.remove(pipeline).unwrap_or_default();
+        for addressee in &addressees {
+            inner.withdraw(addressee, pipeline);
         }
-        inner.wake(&accounts);
+        inner.wake(&addressees.into_iter().filter(|addressee| addressee.pod.is_some()).collect());
     }
 
     /// These are all the pipelines there are: once each has been published or withdrawn, sidecars are told their plans.
     pub fn expect(&self, pipelines: impl IntoIterator<Item = String>) {
         let mut inner = self.lock();
         let mut unsettled: HashMap<String, HashSet<String>> = HashMap::new();
-        for pipeline in pipelines.into_iter().filter(|pipeline| !inner.accounts.contains_key(pipeline)) {
+        for pipeline in pipelines.into_iter().filter(|pipeline| !inner.addressees.contains_key(pipeline)) {
             unsettled.entry(namespace_of(&pipeline).to_owned()).or_default().insert(pipeline);
         }
         inner.unsettled = Some(unsettled);
@@ -140,7 +152,8 @@ impl Fleet {
     /// Forgets every plan: another replica leads, and its are newer.
     pub fn clear(&self) {
         let mut inner = self.lock();
-        (inner.plans, inner.accounts, inner.stirred, inner.unsettled) = Default::default();
+        (inner.plans, inner.addressees, inner.unsettled) = Default::default();
+        self.stirred.clear();
     }
 
     /// A pod of `account` has connected. The connection ends when the guard is dropped, or the pod connects anew; where
@@ -153,21 +166,18 @@ impl Fleet {
         let changed = watch::Sender::new(0);
         let changes = changed.subscribe();
         inner.by_account.entry(account.clone()).or_default().insert(pod.clone(), id);
-        let session =
-            Session { account: account.clone(), pod, changed, said: BTreeMap::new(), anchored: None };
+        let own = [addressee(&account, None), addressee(&account, Some(pod.clone()))];
+        let session = Session { account, pod, changed, said: BTreeMap::new(), anchored: None };
         inner.sessions.insert(id, session);
-        inner.stir_all_of(&account);
-        self.stir.notify_one();
-        Connected { fleet: self.clone(), id, account, changes }
+        self.stirred.add(inner.pipelines_of(&own));
+        Connected { fleet: self.clone(), id, own, changes }
     }
 
-    /// What the connected pods of `account` say about the plan of `pipeline` that has this hash.
-    pub fn acknowledged(&self, account: &Account, pipeline: &str, hash: &str) -> Acknowledged {
+    /// What the connected pods of `addressees` say about the plan of `pipeline` that has this hash.
+    pub fn acknowledged(&self, addressees: &[Addressee], pipeline: &str, hash: &str) -> Acknowledged {
         let inner = self.lock();
         let mut sum = Acknowledged::default();
-        for session in
-            inner.by_account.get(account).into_iter().flatten().filter_map(|(_, id)| inner.sessions.get(id))
-        {
+        for session in addressees.iter().flat_map(|addressee| inner.sessions_of(addressee)) {
             sum.connected += 1;
             let Some(said) = session.said.get(pipeline) else { continue };
             if let Some((drained, counts)) = &said.drained
@@ -204,21 +214,22 @@ impl Fleet {
     pub fn anchored(&self) -> HashMap<Account, Vec<Option<(u64, u64)>>> {
         let inner = self.lock();
         let mut anchored: HashMap<Account, Vec<_>> = HashMap::new();
-        for session in inner.sessions.values().filter(|session| inner.plans.contains_key(&session.account)) {
+        for session in inner.sessions.values().filter(|session| inner.is_told(session)) {
             anchored.entry(session.account.clone()).or_default().push(session.anchored);
         }
         anchored
     }
 
+    /// The single pods that are to run something, each with whom it runs as.
+    pub fn pods_told(&self) -> HashSet<(Account, String)> {
+        let inner = self.lock();
+        let single = inner.plans.keys().filter_map(|told| Some((told.account.clone(), told.pod.clone()?)));
+        single.collect()
+    }
+
     /// The pipelines of which something has been said since the last call; waits until there are some.
     pub async fn stirred(&self) -> Vec<String> {
-        loop {
-            let stirred: Vec<String> = self.lock().stirred.drain().collect();
-            if !stirred.is_empty() {
-                return stirred;
-            }
-            self.stir.notified().await;
-        }
+        self.stirred.next().await
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -231,7 +242,8 @@ impl Fleet {
 pub struct Connected {
     fleet: Fleet,
     id: u64,
-    account: Account,
+    /// Its account, and it alone.
+    own: [Addressee; 2],
     /// Changes when [`Connected::plans`] does.
     pub changes: watch::Receiver<u64>,
 }
@@ -241,10 +253,11 @@ impl Connected {
     pub fn plans(&self) -> Option<Vec<Plan>> {
         let inner = self.fleet.lock();
         let unsettled = inner.unsettled.as_ref()?;
-        match inner.plans.get(&self.account) {
-            Some(plans) => Some(plans.values().map(|plan| (**plan).clone()).collect()),
-            None => (!unsettled.contains_key(&self.account.0)).then(Vec::new),
-        }
+        let [of_account, _] = &self.own;
+        let is_settled = !unsettled.contains_key(&of_account.account.0);
+        let plans = self.own.iter().filter_map(|own| inner.plans.get(own)).flat_map(BTreeMap::values);
+        (is_settled || inner.plans.contains_key(of_account))
+            .then(|| plans.map(|plan| (**plan).clone()).collect())
     }
 
     /// It says something.
@@ -287,9 +300,8 @@ impl Connected {
                 Said { ready, .. } => known.ready = ready,
             }
         }
-        inner.stirred.insert(pipeline);
         drop(inner);
-        self.fleet.stir.notify_one();
+        self.fleet.stirred.add([pipeline]);
     }
 }
 
@@ -297,9 +309,7 @@ impl Drop for Connected {
     fn drop(&mut self) {
         let mut inner = self.fleet.lock();
         inner.end(self.id);
-        inner.stir_all_of(&self.account);
-        drop(inner);
-        self.fleet.stir.notify_one();
+        self.fleet.stirred.add(inner.pipelines_of(&self.own));
     }
 }
 
@@ -322,15 +332,15 @@ impl Inner {
         }
     }
 
-    fn withdraw(&mut self, account: &Account, pipeline: &str) {
-        if let Some(plans) = self.plans.get_mut(account) {
+    fn withdraw(&mut self, addressee: &Addressee, pipeline: &str) {
+        if let Some(plans) = self.plans.get_mut(addressee) {
             plans.remove(pipeline);
             if plans.is_empty() {
-                self.plans.remove(account);
+                self.plans.remove(addressee);
             }
         }
-        for id in self.by_account.get(account).into_iter().flat_map(BTreeMap::values) {
-            self.sessions.get_mut(id).map(|session| session.said.remove(pipeline));
+        for id in self.ids_of(addressee) {
+            self.sessions.get_mut(&id).map(|session| session.said.remove(pipeline));
         }
     }
 
@@ -353,16 +363,36 @@ impl Inner {
         }
     }
 
-    fn wake(&self, accounts: &BTreeSet<Account>) {
-        let ids =
-            accounts.iter().filter_map(|account| self.by_account.get(account)).flat_map(BTreeMap::values);
-        ids.filter_map(|id| self.sessions.get(id)).for_each(Session::wake);
+    fn wake(&self, addressees: &BTreeSet<Addressee>) {
+        addressees.iter().flat_map(|addressee| self.sessions_of(addressee)).for_each(Session::wake);
     }
 
-    fn stir_all_of(&mut self, account: &Account) {
-        let pipelines = self.plans.get(account).into_iter().flatten().map(|(pipeline, _)| pipeline.clone());
-        self.stirred.extend(pipelines);
+    fn sessions_of(&self, addressee: &Addressee) -> impl Iterator<Item = &Session> {
+        self.ids_of(addressee).into_iter().filter_map(|id| self.sessions.get(&id))
     }
+
+    fn ids_of(&self, addressee: &Addressee) -> Vec<u64> {
+        let Some(pods) = self.by_account.get(&addressee.account) else { return Vec::new() };
+        match &addressee.pod {
+            Some(pod) => pods.get(pod).copied().into_iter().collect(),
+            None => pods.values().copied().collect(),
+        }
+    }
+
+    /// Whether a sidecar is to run something.
+    fn is_told(&self, session: &Session) -> bool {
+        self.plans.contains_key(&addressee(&session.account, None))
+            || self.plans.contains_key(&addressee(&session.account, Some(session.pod.clone())))
+    }
+
+    fn pipelines_of(&self, addressees: &[Addressee]) -> Vec<String> {
+        let plans = addressees.iter().filter_map(|addressee| self.plans.get(addressee));
+        plans.flat_map(BTreeMap::keys).cloned().collect()
+    }
+}
+
+fn addressee(account: &Account, pod: Option<String>) -> Addressee {
+    Addressee { account: account.clone(), pod }
 }
 
 fn shortened(mut text: String) -> String {
@@ -385,156 +415,4 @@ fn add(sum: &mut Counts, counts: &Counts) {
 }
 
 #[cfg(test)]
-mod tests {
-    use sidestream_control::{Anchored, Applied, Drained};
-
-    use super::*;
-
-    fn account(name: &str) -> Account {
-        ("shop".into(), name.into())
-    }
-
-    fn plan(hash: &str) -> Plan {
-        Plan { pipeline: "shop/p".into(), hash: hash.into(), ..Plan::default() }
-    }
-
-    fn applied(hash: &str, error: Option<&str>) -> Report {
-        let error = error.map(str::to_owned);
-        Report::Applied(Applied { pipeline: "shop/p".into(), hash: hash.into(), error })
-    }
-
-    #[test]
-    fn nobody_is_told_anything_before_it_is_known_which_pipelines_there_are() {
-        let fleet = Fleet::default();
-        let mut hub = fleet.connect(account("hub"), "hub-1".into());
-        fleet.publish("shop/p", vec![(account("hub"), plan("1"))]);
-        assert_eq!(hub.plans(), None);
-        hub.changes.mark_unchanged();
-        fleet.expect(["shop/p".into(), "shop/q".into(), "other/r".into()]);
-        assert!(hub.changes.has_changed().unwrap());
-        assert_eq!(hub.plans().unwrap().len(), 1);
-    }
-
-    #[tokio::test]
-    async fn a_new_plan_wakes_only_the_sidecars_that_run_it() {
-        let fleet = Fleet::default();
-        fleet.expect([]);
-        let (mut hub, mut door) =
-            (fleet.connect(account("hub"), "hub-1".into()), fleet.connect(account("door"), "door-1".into()));
-        fleet.publish("shop/p", vec![(account("hub"), plan("1"))]);
-        assert!(hub.changes.has_changed().unwrap() && !door.changes.has_changed().unwrap());
-        assert_eq!((hub.plans().unwrap().len(), door.plans().unwrap().len()), (1, 0));
-
-        hub.changes.mark_unchanged();
-        fleet.publish("shop/p", vec![(account("hub"), plan("1"))]);
-        assert!(!hub.changes.has_changed().unwrap(), "the same plan again is no news");
-
-        fleet.publish("shop/p", vec![(account("door"), plan("2"))]);
-        assert!(hub.changes.has_changed().unwrap() && door.changes.has_changed().unwrap());
-        assert_eq!((hub.plans().unwrap().len(), door.plans().unwrap().len()), (0, 1));
-        door.changes.mark_unchanged();
-    }
-
-    #[tokio::test]
-    async fn an_acknowledgement_counts_for_the_plan_it_names_while_its_sidecar_is_connected() {
-        let fleet = Fleet::default();
-        fleet.publish("shop/p", vec![(account("hub"), plan("1"))]);
-        let (one, two) =
-            (fleet.connect(account("hub"), "hub-1".into()), fleet.connect(account("hub"), "hub-2".into()));
-        one.report(applied("1", None));
-        one.report(Report::Ready(Ready { pipeline: "shop/p".into(), ready: true, ..Ready::default() }));
-        two.report(applied("1", Some("no such kind")));
-        assert_eq!(fleet.stirred().await, ["shop/p"]);
-        let told = fleet.acknowledged(&account("hub"), "shop/p", "1");
-        assert_eq!((told.connected, told.applied, told.ready), (2, 1, 1));
-        assert_eq!(told.refused, Some(("hub-2".into(), "no such kind".into())));
-        assert_eq!(fleet.acknowledged(&account("hub"), "shop/p", "2").applied, 0);
-        drop(one);
-        assert_eq!(fleet.acknowledged(&account("hub"), "shop/p", "1").connected, 1);
-    }
-
-    #[test]
-    fn what_has_drained_does_not_run_and_what_runs_has_not_drained() {
-        let fleet = Fleet::default();
-        fleet.publish("shop/p", vec![(account("hub"), plan("1"))]);
-        let hub = fleet.connect(account("hub"), "hub-1".into());
-        let told = |report| {
-            hub.report(report);
-            let told = fleet.acknowledged(&account("hub"), "shop/p", "1");
-            (told.applied, told.drained, told.counts.completed)
-        };
-        let counts = Counts { accepted: 5, completed: 5, ..Counts::default() };
-        let drained =
-            |counts| Report::Drained(Drained { pipeline: "shop/p".into(), hash: "1".into(), counts });
-        assert_eq!(told(applied("1", None)), (1, 0, 0));
-        assert_eq!(told(drained(Some(Counts { in_flight: 1, ..counts }))), (0, 0, 5));
-        assert_eq!(told(drained(Some(counts))), (0, 1, 5));
-        assert_eq!(told(applied("1", None)), (1, 0, 0));
-    }
-
-    #[test]
-    fn what_a_sidecar_says_counts_for_its_own_account_even_before_its_plans_are_known() {
-        let fleet = Fleet::default();
-        let (hub, stranger) =
-            (fleet.connect(account("hub"), "hub-1".into()), fleet.connect(account("door"), "door-1".into()));
-        hub.report(applied("1", None));
-        stranger.report(applied("1", None));
-        fleet.publish("shop/p", vec![(account("hub"), plan("1"))]);
-        assert_eq!(fleet.acknowledged(&account("hub"), "shop/p", "1").applied, 1);
-    }
-
-    #[test]
-    fn a_pod_that_connects_anew_is_one_pod_and_an_account_has_no_end_of_them() {
-        let fleet = Fleet::default();
-        let anchored = |generation| Report::Anchored(Anchored { generation, issuer: 1 });
-        let before = fleet.connect(account("hub"), "hub-1".into());
-        before.report(anchored(1));
-        let mut now = fleet.connect(account("hub"), "hub-1".into());
-        now.report(anchored(2));
-        before.report(anchored(3));
-        assert!(fleet.anchored().is_empty(), "it is not known to run anything");
-        fleet.publish("shop/p", vec![(account("hub"), plan("1"))]);
-        assert_eq!(fleet.anchored()[&account("hub")], [Some((2, 1))]);
-        drop(before);
-        assert!(fleet.connected() == 1 && now.changes.has_changed().is_ok());
-
-        let others: Vec<_> =
-            (2..=SESSIONS_MAX + 1).map(|n| fleet.connect(account("hub"), format!("hub-{n}"))).collect();
-        assert_eq!(fleet.connected(), SESSIONS_MAX);
-        now.changes.mark_unchanged();
-        assert!(now.changes.has_changed().is_err(), "the oldest has ended");
-        drop(others);
-        assert_eq!(fleet.connected(), 0);
-    }
-
-    #[test]
-    fn a_pipeline_that_cannot_be_looked_at_withholds_its_own_plans_only() {
-        let fleet = Fleet::default();
-        fleet.expect(["shop/p".into(), "shop/broken".into()]);
-        let (hub, other) = (
-            fleet.connect(account("hub"), "hub-1".into()),
-            fleet.connect(account("other"), "other-1".into()),
-        );
-        assert_eq!(hub.plans(), None);
-        fleet.publish("shop/p", vec![(account("hub"), plan("1"))]);
-        assert!(hub.changes.has_changed().unwrap());
-        assert_eq!(hub.plans().unwrap().len(), 1);
-        assert_eq!(other.plans(), None, "it may be of the pipeline that was not looked at");
-        fleet.withdraw("shop/broken");
-        assert_eq!(other.plans().unwrap().len(), 0);
-    }
-
-    #[test]
-    fn a_sidecar_that_talks_too_much_is_not_listened_to() {
-        let fleet = Fleet::default();
-        let hub = fleet.connect(account("hub"), "hub-1".into());
-        for index in 0..10 * PIPELINES_SAID_MAX {
-            let pipeline = format!("shop/{index}");
-            hub.report(Report::Ready(Ready { pipeline, reason: "x".repeat(1 << 20), ..Ready::default() }));
-        }
-        let inner = fleet.lock();
-        let said = &inner.sessions.values().next().unwrap().said;
-        assert_eq!(said.len(), PIPELINES_SAID_MAX);
-        assert!(said.values().all(|said| said.ready.as_ref().unwrap().reason.len() <= REASON_BYTES_MAX));
-    }
-}
+mod tests;

@@ -10,6 +10,7 @@
 
 mod certify;
 mod fleet;
+mod limit;
 mod sync;
 
 use std::{io, sync::Arc, time::Duration};
@@ -33,7 +34,7 @@ use tonic::{
 };
 
 pub use certify::Certifier;
-pub use fleet::{Account, Acknowledged, Connected, Fleet};
+pub use fleet::{Account, Acknowledged, Addressee, Connected, Fleet};
 pub use sync::Syncer;
 
 /// How long a handshake may take.

@@ -13,8 +13,8 @@ use crate::status::said;
 /// The longest note the API server takes, in bytes.
 const NOTE_BYTES_MAX: usize = 1000;
 /// What passes by itself is no event.
-const PASSING: [&str; 6] =
-    ["Creating", "PodsNotReady", "NotConnected", "PlanPending", "StagesNotReady", "NotAccepted"];
+const PASSING: [&str; 7] =
+    ["Creating", "PodsNotReady", "NotConnected", "NoPods", "PlanPending", "StagesNotReady", "NotAccepted"];
 
 /// Tells of the conditions whose reasons are new in `new`. Failing to tell keeps nobody from going on.
 pub(super) async fn tell(

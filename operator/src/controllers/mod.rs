@@ -9,6 +9,7 @@
 
 mod backoff;
 mod events;
+mod introduce;
 mod pipeline;
 mod rotation;
 
@@ -38,6 +39,7 @@ use crate::{
     metrics::Metrics,
     observed::Observed,
     trust::Roots,
+    user_pods::UserPods,
     webhook::vouch,
 };
 
@@ -60,7 +62,7 @@ pub struct Leader {
     pub roots: watch::Sender<Arc<Roots>>,
     /// The operator's own namespace.
     pub namespace: String,
-    /// The webhook's configuration, where there is one.
+    /// What the configurations of the webhooks are called, where there are some.
     pub webhook_configuration: Option<String>,
     /// What objects say about the world.
     pub facts: Facts,
@@ -77,31 +79,36 @@ pub struct Leader {
 impl Leader {
     /// Leads until dropped.
     pub async fn lead(self) {
-        let observed = Observed::default();
-        let (ready, mut is_ready) = watch::channel(false);
+        let (observed, user_pods) = (Observed::default(), UserPods::default());
+        let ((ready, mut is_ready), (seen, mut are_seen)) = (watch::channel(false), watch::channel(false));
         let observing = observed.clone().watch(self.client.clone(), ready);
+        let seeing = user_pods.clone().watch(self.client.clone(), seen);
         let working = async {
             // Before everything has been seen, everything would look absent.
             let _ = is_ready.wait_for(|ready| *ready).await;
+            let _ = are_seen.wait_for(|ready| *ready).await;
             let Self { client, namespace, webhook_configuration, roots, fleet, clock, .. } = self.clone();
             let vouching = async {
                 if let Some(name) = webhook_configuration {
-                    vouch(client.clone(), name, roots.subscribe()).await;
+                    vouch(client.clone(), &name, &roots).await;
                 }
             };
-            let rotating =
-                rotation::rotate(client.clone(), namespace, roots.clone(), fleet, observed.clone(), clock);
-            tokio::join!(self.control(observed.clone()), rotating, vouching);
+            let told = rotation::Sources { fleet, observed: observed.clone(), user_pods: user_pods.clone() };
+            let rotating = rotation::rotate(client.clone(), namespace, roots.clone(), told, clock);
+            let applier = Applier::new(client.clone(), observed.clone());
+            let introducing = introduce::everywhere(applier, user_pods.clone(), roots.subscribe());
+            tokio::join!(self.control(observed.clone(), user_pods.clone()), rotating, vouching, introducing);
         };
-        tokio::join!(observing, working);
+        tokio::join!(observing, seeing, working);
     }
 
-    async fn control(self, observed: Observed) {
+    async fn control(self, observed: Observed, user_pods: UserPods) {
         let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(self.own.clone()) };
         let context = Arc::new(Context {
             client: self.client.clone(),
             applier: Applier::new(self.client.clone(), observed.clone()),
             observed: observed.clone(),
+            user_pods: user_pods.clone(),
             fleet: self.fleet.clone(),
             roots: self.roots.subscribe(),
             facts: self.facts.clone(),
@@ -122,6 +129,7 @@ impl Leader {
             .with_config(Config::default().debounce(DEBOUNCE).concurrency(self.concurrency))
             .reconcile_on(spoken(self.fleet.clone()))
             .reconcile_on(touched(observed, pipelines.clone()))
+            .reconcile_on(hosted(user_pods, pipelines.clone()))
             .reconcile_all_on(WatchStream::from_changes(self.roots.subscribe()).map(drop))
             .run(look, retry, context.clone())
             .for_each(|ended| {
@@ -194,19 +202,33 @@ fn touched(
             let mut references = Vec::new();
             for group in groups {
                 match group.strip_suffix('/') {
-                    Some(namespace) => references.extend(
-                        pipelines
-                            .state()
-                            .iter()
-                            .filter(|pipeline| pipeline.meta().namespace.as_deref() == Some(namespace))
-                            .map(|pipeline| ObjectRef::from_obj(&**pipeline)),
-                    ),
+                    Some(namespace) => references.extend(all_of(namespace, &pipelines)),
                     None => references.push(reference(&group)),
                 }
             }
             stream::iter(references)
         },
     )
+}
+
+/// The pipelines whose pods in the user's hands may have changed: all of a namespace.
+fn hosted(
+    user_pods: UserPods,
+    pipelines: Store<Guarded>,
+) -> impl stream::Stream<Item = ObjectRef<Guarded>> + Send {
+    stream::unfold(user_pods, |pods| async move { Some((pods.stirred().await, pods)) }).flat_map(
+        move |namespaces| {
+            let references: Vec<_> =
+                namespaces.iter().flat_map(|namespace| all_of(namespace, &pipelines)).collect();
+            stream::iter(references)
+        },
+    )
+}
+
+fn all_of(namespace: &str, pipelines: &Store<Guarded>) -> Vec<ObjectRef<Guarded>> {
+    let all = pipelines.state();
+    let of_namespace = all.iter().filter(|pipeline| pipeline.meta().namespace.as_deref() == Some(namespace));
+    of_namespace.map(|pipeline| ObjectRef::from_obj(&**pipeline)).collect()
 }
 
 /// Of `namespace/name`.

@@ -9,7 +9,7 @@
 //! It may be cut off anywhere and begun again: what is done is found done. It decides by what the API server holds, never
 //! by what it did before.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use kube::{
@@ -23,19 +23,21 @@ use sidestream_control::Plan;
 use sidestream_crds::{Diagnostic, Pipeline, PipelineStatus, SidecarPlan, compile, compile_resource, names};
 use sidestream_desired::{
     FIELD_MANAGER, Facts, REVISIONS_KEPT, anchors, hash, objects, plan_hash, read_revision, revision,
-    revision_name,
+    revision_name, sends, with_accounts,
 };
 use sidestream_host::{Clock, Moment};
+use sidestream_plan::{Kind, Source, stage};
 use tokio::sync::watch;
 
 use super::{ReconcileError, backoff::Backoff, events};
 use crate::{
     apply::{Applier, ApplyError, key_of},
-    control::{Account, Fleet},
+    control::{Account, Addressee, Fleet},
     metrics::Metrics,
     observed::{Key, Observed},
-    status::{Known, Running, status},
+    status::{Crew, Known, Part, Running, has_drained, status},
     trust::Roots,
+    user_pods::{Hosting, UserPods},
 };
 
 /// How long after this replica began to lead a sidecar may not have connected to it yet.
@@ -49,6 +51,8 @@ pub struct Context {
     pub applier: Applier,
     /// What is there.
     pub observed: Observed,
+    /// The pods of the user's.
+    pub user_pods: UserPods,
     /// What the sidecars say, and are told.
     pub fleet: Fleet,
     /// Whom to trust.
@@ -91,15 +95,16 @@ pub async fn reconcile(
     let look = Look { context, resource: &resource, name };
 
     let running = if errors.is_empty() { Some(sidecars) } else { look.last_good().await? };
-    let applied = match &running {
-        Some(sidecars) => look.apply(sidecars).await?,
+    let team = running.map(|sidecars| look.team(sidecars));
+    let applied = match &team {
+        Some(team) => look.apply(team).await?,
         None => {
             look.context.fleet.publish(&look.name, vec![]);
             None
         }
     };
     let is_settled = applied.is_none();
-    look.say(&errors, running.as_deref(), applied).await?;
+    look.say(&errors, team.as_ref(), applied).await?;
     Ok(is_settled)
 }
 
@@ -132,6 +137,16 @@ async fn read_invalid(
     Ok((resource, Vec::new(), found))
 }
 
+/// The sidecars, and where they run at this moment.
+struct Team {
+    /// As they were compiled.
+    sidecars: Vec<SidecarPlan>,
+    /// The same as they are told: with whom the user's pods run as.
+    told: Vec<SidecarPlan>,
+    /// The user's pods that host some of them.
+    hosting: Hosting,
+}
+
 /// One look.
 struct Look<'a> {
     context: &'a Context,
@@ -160,9 +175,24 @@ impl Look<'_> {
             .collect()
     }
 
-    /// Makes the cluster run `sidecars`, and tells them their plans. Gives back an object that is somebody else's.
-    async fn apply(&self, sidecars: &[SidecarPlan]) -> Result<Option<ApplyError>, ReconcileError> {
+    fn team(&self, sidecars: Vec<SidecarPlan>) -> Team {
+        let namespace = self.resource.namespace().unwrap_or_default();
+        let hosting = self.context.user_pods.hosting(&namespace, &sidecars);
+        let accounts = hosting.iter().map(|(sidecar, pods)| {
+            let account = |name: &String| stage::Account { namespace: namespace.clone(), name: name.clone() };
+            let mut accounts: Vec<_> = pods.iter().map(|pod| &pod.account).collect();
+            accounts.sort_unstable();
+            accounts.dedup();
+            (sidecar.clone(), accounts.into_iter().map(account).collect())
+        });
+        let accounts: BTreeMap<_, _> = accounts.collect();
+        Team { told: with_accounts(&sidecars, &accounts), sidecars, hosting }
+    }
+
+    /// Makes the cluster run the sidecars, and tells them their plans. Gives back an object that is somebody else's.
+    async fn apply(&self, team: &Team) -> Result<Option<ApplyError>, ReconcileError> {
         let Context { applier, fleet, facts, roots, .. } = self.context;
+        let sidecars = &team.sidecars;
         let namespace = self.resource.namespace().unwrap_or_default();
         let trust = {
             let roots = roots.borrow();
@@ -196,7 +226,10 @@ impl Look<'_> {
             }
         }
         // What runs goes on, whatever the API server refuses now.
-        let plans = sidecars.iter().filter(|sidecar| self.is_ours(sidecar)).map(|sidecar| self.plan(sidecar));
+        let plans = team.told.iter().flat_map(|sidecar| {
+            let plan = Arc::new(self.plan(sidecar, team));
+            self.addressees(sidecar, &team.hosting).into_iter().map(move |own| (own, plan.clone()))
+        });
         fleet.publish(&self.name, plans.collect());
         if let Some(failure) = failure {
             return Err(failure.into());
@@ -205,6 +238,21 @@ impl Look<'_> {
             applier.sweep(&self.name, &namespace, &self.resource.uid().unwrap_or_default(), &kept).await?;
         }
         Ok(conflict)
+    }
+
+    /// Whom the plan of a sidecar is for: the pods of the account that was made for it, or the user's pods that host it.
+    fn addressees(&self, sidecar: &SidecarPlan, hosting: &Hosting) -> Vec<Addressee> {
+        let namespace = self.resource.namespace().unwrap_or_default();
+        match hosting.get(&sidecar.name) {
+            Some(pods) => (pods.iter().filter(|pod| pod.has_sidecar))
+                .map(|pod| Addressee {
+                    account: (namespace.clone(), pod.account.clone()),
+                    pod: Some(pod.name.clone()),
+                })
+                .collect(),
+            None if self.is_ours(sidecar) => vec![Addressee { account: self.account(sidecar), pod: None }],
+            None => vec![],
+        }
     }
 
     /// Whether the account of a sidecar was made by us: a plan is for nobody else.
@@ -229,14 +277,22 @@ impl Look<'_> {
         Ok(before.chain([key_of(&desired)]).collect())
     }
 
-    fn plan(&self, sidecar: &SidecarPlan) -> (Account, Plan) {
-        (
-            self.account(sidecar),
-            Plan::wrap(&sidecar.plan, plan_hash(&sidecar.plan), &sidecar.name, self.is_suspended()),
-        )
+    fn plan(&self, sidecar: &SidecarPlan, team: &Team) -> Plan {
+        Plan::wrap(&sidecar.plan, plan_hash(&sidecar.plan), &sidecar.name, self.is_to_stop(sidecar, team))
     }
 
-    /// Whom the pods of a sidecar run as.
+    /// Whether a sidecar of a suspended pipeline is to stop: what only receives goes on until those that send to it have
+    /// drained, or what they have in flight would have nowhere to go.
+    fn is_to_stop(&self, sidecar: &SidecarPlan, team: &Team) -> bool {
+        let has_sources = sidecar.plan.stages.iter().any(|stage| match &stage.kind {
+            Kind::Source(source) => !matches!(source, Source::Edge(_)),
+            _ => false,
+        });
+        let mut senders = team.told.iter().filter(|other| sends(other, sidecar));
+        self.is_suspended() && (has_sources || senders.all(|sender| has_drained(&self.part(sender, team))))
+    }
+
+    /// Whom the pods that are made for a sidecar run as.
     fn account(&self, sidecar: &SidecarPlan) -> Account {
         let namespace = self.resource.namespace().unwrap_or_default();
         let account = names::account(&namespace, &self.resource.name_any(), &sidecar.name);
@@ -251,26 +307,15 @@ impl Look<'_> {
     async fn say(
         &self,
         errors: &[Diagnostic],
-        running: Option<&[SidecarPlan]>,
+        team: Option<&Team>,
         conflict: Option<ApplyError>,
     ) -> Result<(), ReconcileError> {
-        let Context { observed, fleet, clock, .. } = self.context;
-        let known_of = |sidecar: &SidecarPlan| {
-            let account = self.account(sidecar);
-            let pods = observed.get(&self.name, &("Deployment", account.1.clone())).map(|seen| seen.pods);
-            (pods, fleet.acknowledged(&account, &self.name, &plan_hash(&sidecar.plan)))
-        };
-        let hash = running.map(hash).unwrap_or_default();
-        let running = running.map(|sidecars| Running {
+        let clock = &self.context.clock;
+        let hash = team.map(|team| hash(&team.sidecars)).unwrap_or_default();
+        let running = team.map(|team| Running {
             hash: &hash,
             is_suspended: self.is_suspended(),
-            sidecars: sidecars
-                .iter()
-                .map(|sidecar| {
-                    let (pods, told) = known_of(sidecar);
-                    (sidecar, pods, told)
-                })
-                .collect(),
+            sidecars: team.told.iter().map(|sidecar| self.part(sidecar, team)).collect(),
         });
         let known = Known {
             generation: self.resource.metadata.generation,
@@ -288,6 +333,24 @@ impl Look<'_> {
         // First the event: what is told twice is better than what is never told.
         events::tell(&self.context.recorder, self.resource, before, &new).await;
         self.write(&new).await
+    }
+
+    /// How a sidecar is.
+    fn part<'a>(&self, sidecar: &'a SidecarPlan, team: &'a Team) -> Part<'a> {
+        let Context { observed, fleet, .. } = self.context;
+        let crew = match team.hosting.get(&sidecar.name) {
+            Some(pods) => Crew::Users(pods),
+            None => {
+                let deployment = ("Deployment", self.account(sidecar).1);
+                Crew::Made(observed.get(&self.name, &deployment).map(|seen| seen.pods))
+            }
+        };
+        let addressees = match &crew {
+            Crew::Users(_) => self.addressees(sidecar, &team.hosting),
+            Crew::Made(_) => vec![Addressee { account: self.account(sidecar), pod: None }],
+        };
+        let said = fleet.acknowledged(&addressees, &self.name, &plan_hash(&sidecar.plan));
+        Part { sidecar, crew, said }
     }
 
     async fn write(&self, status: &PipelineStatus) -> Result<(), ReconcileError> {

@@ -17,6 +17,7 @@ use crate::{
     control::{Account, Fleet},
     observed::Observed,
     trust::{AuthorityError, CA_SECRET, Phase, ROTATE, ROTATED, Roots, adopt},
+    user_pods::UserPods,
 };
 
 /// How often it is asked whether the next step may be taken. Asking costs no request.
@@ -29,8 +30,7 @@ pub(super) async fn rotate(
     client: Client,
     namespace: String,
     roots: watch::Sender<Arc<Roots>>,
-    fleet: Fleet,
-    observed: Observed,
+    sources: Sources,
     clock: Clock,
 ) {
     let api: Api<Secret> = Api::namespaced(client, &namespace);
@@ -38,7 +38,7 @@ pub(super) async fn rotate(
     loop {
         sleep(PERIOD).await;
         let now = clock.wall_nanos().div_euclid(1_000_000_000);
-        let told = Told { anchored: fleet.anchored(), pods: observed.pods_ready() };
+        let told = sources.told();
         let current = roots.borrow().clone();
         let next = match step(&current, &told, now, &clock) {
             Ok(Some(next)) => next,
@@ -65,6 +65,26 @@ pub(super) async fn rotate(
     }
 }
 
+/// Where it is known from.
+pub(super) struct Sources {
+    /// What the sidecars say.
+    pub(super) fleet: Fleet,
+    /// Which pods of ours run.
+    pub(super) observed: Observed,
+    /// Which pods of the user's run.
+    pub(super) user_pods: UserPods,
+}
+
+impl Sources {
+    fn told(&self) -> Told {
+        let mut pods = self.observed.pods_ready();
+        for (account, count) in self.user_pods.running(&self.fleet.pods_told()) {
+            *pods.entry(account).or_default() += count;
+        }
+        Told { anchored: self.fleet.anchored(), pods }
+    }
+}
+
 /// What the sidecars say.
 #[derive(Debug)]
 struct Told {
@@ -85,27 +105,35 @@ impl Told {
 
 /// The roots after the next step; none where it is not time for one.
 fn step(current: &Roots, told: &Told, now: i64, clock: &Clock) -> Result<Option<Roots>, AuthorityError> {
+    let is_time = match current.phase() {
+        Phase::Stable => is_due(current, now),
+        Phase::Distribute => told.is_by_all(|(generation, _)| generation >= current.generation),
+        Phase::Issue => told.is_by_all(|(_, issuer)| issuer == current.issuer_number()),
+    };
+    if !is_time {
+        return Ok(None);
+    }
     let trust = AuthorityError::Trust;
+    // Only now: to copy the roots is to read their keys.
     let mut next = current.copy(clock)?;
     match current.phase() {
-        Phase::Stable if is_due(current, now) => {
+        Phase::Stable => {
             let new = Authority::create(current.issuer.trust_domain(), clock).map_err(trust)?;
             let both = [current.issuer.anchor().clone(), new.anchor().clone()];
             next.anchors = Anchors::new(both).map_err(trust)?;
             (next.next, next.generation) = (Some(new), current.generation + 1);
         }
-        Phase::Distribute if told.is_by_all(|(generation, _)| generation >= current.generation) => {
+        Phase::Distribute => {
             let Some(new) = next.next.take() else { return Ok(None) };
             next.issuer = new;
         }
-        Phase::Issue if told.is_by_all(|(_, issuer)| issuer == current.issuer_number()) => {
+        Phase::Issue => {
             next.anchors = next.issuer.anchors();
             next.generation = current.generation + 1;
             if let Some(asked) = current.metadata.annotations.as_ref().and_then(|all| all.get(ROTATE)) {
                 next.metadata.annotations.get_or_insert_default().insert(ROTATED.into(), asked.clone());
             }
         }
-        _ => return Ok(None),
     }
     Ok(Some(next))
 }

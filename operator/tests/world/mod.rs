@@ -29,8 +29,20 @@ use sidestream_operator::{
     metrics::Metrics,
     observed::{Observed, group_of, of_dynamic},
     trust::Roots,
+    user_pods::UserPods,
 };
 use tokio::sync::watch;
+
+/// The simplest Pipeline.
+pub const HELLO: &str = "
+apiVersion: sidestream.dev/v1alpha1
+kind: Pipeline
+metadata: {name: hello}
+spec:
+  stages:
+  - {name: tick, source: {generator: {rate: 10}}}
+  - {name: show, sink: {console: {}}}
+";
 
 /// The server. Clones are the same one.
 #[derive(Clone, Default)]
@@ -173,6 +185,15 @@ impl Server {
 impl Inner {
     fn handle(&mut self, method: &Method, path: &str, query: &str, body: Value) -> Answer {
         match *method {
+            // The one kind that is listed.
+            Method::GET if path.ends_with("/pipelines") => {
+                let below = format!("{path}/");
+                let items: Vec<&Value> = (self.objects.iter())
+                    .filter(|(path, _)| path.starts_with(&below))
+                    .map(|(_, object)| object)
+                    .collect();
+                ok(json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": items}))
+            }
             Method::GET => {
                 self.objects.get(path).map_or_else(|| refuse(404, "NotFound"), |found| ok(found.clone()))
             }
@@ -313,6 +334,7 @@ impl Operator {
         let context = Context {
             applier: Applier::new(client.clone(), observed.clone()),
             observed,
+            user_pods: UserPods::default(),
             fleet: Fleet::default(),
             roots: roots.subscribe(),
             facts: Facts {

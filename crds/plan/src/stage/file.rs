@@ -21,7 +21,8 @@ pub struct FileSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
     pub checkpoint: Option<String>,
-    /// Whether to wait for more at the end of the files; true by default. Without it the pipeline ends there.
+    /// Whether to wait for more at the end of the files; true by default. With `false` the source ends there, and every
+    /// file and folder that is named must be there at the start: where one is missing, nothing starts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub follow: Option<bool>,
     /// The longest line taken whole; a longer one is an error event. `1Mi` by default.
@@ -39,7 +40,8 @@ pub enum ReadFrom {
     End,
 }
 
-/// Appends events to a file, one a line: text as it is, everything else as JSON.
+/// Appends events to a file, one a line: text as it is, everything else as JSON; a dead letter as
+/// `{"stage": ..., "error": ..., "body": ...}`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FileSink {

@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize};
 use crate::{SecretRef, Size};
 
 /// An HTTP server: the body of a POST is one event, or one a line for `application/x-ndjson`. JSON bodies become
-/// values, other text stays text. The answer comes when the events are delivered or in a state: 202; 429 while the
-/// stages are full; 503 where they were dropped.
+/// values, other text stays text, forms are refused (415): `curl -d` sends one unless it is told
+/// `-H 'content-type: application/json'`. The answer comes when the events are delivered, with the dead-letter stage or in a
+/// state: 202. 422 means that a stage could not handle them and would not the next time either; 429 that the stages are
+/// full, and 503 that a queue dropped them or the pipeline is stopping: try again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Http {

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Duration, SecretRef};
 
-/// Sends each batch of events as one HTTP request: a JSON array of bodies. Delivered when the answer is 2xx; 408, 429,
-/// 5xx and no answer are tried again, everything else is an error of the events.
+/// Sends each batch of events as one HTTP request: a JSON array of bodies, and of dead letters as
+/// `{"stage": ..., "error": ..., "body": ...}`. Delivered when the answer is 2xx; 408, 429, 5xx and no answer are tried
+/// again, everything else is an error of the events.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Webhook {

@@ -1,0 +1,81 @@
+//! Why a pod gets no sidecar although it asks for one: where it would get in the way of what is there.
+
+use std::fmt;
+
+use serde_json::Value;
+
+use super::list;
+use crate::{container::CONTAINER, ports};
+
+/// What is in the way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The pod uses its node's network: the sidecar's ports would be the node's.
+    HostNetwork,
+    /// The pod runs on Windows.
+    Windows,
+    /// A container has a port of the sidecar's.
+    Port {
+        /// Which container.
+        container: String,
+        /// Which port.
+        port: i32,
+    },
+    /// Something has a name of the sidecar's.
+    Name {
+        /// `container` or `volume`.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+}
+
+/// Whether a sidecar with these `volumes` gets in the way of what `spec` has.
+pub(super) fn check<'a>(spec: &Value, volumes: impl Iterator<Item = &'a str>) -> Result<(), Refusal> {
+    if spec["hostNetwork"] == true {
+        return Err(Refusal::HostNetwork);
+    }
+    if spec["os"]["name"] == "windows" {
+        return Err(Refusal::Windows);
+    }
+    let containers = || list(spec, "initContainers").chain(list(spec, "containers"));
+    for container in containers() {
+        let name = container["name"].as_str().unwrap_or_default();
+        if name == CONTAINER {
+            return Err(Refusal::Name { what: "container", name: name.into() });
+        }
+        let taken = list(container, "ports")
+            .filter(|port| port["protocol"].as_str().is_none_or(|protocol| protocol == "TCP"))
+            .filter_map(|port| port["containerPort"].as_i64());
+        let own = [ports::EDGE, ports::METRICS];
+        if let Some(port) = own.into_iter().find(|own| taken.clone().any(|port| port == i64::from(*own))) {
+            return Err(Refusal::Port { container: name.into(), port });
+        }
+    }
+    for name in volumes {
+        if list(spec, "volumes").any(|volume| volume["name"] == name) {
+            return Err(Refusal::Name { what: "volume", name: name.into() });
+        }
+    }
+    Ok(())
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::HostNetwork => {
+                out.write_str("the pod has `hostNetwork: true`, so the sidecar's ports would be its node's")
+            }
+            Self::Windows => out.write_str("the pod runs on Windows, and the sidecar on Linux"),
+            Self::Port { container, port } => {
+                write!(out, "container `{container}` has port {port}, which is the sidecar's")
+            }
+            Self::Name { what, name } => {
+                write!(out, "the pod has a {what} called `{name}`, which is the sidecar's name for one")
+            }
+        }?;
+        out.write_str("; change that, or take the label `sidestream.dev/inject` off")
+    }
+}
+
+impl std::error::Error for Refusal {}

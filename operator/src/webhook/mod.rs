@@ -1,0 +1,150 @@
+//! The webhooks: what the API server asks about a Pipeline and about a pod before it takes them.
+//!
+//! ```text
+//! kubectl apply ─▶ API server ─ /validate ─▶ every diagnostic of a Pipeline that does not compile
+//! a pod is made ─▶ API server ─ /mutate ───▶ the sidecar to add, where the pod asks for one
+//! ```
+//!
+//! Every replica answers. The configurations are the chart's; all that is written into them is whom to trust, again
+//! whenever the roots change. The certificate is that of the control server, and renewed with it.
+
+mod mutate;
+mod validate;
+mod vouch;
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use axum::{Json, Router, extract::DefaultBodyLimit, routing::post};
+use serde_json::{Value, json};
+use sidestream_trust::Identity;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
+use tokio_rustls::server::TlsStream;
+
+use crate::control::accept;
+
+pub use mutate::Injector;
+pub(crate) use vouch::vouch;
+
+/// The largest review: an object has at most 1.5 MiB, and comes with its predecessor.
+const BODY_BYTES_MAX: usize = 8 << 20;
+/// Connections that wait to be served.
+const WAITING_MAX: usize = 64;
+/// The longest warning, in bytes: what `kubectl` shows well.
+const WARNING_BYTES_MAX: usize = 256;
+
+/// Serves `/validate` and `/mutate` until `stop` resolves.
+///
+/// # Errors
+/// Where the server itself fails.
+pub async fn serve(
+    listener: TcpListener,
+    identity: Identity,
+    injector: Injector,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let address = listener.local_addr()?;
+    let (take, connections) = mpsc::channel(WAITING_MAX);
+    let accepting = tokio::spawn(accept(listener, identity, b"http/1.1", take));
+    let injector = Arc::new(injector);
+    let mutate = move |Json(review): Json<Value>| {
+        let injector = injector.clone();
+        async move { Json(injector.review(&review).await) }
+    };
+    let validate = |Json(review): Json<Value>| async move {
+        Json(reviewed(&review, validate::answer(&review["request"])))
+    };
+    let router = Router::new()
+        .route("/validate", post(validate))
+        .route("/mutate", post(mutate))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
+    let served = axum::serve(Connections { connections, address }, router).with_graceful_shutdown(stop).await;
+    accepting.abort();
+    served
+}
+
+/// What is said about an object.
+#[derive(Debug, Default, PartialEq)]
+struct Answer {
+    /// Why it is refused; none where it is let in.
+    refusal: Option<String>,
+    /// What whoever made it should know.
+    warnings: Vec<String>,
+    /// What is added to it.
+    patch: Option<Value>,
+}
+
+/// The AdmissionReview that answers `review`.
+fn reviewed(review: &Value, answer: Answer) -> Value {
+    let warnings: Vec<String> = answer.warnings.into_iter().map(one_line).collect();
+    let mut response = json!({
+        "uid": review["request"]["uid"],
+        "allowed": answer.refusal.is_none(),
+        "warnings": warnings,
+    });
+    if let Some(message) = answer.refusal {
+        response["status"] = json!({"code": 422, "reason": "Invalid", "message": message});
+    }
+    if let Some(patch) = answer.patch {
+        response["patchType"] = "JSONPatch".into();
+        response["patch"] = json!(k8s_openapi::ByteString(patch.to_string().into_bytes()));
+    }
+    json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response})
+}
+
+/// As a header of HTTP may be.
+fn one_line(text: String) -> String {
+    let mut text: String = text.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+    text.truncate(text.floor_char_boundary(WARNING_BYTES_MAX));
+    text
+}
+
+/// Connections that have shaken hands, as axum takes them.
+struct Connections {
+    connections: mpsc::Receiver<io::Result<TlsStream<TcpStream>>>,
+    address: SocketAddr,
+}
+
+impl axum::serve::Listener for Connections {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            match self.connections.recv().await {
+                Some(Ok(connection)) => {
+                    let address = connection.get_ref().0.peer_addr().unwrap_or(self.address);
+                    return (connection, address);
+                }
+                Some(Err(_)) => {}
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        Ok(self.address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_has_the_number_of_its_question_and_the_patch_as_the_api_server_reads_it() {
+        let review = json!({"request": {"uid": "7"}});
+        let answer =
+            Answer { warnings: vec!["two\n  lines".into()], patch: Some(json!([])), ..Answer::default() };
+        let response = reviewed(&review, answer)["response"].clone();
+        assert_eq!(
+            response,
+            json!({"uid": "7", "allowed": true, "warnings": ["two lines"], "patchType": "JSONPatch", "patch": "W10="})
+        );
+        let refused = Answer { refusal: Some("no".into()), ..Answer::default() };
+        let response = reviewed(&review, refused)["response"].clone();
+        assert_eq!((&response["allowed"], &response["status"]["message"]), (&json!(false), &json!("no")));
+    }
+}

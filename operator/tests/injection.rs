@@ -1,0 +1,216 @@
+//! Sidecars in the user's own pods: added when a pod is made, told the plans of every pipeline that selects it.
+
+mod world;
+
+use k8s_openapi::ByteString;
+use serde_json::{Value, json};
+use sidestream_desired::Facts;
+use sidestream_operator::{control::Connected, metrics::Metrics, webhook::Injector};
+use sidestream_plan::{Kind, Plan, Source, stage::Account};
+use world::{Death, HELLO, Operator, Server};
+
+const OWN_NAMESPACE: &str = "sidestream-system";
+const CASES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/desired/cases/injection");
+
+fn case(name: &str) -> Vec<Value> {
+    let text = std::fs::read_to_string(format!("{CASES}/{name}.yaml")).unwrap();
+    text.split("\n---\n").map(|document| serde_yaml::from_str(document).unwrap()).collect()
+}
+
+/// As the chart installs it, and `sidestream inject` assumes it.
+fn injector(server: &Server) -> Injector {
+    let facts = Facts {
+        sidecar_image: "sidestream.dev/sidecar:0.1.0".into(),
+        image_pull_policy: Some("IfNotPresent".into()),
+        operator: "sidestream-operator.sidestream-system.svc:9443".into(),
+        operator_id: "spiffe://cluster.local/ns/sidestream-system/sa/sidestream-operator".into(),
+    };
+    Injector::new(server.client(), facts, OWN_NAMESPACE, Metrics::default())
+}
+
+async fn reviewed(server: &Server, namespace: &str, pod: &Value) -> Value {
+    let request = json!({"uid": "7", "namespace": namespace, "operation": "CREATE", "object": pod});
+    injector(server).review(&json!({ "request": request })).await["response"].clone()
+}
+
+/// `pod` after the patch in `response`, which adds and does nothing else.
+fn patched(mut pod: Value, response: &Value) -> Value {
+    let patch: ByteString = serde_json::from_value(response["patch"].clone()).unwrap();
+    for step in serde_json::from_slice::<Vec<Value>>(&patch.0).unwrap() {
+        assert_eq!(step["op"], "add");
+        let (parent, last) = step["path"].as_str().unwrap().rsplit_once('/').unwrap();
+        match pod.pointer_mut(parent).unwrap() {
+            Value::Array(list) if last == "-" => list.push(step["value"].clone()),
+            Value::Array(list) => list.insert(last.parse().unwrap(), step["value"].clone()),
+            parent => parent[last] = step["value"].clone(),
+        }
+    }
+    pod
+}
+
+fn pod() -> Value {
+    case("deployment")[0]["spec"]["template"].clone()
+}
+
+#[tokio::test]
+async fn a_pod_gets_what_the_command_line_would_add_to_its_deployment() {
+    let server = Server::default();
+    for pipeline in case("pipelines") {
+        let [namespace, name] =
+            ["namespace", "name"].map(|field| pipeline["metadata"][field].as_str().unwrap().to_owned());
+        let path = format!("/apis/sidestream.dev/v1alpha1/namespaces/{namespace}/pipelines/{name}");
+        server.put(&path, pipeline);
+    }
+    let response = reviewed(&server, "shop", &pod()).await;
+    assert_eq!(patched(pod(), &response), case("injected")[0]["spec"]["template"], "{response}");
+    let again = reviewed(&server, "shop", &patched(pod(), &response)).await;
+    assert!(again["allowed"] == true && again["patch"].is_null(), "{again}");
+}
+
+#[tokio::test]
+async fn some_pods_are_let_alone_whatever_the_configuration_sends_here() {
+    let server = Server::default();
+    let changed = |change: fn(&mut Value)| {
+        let mut pod = pod();
+        change(&mut pod);
+        pod
+    };
+    let unasked = changed(|pod| pod["metadata"]["labels"] = json!({"app": "shopfront"}));
+    let no = changed(|pod| pod["metadata"]["labels"]["sidestream.dev/inject"] = "disabled".into());
+    let mirror = changed(|pod| pod["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "1"}));
+    for (namespace, pod) in
+        [("kube-system", pod()), (OWN_NAMESPACE, pod()), ("shop", unasked), ("shop", no), ("shop", mirror)]
+    {
+        let response = reviewed(&server, namespace, &pod).await;
+        assert!(response["allowed"] == true && response["patch"].is_null(), "{namespace}: {response}");
+    }
+}
+
+#[tokio::test]
+async fn a_pod_in_which_a_sidecar_would_be_in_the_way_is_refused_with_the_reason() {
+    let mut pod = pod();
+    pod["spec"]["hostNetwork"] = true.into();
+    let response = reviewed(&Server::default(), "shop", &pod).await;
+    assert_eq!(response["allowed"], false);
+    assert!(response["status"]["message"].as_str().unwrap().contains("hostNetwork"), "{response}");
+}
+
+#[tokio::test]
+async fn an_api_server_that_does_not_answer_keeps_no_pod_from_its_sidecar() {
+    let server = Server::default();
+    server.revive(Some((0, Death::Before)));
+    let _ = server.client().send(http::Request::post("/x").body(kube::client::Body::empty()).unwrap()).await;
+    let response = reviewed(&server, "shop", &pod()).await;
+    assert!(response["allowed"] == true && response["patch"].is_string(), "{response}");
+    assert!(response["warnings"][0].as_str().unwrap().contains("no Secrets"), "{response}");
+}
+
+const ORDERS: &str = "
+apiVersion: sidestream.dev/v1alpha1
+kind: Pipeline
+metadata: {name: hello}
+spec:
+  sidecars:
+  - {name: app, inject: {podSelector: {matchLabels: {app: front}}}}
+  - {name: hub, workload: {}}
+  stages:
+  - {name: tick, sidecar: app, source: {generator: {rate: 10}}}
+  - {name: show, sidecar: hub, sink: {console: {}}}
+";
+
+/// A pod of the user's, as the watch shows it.
+fn see(operator: &Operator, name: &str, account: &str, has_sidecar: bool) {
+    let sidecar = json!({"name": "sidestream", "restartPolicy": "Always"});
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "namespace": "shop", "labels": {"app": "front"}},
+        "spec": {"serviceAccountName": account, "initContainers": if has_sidecar { json!([sidecar]) } else { json!([]) }},
+        "status": {"phase": "Running"},
+    });
+    operator.context.user_pods.see(&serde_json::from_value(pod).unwrap());
+}
+
+fn connect(operator: &Operator, account: &str, pod: &str) -> Connected {
+    operator.context.fleet.connect(("shop".into(), account.into()), pod.into())
+}
+
+fn plan(connected: &Connected, pipeline: &str) -> Plan {
+    let plans = connected.plans().expect("all pipelines have been looked at");
+    plans.iter().find(|plan| plan.pipeline == pipeline).expect(pipeline).unwrap().unwrap()
+}
+
+fn ready(server: &Server) -> (String, String) {
+    let pipeline = server.get("/apis/sidestream.dev/v1alpha1/namespaces/shop/pipelines/hello").unwrap();
+    let conditions = pipeline["status"]["conditions"].as_array().unwrap().clone();
+    let ready = conditions.into_iter().find(|condition| condition["type"] == "Ready").unwrap();
+    ["reason", "message"].map(|field| ready[field].as_str().unwrap().to_owned()).into()
+}
+
+#[tokio::test]
+async fn who_may_send_over_an_edge_is_whoever_the_pods_run_as() {
+    let server = Server::default();
+    server.user_applies(ORDERS);
+    let operator = Operator::new(&server).seeing();
+    operator.context.fleet.expect([]);
+    operator.settle("hello").await;
+    let hub = connect(&operator, "hello-hub-spl", "hub-1");
+    let senders = || {
+        let plan = plan(&hub, "shop/hello");
+        match &plan.stages[0].kind {
+            Kind::Source(Source::Edge(edge)) => edge.from.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(senders(), []);
+    assert_eq!(ready(&server).0, "NoPods");
+
+    see(&operator, "front-1", "till", true);
+    see(&operator, "front-2", "desk", true);
+    operator.settle("hello").await;
+    let account = |name: &str| Account { namespace: "shop".into(), name: name.into() };
+    assert_eq!(senders(), [account("desk"), account("till")]);
+}
+
+#[tokio::test]
+async fn one_sidecar_is_told_the_plans_of_every_pipeline_that_selects_its_pod_and_no_other_is() {
+    let server = Server::default();
+    server.user_applies(ORDERS);
+    server.user_applies(&ORDERS.replace("name: hello", "name: later"));
+    server.user_applies(&HELLO.replace("name: hello", "name: other"));
+    let operator = Operator::new(&server).seeing();
+    operator.context.fleet.expect(["hello", "later", "other"].map(|name| format!("shop/{name}")));
+    see(&operator, "front-1", "till", true);
+    let (front, stranger) = (connect(&operator, "till", "front-1"), connect(&operator, "till", "back-1"));
+    for name in ["hello", "other"] {
+        operator.settle(name).await;
+        assert!(front.plans().is_none(), "what is told is all there is");
+    }
+    operator.settle("later").await;
+    let names: Vec<String> = front.plans().unwrap().into_iter().map(|plan| plan.pipeline).collect();
+    assert_eq!(names, ["shop/hello", "shop/later"]);
+    assert_eq!(stranger.plans().unwrap().len(), 0, "whom no pipeline selects");
+}
+
+#[tokio::test]
+async fn a_pod_without_the_sidecar_it_asks_for_is_named_in_the_status() {
+    let server = Server::default();
+    server.user_applies(ORDERS);
+    let operator = Operator::new(&server).seeing();
+    see(&operator, "front-1", "till", false);
+    operator.settle("hello").await;
+    let (reason, message) = ready(&server);
+    assert!(reason == "NotInjected" && message.contains("front-1"), "{message}");
+}
+
+#[tokio::test]
+async fn pods_of_the_users_get_no_object_of_ours() {
+    let server = Server::default();
+    server.user_applies(ORDERS);
+    let operator = Operator::new(&server).seeing();
+    see(&operator, "front-1", "till", true);
+    operator.settle("hello").await;
+    let made: Vec<String> =
+        server.objects().into_keys().filter(|path| path.ends_with("hello-app-spl")).collect();
+    assert!(made.is_empty(), "{made:?}");
+    assert!(server.objects().keys().any(|path| path.ends_with("deployments/hello-hub-spl")));
+}
