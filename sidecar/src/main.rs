@@ -42,6 +42,9 @@ struct Arguments {
     /// This pod's namespace
     #[arg(long, env = "POD_NAMESPACE")]
     namespace: String,
+    /// The machine the pod runs on: receivers on the same one are preferred
+    #[arg(long, env = "NODE_NAME", default_value = "")]
+    node: String,
     /// The file of the pod's token for the operator
     #[arg(long, env = "SIDESTREAM_TOKEN", default_value = "/var/run/sidestream/token/token")]
     token: PathBuf,
@@ -63,9 +66,9 @@ struct Arguments {
     /// Where to listen for edges from other sidecars
     #[arg(long, env = "SIDESTREAM_EDGES", default_value = "0.0.0.0:7443")]
     edges: SocketAddr,
-    /// How long to go on delivering when told to stop, in seconds
-    #[arg(long, env = "SIDESTREAM_GRACE_SECONDS", default_value_t = 25)]
-    grace_seconds: u64,
+    /// How long to go on delivering when told to stop
+    #[arg(long, env = "SIDESTREAM_GRACE", value_name = "SPAN", default_value = "25s")]
+    grace: sidestream_plan::Duration,
     /// Worker threads; one for each core the container may use by default
     #[arg(long, env = "SIDESTREAM_WORKERS")]
     workers: Option<usize>,
@@ -91,7 +94,7 @@ fn main() -> ExitCode {
 
 /// Runs until told to stop. Says whether everything that was accepted was delivered.
 fn run(arguments: Arguments) -> Result<bool, Box<dyn std::error::Error>> {
-    let grace = Duration::from_secs(arguments.grace_seconds);
+    let grace = arguments.grace.get();
     let settings = arguments.settings();
     let secrets = Secrets::at(&arguments.secrets);
     let sidecar = Sidecar::start(SidecarConfig {
@@ -115,6 +118,7 @@ fn run(arguments: Arguments) -> Result<bool, Box<dyn std::error::Error>> {
         identity: enrolled.identity.clone(),
         resolver: Arc::new(Dns::default()),
         clock: world.clock().clone(),
+        node: arguments.node,
     }))?;
     world.take_part(peering.clone());
 
@@ -137,9 +141,6 @@ fn run(arguments: Arguments) -> Result<bool, Box<dyn std::error::Error>> {
     Ok(complete)
 }
 
-/// How long the other ends of edges may take to hear what is settled.
-const CLOSE: Duration = Duration::from_secs(2);
-
 async fn told_to_stop(signals: &mut Signals) {
     while signals.next().await != Asked::Stop {}
 }
@@ -158,3 +159,6 @@ impl Arguments {
         }
     }
 }
+
+/// How long the other ends of edges may take to hear what is settled.
+const CLOSE: Duration = Duration::from_secs(2);

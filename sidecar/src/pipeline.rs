@@ -17,6 +17,7 @@ use crate::{
     latch::Latch,
     prepare::prepare,
     sink::HungSink,
+    source::RunningSource,
 };
 
 /// A plan at work in a [`World`]. Dropping it leaves it running: [`Pipeline::drain`] ends it.
@@ -90,7 +91,7 @@ impl Pipeline {
     /// Puts a plan to work.
     pub fn start(plan: Plan, world: &World, registry: &mut Registry) -> Result<Arc<Pipeline>, AssembleError> {
         let pool = Arc::new(Pool::new(SPARE_BATCHES));
-        let prepared = prepare(&plan, world, registry, |_| false)?;
+        let prepared = prepare(&plan, world, registry, |_| false)?.open(&plan, |_| false)?;
         let assembly =
             assemble(&plan, prepared, Parts::default(), &pool, world).map_err(AssembleError::Machine)?;
         let running = Mutex::new(Running {
@@ -232,7 +233,7 @@ async fn watch(pipeline: Arc<Pipeline>) {
         all(pipeline.look(|running| running.runs_ended()).await).await;
         all(sinks).await;
         // Every event has ended: the sources note it, where they remember positions.
-        all(pipeline.look(|running| running.sources_closed()).await).await;
+        all(pipeline.look(|running| running.finish_sources()).await).await;
         if pipeline.look(move |running| running.generation == generation).await {
             return pipeline.ended.set();
         }
@@ -282,8 +283,11 @@ impl Running {
         })
     }
 
-    fn sources_closed(&self) -> Vec<Latch> {
-        self.assembly.sources.values().map(|source| source.closed().clone()).collect()
+    /// Set for each source when it has noted how far it has come.
+    fn finish_sources(&self) -> Vec<Latch> {
+        let sources = || self.assembly.sources.values();
+        sources().for_each(RunningSource::finish);
+        sources().map(|source| source.closed().clone()).collect()
     }
 }
 

@@ -104,6 +104,22 @@ pub(crate) fn prepare(
     Ok(prepared)
 }
 
+impl Prepared {
+    /// Has the sources take what others may have: ports, files. Those wait until they run for which `waits` is true.
+    pub(crate) fn open(
+        mut self,
+        plan: &Plan,
+        waits: impl Fn(&Stage) -> bool,
+    ) -> Result<Prepared, AssembleError> {
+        for (index, stage) in plan.stages.iter().enumerate().filter(|(_, stage)| !waits(stage)) {
+            let Some(source) = self.sources.get_mut(&index) else { continue };
+            let refuse = |reason: String| AssembleError::Stage { stage: stage.name.clone(), reason };
+            source.open().map_err(|failure| refuse(failure.to_string()))?;
+        }
+        Ok(self)
+    }
+}
+
 /// A sink that a worker calls: the last operator of its run.
 struct InlineStage(Box<dyn InlineSink>);
 

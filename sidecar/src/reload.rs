@@ -90,7 +90,10 @@ impl Pipeline {
             &running.assembly,
         );
 
-        let mut prepared = match prepare(&plan, &self.world, registry, |stage| change.keeps(&stage.name)) {
+        let prepared = prepare(&plan, &self.world, registry, |stage| change.keeps(&stage.name));
+        let opened =
+            prepared.and_then(|prepared| prepared.open(&plan, |stage| change.has_to_wait(stage, &old)));
+        let mut prepared = match opened {
             Ok(prepared) => prepared,
             Err(error) => {
                 self.resume(running, Retired { runs, rested })?;

@@ -94,6 +94,7 @@ impl RunningSink {
             in_hand: remains.in_hand,
             desk: desk.clone(),
             clock: world.clock.clone(),
+            closed: world.closed.clone(),
             backoff: Backoff::new(orders.retry.as_ref()),
             orders,
         };
@@ -199,6 +200,8 @@ struct Driver {
     in_hand: Option<Batch>,
     desk: Arc<Desk>,
     clock: Clock,
+    /// Set where nobody takes the sink's events any more.
+    closed: Latch,
     backoff: Backoff,
     orders: Orders,
 }
@@ -348,12 +351,15 @@ impl Driver {
     /// Ends a batch, or keeps it to be tried again.
     fn settle(&mut self, batch: Batch, result: Result<(), Undelivered>) -> After {
         match result {
-            Ok(()) => self.end(batch, Vec::new()),
-            Err(Undelivered::Refused { events }) => self.end(batch, events),
+            Ok(()) => self.end(batch, Vec::new(), Outcome::Dropped),
+            Err(Undelivered::Refused { events }) => self.end(batch, events, Outcome::Unfit),
+            Err(Undelivered::Closed { reason }) => {
+                self.closed.set();
+                self.end_all(batch, &reason);
+            }
             Err(Undelivered::Retry { reason, after }) => {
                 let Some(wait) = self.backoff.next(after) else {
-                    let events = (0..batch.len()).map(|index| (index, reason.clone())).collect();
-                    self.end(batch, events);
+                    self.end_all(batch, &reason);
                     return After::GaveUp;
                 };
                 self.orders.stats.retries.add(1);
@@ -371,8 +377,14 @@ impl Driver {
         After::Next
     }
 
-    /// Ends a batch of which `refused` were not delivered.
-    fn end(&mut self, mut batch: Batch, refused: Vec<(usize, String)>) {
+    /// Ends a batch of which nothing was delivered, and that might be another time.
+    fn end_all(&mut self, batch: Batch, reason: &str) {
+        let events = (0..batch.len()).map(|index| (index, reason.to_owned())).collect();
+        self.end(batch, events, Outcome::Dropped);
+    }
+
+    /// Ends a batch of which `refused` were not delivered; without a dead-letter stage they end as `outcome`.
+    fn end(&mut self, mut batch: Batch, refused: Vec<(usize, String)>, outcome: Outcome) {
         self.backoff.reset();
         self.desk.in_hand.store(0, Ordering::Relaxed);
         let stats = &self.orders.stats;
@@ -384,12 +396,12 @@ impl Driver {
             stats.latency.record(age, delivered as u64);
         }
         if !refused.is_empty() {
-            self.end_refused(&mut batch, refused);
+            self.end_refused(&mut batch, refused, outcome);
         }
         self.orders.pool.give(batch);
     }
 
-    fn end_refused(&mut self, batch: &mut Batch, refused: Vec<(usize, String)>) {
+    fn end_refused(&mut self, batch: &mut Batch, refused: Vec<(usize, String)>, outcome: Outcome) {
         let stats = &self.orders.stats;
         stats.errors.add(refused.len() as u64);
         let mark = batch.mark().clone();
@@ -398,7 +410,7 @@ impl Driver {
             refused.into_iter().map(|(index, reason)| (std::mem::take(&mut events[index]), reason)).collect();
         let Some(route) = &mut self.orders.dead_letter else {
             stats.count_dropped("error", failed.len() as u64);
-            failed.iter().for_each(|(event, _)| mark.end(event.meta.sequence, Outcome::Dropped));
+            failed.iter().for_each(|(event, _)| mark.end(event.meta.sequence, outcome));
             return stats.say_error(&self.orders.name, &failed);
         };
         let mut letters = self.orders.pool.take();

@@ -15,7 +15,7 @@ use sidestream_plan::Latency;
 use sidestream_scheduler::{Config, Pool, Scheduler, Waiting};
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use crate::Door;
+use crate::{Door, latch::Latch};
 
 /// How a sidecar is started.
 #[derive(Clone, Debug, Default)]
@@ -43,6 +43,8 @@ pub struct World {
     pub(crate) clock: Clock,
     pub(crate) secrets: Secrets,
     peering: Arc<OnceLock<Peering>>,
+    /// Set when somebody at the other end of this process has gone for good.
+    pub(crate) closed: Latch,
 }
 
 impl Sidecar {
@@ -64,6 +66,7 @@ impl Sidecar {
             clock,
             secrets: config.secrets,
             peering: Arc::default(),
+            closed: Latch::default(),
         };
         Ok(Sidecar { world, _workers: workers, _sockets: sockets })
     }
@@ -83,6 +86,12 @@ impl World {
     /// What time it is.
     pub fn clock(&self) -> &Clock {
         &self.clock
+    }
+
+    /// Waits until a sink finds that nobody takes its events any more, nor ever will: whoever read the standard output has
+    /// gone.
+    pub async fn closed(&self) {
+        self.closed.wait().await;
     }
 
     /// Lets this process take part in edges from now on, for as long as it lives. Before that, a plan with edges is refused.

@@ -3,16 +3,21 @@
 //! ```text
 //!   12:04:05.123 tick  sequence=3 key=k0 value=42.1
 //!   time (UTC)   source, as wide as the widest so far
+//!   12:04:05.124 logs  not JSON at all  -- fields: not JSON: expected ident at line 1 column 2
+//!                                          of a dead letter, the stage that failed and why
 //! ```
 //!
-//! A batch is one write. A closed pipe refuses events for good; it must never panic, as `println!` does.
+//! A batch is one write. A closed pipe is the end of the sink; it must never panic, as `println!` does.
 
 use std::io::{self, IsTerminal, Write};
 
 use sidestream_event::{Batch, Event, Value, json};
 use sidestream_plan::stage::{self, ConsoleFormat};
 
-use crate::{BlockingSink, Undelivered};
+use crate::{
+    BlockingSink, Undelivered,
+    letter::{self, Letter},
+};
 
 pub(crate) struct Console<W> {
     output: W,
@@ -57,7 +62,7 @@ impl<W: Write + Send> BlockingSink for Console<W> {
         match written {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                Err(Undelivered::refuse_all(batch.len(), "standard output is closed"))
+                Err(Undelivered::Closed { reason: "whoever read the standard output has gone".into() })
             }
             Err(error) => Err(Undelivered::retry(format!("cannot write to the standard output: {error}"))),
         }
@@ -86,8 +91,13 @@ impl Look {
                 }
                 out.extend_from_slice(b"  ");
                 write_body(&event.body, out);
+                if let Some(Letter { stage, error }) = Letter::of(event) {
+                    let _ = write!(out, "  -- {stage}: {error}");
+                }
             }
-            Look::Json if matches!(event.body, Value::Map(_)) => json::write(&event.body, out),
+            Look::Json if matches!(event.body, Value::Map(_)) || Letter::of(event).is_some() => {
+                letter::write_json(event, out);
+            }
             Look::Json => {
                 out.extend_from_slice(b"{\"body\":");
                 json::write(&event.body, out);
@@ -210,6 +220,25 @@ mod tests {
     }
 
     #[test]
+    fn a_dead_letter_shows_which_stage_failed_and_why() {
+        let letter = || {
+            let mut letter = crate::letter::tests::letter("x y");
+            letter.meta =
+                sidestream_event::Meta { context: letter.meta.context.take(), ..event("s", 0).meta };
+            letter
+        };
+        assert_eq!(
+            shown(stage::Console::default(), false, vec![letter()]),
+            "12:04:05.123 s  x y  -- fields: not \"JSON\"\n"
+        );
+        let json = stage::Console { format: Some(ConsoleFormat::JSON) };
+        assert_eq!(
+            shown(json, false, vec![letter()]),
+            "{\"stage\":\"fields\",\"error\":\"not \\\"JSON\\\"\",\"body\":\"x y\"}\n"
+        );
+    }
+
+    #[test]
     fn only_a_terminal_gets_colour() {
         let look = |dim| shown(stage::Console::default(), dim, vec![event("s", "x")]);
         assert!(!look(false).contains('\x1b'));
@@ -217,16 +246,13 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_pipe_refuses_every_event_and_says_so() {
+    fn a_closed_pipe_is_the_end_of_it_and_it_says_so() {
         let (reader, writer) = io::pipe().unwrap();
         drop(reader);
         let mut console = Console::of(writer, &stage::Console::default(), false);
         let batch = Batch::of(vec![event("s", 1), event("s", 2)], Mark::none());
-        let Err(Undelivered::Refused { events }) = console.deliver(&batch) else { panic!("delivered") };
-        assert_eq!(
-            events,
-            [(0, "standard output is closed".into()), (1, "standard output is closed".into())]
-        );
+        let Err(Undelivered::Closed { reason }) = console.deliver(&batch) else { panic!("delivered") };
+        assert_eq!(reason, "whoever read the standard output has gone");
     }
 
     #[test]

@@ -49,6 +49,11 @@ pub enum Undelivered {
         /// Indices in the batch and why; in order.
         events: Vec<(usize, String)>,
     },
+    /// Nobody takes events here any more: not these, nor any to come.
+    Closed {
+        /// What happened, as a clause.
+        reason: String,
+    },
 }
 
 impl Undelivered {
@@ -66,7 +71,7 @@ impl Undelivered {
 impl fmt::Display for Undelivered {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Undelivered::Retry { reason, .. } => out.write_str(reason),
+            Undelivered::Retry { reason, .. } | Undelivered::Closed { reason } => out.write_str(reason),
             Undelivered::Refused { events } => match events.first() {
                 Some((_, reason)) => write!(out, "{} events refused: {reason}", events.len()),
                 None => out.write_str("no event refused"),

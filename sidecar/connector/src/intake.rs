@@ -134,6 +134,11 @@ impl Intake {
         self.origin.committed()
     }
 
+    /// The news of [`Intake::committed`]; see [`Origin::positions`].
+    pub fn positions(&self) -> watch::Receiver<u64> {
+        self.origin.positions()
+    }
+
     /// The number the next event will get.
     pub fn next_sequence(&self) -> u64 {
         self.origin.ledger().accepted

@@ -19,6 +19,7 @@ mod generator;
 mod host_metrics;
 mod http;
 mod intake;
+mod letter;
 mod lines;
 mod origin;
 mod prometheus;
@@ -32,7 +33,7 @@ pub use error::{BuildError, Failure, Undelivered};
 pub use intake::{Intake, Receipt, Refusal, Stop, Stopped, intake};
 pub use origin::{Ledger, Origin};
 pub use secrets::Secrets;
-pub use sidestream_event::ERROR_HEADER;
+pub use sidestream_event::{ERROR_HEADER, STAGE_HEADER};
 pub use sink::{AsyncSink, BlockingSink, InlineSink, Sink};
 pub use source::{AsyncSource, BlockingSource, Filled, PolledSource, Source};
 

@@ -10,7 +10,7 @@ use std::{
 
 use sidestream_event::{Batch, Settle, Settled, Span, Text, Timestamp};
 use sidestream_host::Clock;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 /// The books of one source, read in one instant. All numbers are events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,7 +75,8 @@ impl Origin {
         Self { source: source.into(), ..self.clone() }
     }
 
-    /// The same books for a source that brings events of others: those keep the name of the source they came from.
+    /// The same books for a source that brings events of others: those keep the name of the source they came from, and
+    /// what is lost of them is for those to bring again, so that it does not hold the position back.
     pub fn relaying(&self) -> Self {
         Self { relays: true, ..self.clone() }
     }
@@ -89,7 +90,7 @@ impl Origin {
     /// Like [`Origin::accept`], and tells `answer` how the span ended.
     pub fn accept_with(&self, batch: &mut Batch, answer: Option<oneshot::Sender<Settled>>) -> Span {
         let count = u32::try_from(batch.len()).expect("a batch holds fewer than 2^32 events");
-        let span = self.books.open(count, answer);
+        let span = self.books.open(count, answer, self.relays);
         let wall = Timestamp::from_nanos(self.clock.wall_nanos());
         for (sequence, event) in (span.first..).zip(batch.events_mut()) {
             event.meta.sequence = sequence;
@@ -115,11 +116,18 @@ impl Origin {
     pub fn committed(&self) -> u64 {
         self.books.lock().committed
     }
+
+    /// The news of [`Origin::committed`], until no batch can move it any more.
+    pub fn positions(&self) -> watch::Receiver<u64> {
+        self.books.moved.subscribe()
+    }
 }
 
 #[derive(Default)]
 struct Books {
     state: Mutex<State>,
+    /// Says where `committed` is, to those who listen.
+    moved: watch::Sender<u64>,
 }
 
 #[derive(Default)]
@@ -136,6 +144,8 @@ struct State {
 struct Open {
     span: Span,
     settled: bool,
+    /// Whether what is lost of it is brought again by another.
+    relayed: bool,
     answer: Option<oneshot::Sender<Settled>>,
 }
 
@@ -144,12 +154,12 @@ impl Books {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open(&self, count: u32, answer: Option<oneshot::Sender<Settled>>) -> Span {
+    fn open(&self, count: u32, answer: Option<oneshot::Sender<Settled>>, relayed: bool) -> Span {
         let mut state = self.lock();
         let span = Span { first: state.totals.accepted, count };
         state.totals.accepted += u64::from(count);
         if count > 0 {
-            state.open.push_back(Open { span, settled: false, answer });
+            state.open.push_back(Open { span, settled: false, relayed, answer });
         }
         span
     }
@@ -164,7 +174,7 @@ impl Books {
 
 impl Settle for Books {
     fn settled(&self, settled: Settled) {
-        let answer = {
+        let (answer, is_anothers) = {
             let mut state = self.lock();
             let Ok(index) = state.open.binary_search_by_key(&settled.span.first, |open| open.span.first)
             else {
@@ -172,7 +182,7 @@ impl Settle for Books {
             };
             let open = &mut state.open[index];
             open.settled = true;
-            let answer = open.answer.take();
+            let (answer, is_anothers) = (open.answer.take(), open.relayed && settled.is_lost);
             state.totals.completed += u64::from(settled.completed());
             state.totals.dead_lettered += u64::from(settled.dead_lettered);
             state.totals.expired += u64::from(settled.expired);
@@ -180,28 +190,41 @@ impl Settle for Books {
             while state.open.front().is_some_and(|open| open.settled) {
                 state.open.pop_front();
             }
-            answer
+            (answer, is_anothers)
         };
         if let Some(answer) = answer {
             // Nobody listens any more when the one who asked has gone.
             let _ = answer.send(settled);
         }
+        if is_anothers {
+            self.released(settled.span);
+        }
     }
 
     fn released(&self, span: Span) {
         let mut state = self.lock();
+        state.release(span);
+        // Under the lock, so that an older position never follows a newer one.
+        if self.moved.receiver_count() > 0 && *self.moved.borrow() != state.committed {
+            self.moved.send_replace(state.committed);
+        }
+    }
+}
+
+impl State {
+    fn release(&mut self, span: Span) {
         let end = span.first + u64::from(span.count);
-        if span.first != state.committed {
-            state.released.insert(span.first, end);
-            merge_neighbours(&mut state.released, span.first, end);
+        if span.first != self.committed {
+            self.released.insert(span.first, end);
+            merge_neighbours(&mut self.released, span.first, end);
             return;
         }
-        state.committed = end;
-        while let Some((&first, &end)) = state.released.first_key_value()
-            && first <= state.committed
+        self.committed = end;
+        while let Some((&first, &end)) = self.released.first_key_value()
+            && first <= self.committed
         {
-            state.released.pop_first();
-            state.committed = state.committed.max(end);
+            self.released.pop_first();
+            self.committed = self.committed.max(end);
         }
     }
 }
@@ -232,6 +255,38 @@ mod tests {
 
     fn origin() -> Origin {
         Origin::new("tick", Clock::machine())
+    }
+
+    #[test]
+    fn the_news_of_the_position_come_in_order_and_end_when_no_batch_can_move_it() {
+        let origin = Origin::new("tick", Clock::machine());
+        let mut positions = origin.positions();
+        let (mut first, mut second) = (batch(2), batch(3));
+        origin.accept(&mut first);
+        origin.accept(&mut second);
+        second.finish();
+        assert_eq!(*positions.borrow_and_update(), 0);
+        first.finish();
+        assert!(positions.has_changed().unwrap());
+        assert_eq!(*positions.borrow_and_update(), 5);
+        drop((origin, first, second));
+        assert!(positions.has_changed().is_err());
+    }
+
+    #[test]
+    fn what_a_relaying_source_lost_does_not_hold_its_position_and_what_another_lost_does() {
+        for (origin, committed) in [
+            (Origin::new("edge", Clock::machine()).relaying(), 3),
+            (Origin::new("file", Clock::machine()), 0),
+        ] {
+            let (mut first, mut second) = (batch(2), batch(1));
+            origin.accept(&mut first);
+            origin.accept(&mut second);
+            first.mark().never_release();
+            first.finish();
+            second.finish();
+            assert_eq!(origin.committed(), committed);
+        }
     }
 
     #[test]

@@ -17,6 +17,17 @@ pub enum Source {
     Async(Box<dyn AsyncSource>),
 }
 
+impl Source {
+    /// Takes what others may have, before its first run: see [`AsyncSource::open`].
+    pub fn open(&mut self) -> Result<(), Failure> {
+        match self {
+            Source::Polled(_) => Ok(()),
+            Source::Blocking(source) => source.open(),
+            Source::Async(source) => source.open(),
+        }
+    }
+}
+
 /// A source that never waits.
 pub trait PolledSource: Send {
     /// Fills `batch` with at most `limit` events that are there now.
@@ -36,6 +47,11 @@ pub enum Filled {
 
 /// A source that blocks.
 pub trait BlockingSource: Any + Send {
+    /// Looks whether what it is to read is there; see [`AsyncSource::open`].
+    fn open(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// Brings events in until the input ends (`Ok`) or the intake is stopped (`Ok`). Called again after a failure.
     fn run(&mut self, intake: &mut Intake) -> Result<(), Failure>;
 
@@ -54,6 +70,13 @@ pub trait BlockingSource: Any + Send {
 
 /// A source that waits without blocking.
 pub trait AsyncSource: Send {
+    /// Takes what it needs and others may have, such as a port, so that a plan that cannot run is refused before anything
+    /// of it runs. Called once at most, before the first `run`; not where another source has what it needs until then:
+    /// `run` takes it too where it has not been taken. A failure here is final.
+    fn open(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// Brings events in until the input ends (`Ok`) or the intake is stopped (`Ok`). Called again after a failure.
     fn run<'a>(&'a mut self, intake: &'a mut Intake) -> BoxFuture<'a, Result<(), Failure>>;
 }

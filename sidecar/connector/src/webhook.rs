@@ -1,4 +1,4 @@
-//! The `webhook` sink: batches of events as HTTP requests, each a JSON array of bodies.
+//! The `webhook` sink: batches of events as HTTP requests, each a JSON array of bodies and dead letters.
 //!
 //! A batch longer than `batchSize` goes as several requests, in order. Where a later one has to be tried again, the ones
 //! before it are not sent twice: [`Progress`] remembers how far the batch got. A request whose answer was lost is sent
@@ -11,10 +11,10 @@ use hyper::{
     HeaderMap, Method,
     header::{self, CONTENT_TYPE, HeaderName, HeaderValue},
 };
-use sidestream_event::{Batch, Event, Timestamp, json};
+use sidestream_event::{Batch, Event, Timestamp};
 use sidestream_plan::stage::{Webhook, WebhookMethod};
 
-use crate::{AsyncSink, BoxFuture, BuildError, Environment, Undelivered, http::Endpoint};
+use crate::{AsyncSink, BoxFuture, BuildError, Environment, Undelivered, http::Endpoint, letter};
 
 /// The sink.
 pub(crate) struct Requests {
@@ -110,7 +110,7 @@ fn array(events: &[Event]) -> Bytes {
         if index > 0 {
             text.push(b',');
         }
-        json::write(&event.body, &mut text);
+        letter::write_json(event, &mut text);
     }
     text.push(b']');
     text.into()

@@ -68,6 +68,9 @@ impl Meta {
 /// the source that could not take it whole.
 pub const ERROR_HEADER: &str = "sidestream-error";
 
+/// The header of a dead letter that names the stage that failed.
+pub const STAGE_HEADER: &str = "sidestream-stage";
+
 #[cfg(test)]
 mod tests {
     use super::*;

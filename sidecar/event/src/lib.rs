@@ -21,7 +21,7 @@ mod value;
 
 pub use batch::Batch;
 pub use bytes::Bytes;
-pub use event::{Context, ERROR_HEADER, Event, Meta};
+pub use event::{Context, ERROR_HEADER, Event, Meta, STAGE_HEADER};
 pub use map::{Builder, Map};
 pub use mark::{Hold, Mark, Outcome, Settle, Settled, Span};
 pub use pool::Pool;

@@ -25,8 +25,10 @@ pub struct Span {
 pub enum Outcome {
     /// It outlived its time limit.
     Expired,
-    /// An overflow or error policy dropped it.
+    /// An overflow or error policy dropped it; it might fare better another time.
     Dropped,
+    /// A stage could not handle it, and no dead-letter stage takes it: dropped, and it would be again.
+    Unfit,
     /// It went to the dead-letter stage.
     DeadLettered,
 }
@@ -38,8 +40,10 @@ pub struct Settled {
     pub span: Span,
     /// How many expired.
     pub expired: u32,
-    /// How many a policy dropped.
+    /// How many a policy dropped, those included that no stage could handle.
     pub dropped: u32,
+    /// How many of those were dropped because a stage could not handle them, and would be again.
+    pub unfit: u32,
     /// How many were dead-lettered.
     pub dead_lettered: u32,
     /// Whether some were lost on the way, by [`Mark::never_release`]: only who has them still can bring them again.
@@ -247,10 +251,12 @@ impl Promise {
                 let within = span.first..span.first + u64::from(span.count);
                 let of_span = ended.iter().filter(|(sequence, _)| within.contains(sequence));
                 let count = |outcome| of_span.clone().filter(|(_, own)| *own == outcome).count() as u32;
+                let unfit = count(Outcome::Unfit);
                 settle.settled(Settled {
                     span,
                     expired: count(Outcome::Expired),
-                    dropped: count(Outcome::Dropped),
+                    dropped: count(Outcome::Dropped) + unfit,
+                    unfit,
                     dead_lettered: count(Outcome::DeadLettered),
                     is_lost,
                 });
@@ -382,6 +388,18 @@ mod tests {
             (settled.completed(), settled.dead_lettered, settled.dropped, settled.expired),
             (2, 1, 0, 1)
         );
+    }
+
+    #[test]
+    fn what_no_stage_could_handle_counts_among_the_dropped_and_by_itself() {
+        let (mark, heard) = mark(0, 4);
+        mark.end(0, Outcome::Unfit);
+        mark.end(1, Outcome::Unfit);
+        mark.end(1, Outcome::Dropped);
+        mark.end(2, Outcome::Dropped);
+        drop(mark);
+        let settled = heard.settled()[0];
+        assert_eq!((settled.dropped, settled.unfit, settled.completed()), (3, 2, 1));
     }
 
     #[test]

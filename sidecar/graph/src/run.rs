@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use sidestream_event::{Batch, ERROR_HEADER, Event, Mark, Outcome, Pool, Timestamp};
+use sidestream_event::{Batch, ERROR_HEADER, Event, Mark, Outcome, Pool, STAGE_HEADER, Timestamp};
 use sidestream_expr::Program;
 use sidestream_host::{Clock, Moment};
 use sidestream_scheduler::{Next, Turn, Work};
@@ -434,7 +434,7 @@ impl Run {
         let route = self.dead_letters.iter().find(|letter| letter.of == *stage).map(|letter| letter.route);
         let Some(route) = route else {
             stats.count_dropped("error", failed.len() as u64);
-            failed.iter().for_each(|(event, _)| mark.end(event.meta.sequence, Outcome::Dropped));
+            failed.iter().for_each(|(event, _)| mark.end(event.meta.sequence, Outcome::Unfit));
             stats.say_error(name, &failed);
             return;
         };
@@ -545,7 +545,7 @@ impl Run {
 /// An error event, on its way to the dead-letter stage: its headers say where it failed and why.
 pub fn addressed(mut event: Event, stage: &str, reason: &str) -> Event {
     let headers = &mut event.meta.context_mut().headers;
-    headers.push(("sidestream-stage".into(), stage.into()));
+    headers.push((STAGE_HEADER.into(), stage.into()));
     headers.push((ERROR_HEADER.into(), reason.into()));
     event
 }

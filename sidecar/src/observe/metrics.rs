@@ -130,6 +130,8 @@ metrics! {
         "Bytes that the receivers would take now; at zero the sender waits.",
     EDGE_UNSETTLED Gauge "sidestream_edge_unsettled_batches" ["pipeline", "edge", "side"]
         "Batches on their way: sent or received, and not settled by the stages of the receiver.",
+    EDGE_UNRELEASED Gauge "sidestream_edge_unreleased_batches" ["pipeline", "edge", "side"]
+        "Batches that are settled and in a state of the receiver, such as an open window: sent again if it dies.",
     EDGE_BATCHES Counter "sidestream_edge_batches_total" ["pipeline", "edge", "side"]
         "Batches sent or received, each once.",
     EDGE_RESENT Counter "sidestream_edge_resent_batches_total" ["pipeline", "edge", "side"]
@@ -166,9 +168,25 @@ const PAGE_HEAD: &str = "\
 <!-- Generated from sidecar/src/observe/metrics.rs; `make generate` writes it. -->
 
 `sidestream run` serves these on `http://127.0.0.1:9464/metrics`, or where `--metrics ADDR` says. Labels are bounded by
-the plans: `pipeline` is `namespace/name`, `kind` the stage's kind such as `process/window`, `from` and `to` are stages
-(`minute (errors)` is the dead-letter way of `minute`). No value of an event becomes a label. Counters of a stage go on
-over a reload that keeps its name.
+the plans: `pipeline` is `namespace/name`, `kind` the stage's kind such as `process/window`, `from` and `to` are stages.
+No value of an event becomes a label. Counters of a stage go on over a reload that keeps its name.
+
+| `from` of a ring | what the ring carries |
+|---|---|
+| `minute` | events from stage `minute` |
+| `minute (errors)` | dead letters of `minute` |
+| `minute (errors, from tick)` | dead letters of `minute`'s `when`, which is asked where stage `tick` ends |
+
+| `reason` of a drop | why |
+|---|---|
+| `overflow` | the queue in front of the stage was full, and its `overflow` says `DropOldest` or `DropNewest` |
+| `error` | the stage could not handle the event, and has no `deadLetter` |
+| `late` | its window was closed already |
+| `keys` | the stage keeps a state for each key, and this would be one too many |
+| `rate` | `throttle` with `mode: Drop` |
+| `removed` | a reload took the stage away before it took the event |
+| `hung` | a reload replaced a sink that did not come back from a call, and the event was with it |
+| `closed` | the stage behind the queue has ended |
 
 | metric | type | labels | meaning |
 |---|---|---|---|
@@ -227,6 +245,7 @@ impl Page {
             }
             self.add(&EDGE_CREDIT, &labels, edge.credit_bytes as f64);
             self.add(&EDGE_UNSETTLED, &labels, edge.unsettled_batches as f64);
+            self.add(&EDGE_UNRELEASED, &labels, edge.unreleased_batches as f64);
             self.add(&EDGE_BATCHES, &labels, edge.batches as f64);
             self.add(&EDGE_RESENT, &labels, edge.resent as f64);
             self.add(&EDGE_REPEATS, &labels, edge.repeats as f64);

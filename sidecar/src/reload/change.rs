@@ -89,6 +89,12 @@ impl Change {
         ways_out && ways_in && operators && letters
     }
 
+    /// Whether a source of `old` that leaves has the port this one is to have: until it is gone, nobody can take it.
+    pub(super) fn has_to_wait(&self, stage: &Stage, old: &Plan) -> bool {
+        let mut leaving = old.stages.iter().filter(|before| !self.keeps(&before.name));
+        port(stage).is_some_and(|wanted| leaving.any(|before| port(before) == Some(wanted)))
+    }
+
     pub(super) fn told(self, paused: Duration) -> Reloaded {
         Reloaded {
             kept: self.kept,
@@ -104,6 +110,14 @@ impl Change {
 fn rings(plan: &Plan) -> HashSet<(String, String)> {
     let name = |stage: usize| plan.stages[stage].name.clone();
     plan.rings().map(|(from, to)| (name(from), name(to))).collect()
+}
+
+/// The port that a source listens on, whatever address goes before it.
+fn port(stage: &Stage) -> Option<&str> {
+    match &stage.kind {
+        Kind::Source(Source::Http(http)) => http.listen.rsplit(':').next(),
+        _ => None,
+    }
 }
 
 /// Which source comes after each one that leaves: the one that has its checkpoint now, or else the one that has its name.

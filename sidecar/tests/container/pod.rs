@@ -55,7 +55,7 @@ impl Pod {
         let log = path("log");
         let process = Command::new(env!("CARGO_BIN_EXE_sidestream-sidecar"))
             .args(["--operator", &self.operator.get().to_string(), "--pod", "count-1", "--namespace", "shop"])
-            .args(["--metrics", &metrics.to_string(), "--edges", "127.0.0.1:0", "--grace-seconds", "5"])
+            .args(["--metrics", &metrics.to_string(), "--edges", "127.0.0.1:0", "--grace", "5s"])
             .args([&"--token".into(), &path("token"), &"--anchors".into(), &path("anchors.pem")])
             .args([&"--identity".into(), &path("identity"), &"--cache".into(), &path("cache")])
             .args([&"--secrets".into(), &path("secrets")])

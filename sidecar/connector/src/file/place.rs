@@ -59,11 +59,10 @@ impl Places {
         self.places.iter().any(|place| place.holds(path))
     }
 
-    /// An error where a file that is named, not matched, is not there.
+    /// An error where a file that is named, or the folder of those that are matched, is not there to be read.
     pub(super) fn must_exist(&self) -> Result<(), String> {
-        self.places.iter().try_for_each(|place| match place {
-            Place::Path(path) => fs::metadata(path).map(drop).map_err(|error| describe("read", path, &error)),
-            Place::Pattern { .. } => Ok(()),
+        self.places.iter().try_for_each(Place::must_exist).map_err(|reason| {
+            format!("{reason}; with `follow: false` it must be there at the start: mend the path, or leave `follow` out to wait for it")
         })
     }
 
@@ -153,6 +152,22 @@ impl Place {
                     entries.flatten().filter(is_meant).map(|entry| entry.path()).collect();
                 found.sort();
                 Ok(found)
+            }
+        }
+    }
+
+    fn must_exist(&self) -> Result<(), String> {
+        match self {
+            Place::Path(path) => {
+                let read = |error| describe("read", path, &error);
+                // A pipe is not opened to see: that would wait for its writer.
+                if !fs::metadata(path).map_err(read)?.is_file() {
+                    return Err(format!("{} is no regular file", path.display()));
+                }
+                fs::File::open(path).map(drop).map_err(read)
+            }
+            Place::Pattern { .. } => {
+                self.list().map(drop).map_err(|(folder, error)| describe("list", folder, &error))
             }
         }
     }

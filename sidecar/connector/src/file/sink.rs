@@ -13,11 +13,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use sidestream_event::{Batch, Value, json};
+use sidestream_event::{Batch, Value};
 use sidestream_plan::stage;
 
 use super::{describe, folder_of, identity::Identity, sync_folder_of};
-use crate::{BlockingSink, BuildError, Undelivered};
+use crate::{
+    BlockingSink, BuildError, Undelivered,
+    letter::{self, Letter},
+};
 
 pub(crate) struct FileSink {
     path: PathBuf,
@@ -52,8 +55,10 @@ impl BlockingSink for FileSink {
         self.text.clear();
         for event in batch.events() {
             match &event.body {
-                Value::Text(text) => self.text.extend_from_slice(text.as_bytes()),
-                other => json::write(other, &mut self.text),
+                Value::Text(text) if Letter::of(event).is_none() => {
+                    self.text.extend_from_slice(text.as_bytes());
+                }
+                _ => letter::write_json(event, &mut self.text),
             }
             self.text.push(b'\n');
         }
@@ -193,6 +198,18 @@ mod tests {
         let mut sink = FileSink::new(&stage::FileSink { sync: Some(true), ..sink(&path) }).unwrap();
         sink.deliver(&Batch::of(events, Mark::none())).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "plain \"text\"\n{\"a\":1}\n2.5\n");
+    }
+
+    #[test]
+    fn a_dead_letter_is_kept_with_its_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("odd.jsonl");
+        let letters = vec![crate::letter::tests::letter("no JSON")];
+        FileSink::new(&sink(&path)).unwrap().deliver(&Batch::of(letters, Mark::none())).unwrap();
+        assert_eq!(
+            fs::read_to_string(&path).unwrap(),
+            "{\"stage\":\"fields\",\"error\":\"not \\\"JSON\\\"\",\"body\":\"no JSON\"}\n"
+        );
     }
 
     #[test]

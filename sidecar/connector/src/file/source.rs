@@ -83,6 +83,13 @@ impl FileSource {
 }
 
 impl BlockingSource for FileSource {
+    fn open(&mut self) -> Result<(), Failure> {
+        // Where it follows, what is missing may come.
+        let files = if self.follow { Ok(()) } else { self.places.must_exist() };
+        let positions = || self.positions.as_ref().map_or(Ok(()), |positions| positions.load().map(drop));
+        files.and_then(|()| positions()).map_err(Failure)
+    }
+
     fn run(&mut self, intake: &mut Intake) -> Result<(), Failure> {
         self.begin(intake).map_err(Failure)?;
         if let Some((file, batch)) = self.refused.take() {
@@ -130,9 +137,6 @@ impl FileSource {
         if self.begun {
             return Ok(());
         }
-        if !self.follow {
-            self.places.must_exist()?;
-        }
         if let Some(positions) = &mut self.positions {
             positions.claim()?;
         }
@@ -145,6 +149,9 @@ impl FileSource {
         self.begun = true;
         self.looked = now;
         let found = self.places.find();
+        if found.is_empty() && !self.follow {
+            tracing::warn!("no file matches `paths`, and with `follow: false` none is waited for");
+        }
         let here: HashMap<Identity, &Path> =
             found.iter().map(|file| (file.identity, file.path.as_path())).collect();
         for position in &remembered {

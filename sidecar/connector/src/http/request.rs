@@ -4,7 +4,11 @@
 //! |--------------------------------------------------|------------------------------------------------|
 //! | `application/json`, `text/json`, `…+json`        | one: the value                                 |
 //! | `application/x-ndjson`, `…/ndjson`, `…/jsonl`    | one a line that is not blank: the value        |
+//! | `…/x-www-form-urlencoded`, `multipart/…`         | none: 415                                      |
 //! | anything else, or none                           | one: the text, or bytes where it is no UTF-8   |
+//!
+//! `curl -d` says that a body is a form where nobody tells it otherwise: taken as text, JSON sent so would be refused by
+//! the stages one by one, with nobody the wiser.
 //!
 //! A request is taken whole or not at all: one bad line refuses it. Of its headers, `traceparent` goes to the events'
 //! trace context and the `content-type` of a body that stayed text to their headers; no other one is kept.
@@ -12,14 +16,12 @@
 use std::fmt;
 
 use bytes::Bytes;
-use hyper::{HeaderMap, header::CONTENT_TYPE};
+use hyper::{HeaderMap, StatusCode, header::CONTENT_TYPE};
 use sidestream_event::{Batch, Context, Event, Mark, Text, Value, json};
 
 /// The events a request brings.
 pub(super) fn events(headers: &HeaderMap, body: Bytes) -> Result<Batch, BadBody> {
-    let content_type = text_header(headers, CONTENT_TYPE.as_str());
-    let media_type =
-        content_type.and_then(|own| own.split(';').next()).unwrap_or_default().trim().to_ascii_lowercase();
+    let media_type = media_type(headers);
     let mut context = Context {
         traceparent: text_header(headers, "traceparent").filter(|own| is_traceparent(own)).map(Text::from),
         ..Context::default()
@@ -27,7 +29,9 @@ pub(super) fn events(headers: &HeaderMap, body: Bytes) -> Result<Batch, BadBody>
     let bodies = match form(&media_type) {
         Form::Json => vec![json::read(&body).map_err(|error| BadBody::NotJson { line: None, error })?],
         Form::JsonLines => lines(&body)?,
-        Form::Other => {
+        Form::Fields => return Err(BadBody::Fields { media_type }),
+        Form::Text => {
+            let content_type = text_header(headers, CONTENT_TYPE.as_str());
             context.headers.extend(content_type.map(|own| ("content-type".into(), own.into())));
             vec![match std::str::from_utf8(&body) {
                 Ok(text) => Value::Text(text.into()),
@@ -44,6 +48,11 @@ pub(super) fn events(headers: &HeaderMap, body: Bytes) -> Result<Batch, BadBody>
     Ok(Batch::of(bodies.into_iter().map(event).collect(), Mark::none()))
 }
 
+/// Whether the body of a request with these headers is taken as text.
+pub(super) fn is_text(headers: &HeaderMap) -> bool {
+    matches!(form(&media_type(headers)), Form::Text)
+}
+
 /// Why a body brings no events.
 #[derive(Debug)]
 pub(super) enum BadBody {
@@ -55,13 +64,32 @@ pub(super) enum BadBody {
     },
     /// More lines than [`EVENTS_MAX`].
     TooMany,
+    /// Its content type is that of a form, whose fields nobody reads here.
+    Fields { media_type: String },
+}
+
+impl BadBody {
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            BadBody::NotJson { .. } | BadBody::TooMany => StatusCode::BAD_REQUEST,
+            BadBody::Fields { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        }
+    }
 }
 
 impl fmt::Display for BadBody {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             BadBody::NotJson { line: Some(line), error } => write!(out, "line {line} of the body: {error}"),
-            BadBody::NotJson { line: None, error } => write!(out, "the body is {error}"),
+            BadBody::NotJson { line: None, error } => {
+                write!(
+                    out,
+                    "the body is {error}; send one value, or `content-type: application/x-ndjson` for one a line"
+                )
+            }
+            BadBody::Fields { media_type } => {
+                write!(out, "a body of type {media_type} is not read here; {WHAT_TO_SEND}")
+            }
             BadBody::TooMany => write!(out, "more than {EVENTS_MAX} events; send them in several requests"),
         }
     }
@@ -70,15 +98,18 @@ impl fmt::Display for BadBody {
 enum Form {
     Json,
     JsonLines,
-    Other,
+    Fields,
+    Text,
 }
 
 fn form(media_type: &str) -> Form {
     match media_type {
         "application/x-ndjson" | "application/ndjson" | "application/jsonl" => Form::JsonLines,
         "application/json" | "text/json" => Form::Json,
+        "application/x-www-form-urlencoded" => Form::Fields,
         other if other.ends_with("+json") => Form::Json,
-        _ => Form::Other,
+        other if other.starts_with("multipart/") => Form::Fields,
+        _ => Form::Text,
     }
 }
 
@@ -94,6 +125,12 @@ fn lines(body: &[u8]) -> Result<Vec<Value>, BadBody> {
         values.push(json::read(text).map_err(|error| BadBody::NotJson { line: Some(line), error })?);
     }
     Ok(values)
+}
+
+/// What the body is, by its content type: without parameters, in lower case; empty where nothing says it.
+fn media_type(headers: &HeaderMap) -> String {
+    let content_type = text_header(headers, CONTENT_TYPE.as_str());
+    content_type.and_then(|own| own.split(';').next()).unwrap_or_default().trim().to_ascii_lowercase()
 }
 
 fn text_header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
@@ -122,6 +159,9 @@ fn is_traceparent(text: &str) -> bool {
         && text.len() <= TRACEPARENT_BYTES_MAX
 }
 
+/// What to tell those whose body is not what they meant it to be.
+pub(super) const WHAT_TO_SEND: &str = "send `content-type: application/json` for one event, \
+    `application/x-ndjson` for one a line, or `text/plain` for a text";
 /// A request is one batch, and a batch is taken whole, so its length bounds how far it can overshoot a ring's limit.
 const EVENTS_MAX: usize = 10_000;
 const TRACEPARENT_BYTES_MAX: usize = 256;
@@ -150,7 +190,8 @@ mod tests {
     fn a_bad_body_is_refused_whole_and_the_place_is_named() {
         assert_eq!(
             read("application/json", b"{\"a\":}").unwrap_err(),
-            "the body is not JSON: expected value at line 1 column 6"
+            "the body is not JSON: expected value at line 1 column 6; send one value, or \
+             `content-type: application/x-ndjson` for one a line"
         );
         assert!(
             read("application/x-ndjson", b"1\n\nno\n")
@@ -160,6 +201,14 @@ mod tests {
         assert!(read("application/json", b"").is_err());
         let many = "1\n".repeat(EVENTS_MAX + 1);
         assert!(read("application/jsonl", many.leak().as_bytes()).unwrap_err().contains("several requests"));
+    }
+
+    #[test]
+    fn a_form_is_refused_with_what_to_send_instead() {
+        for form in ["application/x-www-form-urlencoded", "Multipart/Form-Data; boundary=x"] {
+            let said = read(form, b"{\"a\":1}").unwrap_err();
+            assert!(said.contains("is not read here; send `content-type: application/json`"), "{said}");
+        }
     }
 
     #[test]

@@ -9,14 +9,16 @@
 //! | answer | when                                                                                         |
 //! |--------|----------------------------------------------------------------------------------------------|
 //! | 202    | every event is delivered, filtered away, in a state, or with the dead-letter stage            |
-//! | 400    | the body is not what its content type says; nothing of it was taken                           |
+//! | 400    | the body is not what its content type says, or too many events; nothing of it was taken       |
 //! | 401    | the bearer token is missing or wrong                                                          |
 //! | 404    | another path than `path`                                                                      |
 //! | 405    | another method than POST                                                                      |
 //! | 408    | the body did not come within a minute                                                         |
 //! | 413    | the body is longer than `maxBody`                                                             |
+//! | 415    | the content type is one that is not read: a form; nothing was taken                           |
+//! | 422    | a stage could not handle events, and no dead-letter stage takes them: they would fail again   |
 //! | 429    | the stages are full, or too many bodies are being read; nothing was taken, try again          |
-//! | 503    | events were dropped by a policy or expired, or the pipeline is stopping                       |
+//! | 503    | events were dropped by a full queue or expired, or the pipeline is stopping; try again        |
 //!
 //! A client that goes away takes nothing back: what it sent goes on. Asked to stop, the server takes no new connection,
 //! answers the requests it holds, and leaves those still waiting for their receipts to themselves after a while.
@@ -43,13 +45,15 @@ use tokio::{
     time::timeout,
 };
 
-use super::request;
+use super::request::{self, WHAT_TO_SEND};
 use crate::{AsyncSource, BoxFuture, BuildError, Environment, Failure, Intake, Receipt, Refusal, Stop};
 
 /// The source.
 pub(crate) struct Server {
     listen: String,
     door: Arc<Door>,
+    /// The port, from `open` until `run`.
+    listener: Option<std::net::TcpListener>,
 }
 
 /// What every connection knows.
@@ -62,7 +66,7 @@ struct Door {
 }
 
 impl Server {
-    /// The source that `stage` describes. It listens when it runs.
+    /// The source that `stage` describes. It listens from [`AsyncSource::open`] on, or else when it runs.
     pub(crate) fn new(stage: &Http, env: &Environment) -> Result<Self, BuildError> {
         let port = stage.listen.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then_some(port));
         if port.is_none_or(|port| port.parse::<u16>().is_err()) {
@@ -88,6 +92,7 @@ impl Server {
         let max_body = usize::try_from(max_body).unwrap_or(usize::MAX).min(MAX_BODY_MOST);
         Ok(Self {
             listen: stage.listen.clone(),
+            listener: None,
             door: Arc::new(Door {
                 path,
                 max_body,
@@ -97,8 +102,10 @@ impl Server {
         })
     }
 
-    async fn bind(&self) -> Result<TcpListener, Failure> {
-        let listener = TcpListener::bind(&self.listen).await.map_err(|error| {
+    fn bind(&self) -> Result<std::net::TcpListener, Failure> {
+        let bound = std::net::TcpListener::bind(&self.listen);
+        let listener = bound.and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+        listener.map_err(|error| {
             let cure = match error.kind() {
                 io::ErrorKind::AddrInUse => {
                     "; another program has the port: stop it, or write another in `listen`"
@@ -112,16 +119,28 @@ impl Server {
                 _ => "",
             };
             Failure(format!("cannot listen on {}: {error}{cure}", self.listen))
-        })?;
+        })
+    }
+
+    /// The port, on the socket runtime.
+    fn listen(&mut self) -> Result<TcpListener, Failure> {
+        let bound = self.listener.take().map_or_else(|| self.bind(), Ok)?;
+        let listener = TcpListener::from_std(bound)
+            .map_err(|error| Failure(format!("cannot wait at {}: {error}", self.listen)))?;
         tracing::info!(address = %self.listen, path = self.door.path, "takes events over HTTP");
         Ok(listener)
     }
 }
 
 impl AsyncSource for Server {
+    fn open(&mut self) -> Result<(), Failure> {
+        self.listener = Some(self.bind()?);
+        Ok(())
+    }
+
     fn run<'a>(&'a mut self, intake: &'a mut Intake) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
-            let listener = self.bind().await?;
+            let listener = self.listen()?;
             let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
             let (offer_to, mut offers) = mpsc::channel::<Offer>(OFFERS_MAX);
             let mut connections = JoinSet::new();
@@ -214,9 +233,10 @@ impl Client {
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Reply {
+        let is_text = request::is_text(request.headers());
         match self.take(request).await {
             Ok(receipt) => match receipt.await {
-                Ok(settled) => Reply::settled(settled),
+                Ok(settled) => Reply::settled(settled, is_text),
                 Err(_) => Reply::stopping(),
             },
             Err(reply) => reply,
@@ -229,13 +249,12 @@ impl Client {
         let room = self.door.room_for(request.body().size_hint().exact())?;
         let (head, body) = request.into_parts();
         let body = self.door.read(body).await?;
-        let batch =
-            request::events(&head.headers, body).map_err(|bad| Reply::of(StatusCode::BAD_REQUEST, bad))?;
+        let batch = request::events(&head.headers, body).map_err(|bad| Reply::of(bad.status(), bad))?;
         drop(room);
         let (answer, answered) = oneshot::channel();
         if batch.is_empty() {
             // Nothing to promise: what settles at once.
-            let _ = answer.send(Err(Reply::settled(Settled::default())));
+            let _ = answer.send(Err(Reply::settled(Settled::default(), false)));
         } else if self.offer_to.send(Offer { batch, answer }).await.is_err() {
             return Err(Reply::stopping());
         }
@@ -316,13 +335,22 @@ impl Reply {
             .with(RETRY_AFTER, RETRY_AFTER_SECONDS)
     }
 
-    fn settled(settled: Settled) -> Self {
-        let lost = settled.dropped + settled.expired;
+    /// `is_text`: the body was taken as text, because nothing said that it is JSON.
+    fn settled(settled: Settled, is_text: bool) -> Self {
+        let (lost, count) = (settled.dropped + settled.expired, settled.span.count);
         if lost == 0 {
             return Self { status: StatusCode::ACCEPTED, text: String::new(), header: None };
         }
-        let text = format_args!("{lost} of {} events were dropped or expired", settled.span.count);
-        Self::of(StatusCode::SERVICE_UNAVAILABLE, text).with(RETRY_AFTER, RETRY_AFTER_SECONDS)
+        if lost > settled.unfit {
+            let text = format_args!("{lost} of {count} events were dropped or expired; try again");
+            return Self::of(StatusCode::SERVICE_UNAVAILABLE, text).with(RETRY_AFTER, RETRY_AFTER_SECONDS);
+        }
+        let cure = match is_text {
+            true => format!("the body was taken as text: {WHAT_TO_SEND}"),
+            false => "the log of the pipeline says which stage and why".into(),
+        };
+        let text = format_args!("{lost} of {count} events could not be handled and were dropped; {cure}");
+        Self::of(StatusCode::UNPROCESSABLE_ENTITY, text)
     }
 
     fn into_response(self) -> Response<Full<Bytes>> {

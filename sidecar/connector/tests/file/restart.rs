@@ -162,3 +162,31 @@ fn what_cannot_be_done_is_said_with_its_cure() {
         Ok(Source::Blocking(_))
     ));
 }
+
+#[test]
+fn what_is_not_there_to_be_read_to_its_end_is_said_before_anything_runs() {
+    let folder = Folder::new();
+    let open = |stage| match build::source(&plan::Source::File(stage), &env()) {
+        Ok(mut source) => source.open().map_err(|failure| failure.to_string()),
+        Err(error) => panic!("{error}"),
+    };
+    let not_followed = |names: &[&str]| {
+        let mut stage = folder.stage(names);
+        stage.follow = Some(false);
+        stage
+    };
+    fs::create_dir(folder.path("folder")).unwrap();
+    for (name, why) in [
+        ("none.log", "none.log: it or its folder does not exist"),
+        ("none/*.log", "none: it or its folder does not exist"),
+        ("folder", "folder is no regular file"),
+    ] {
+        let error = open(not_followed(&[name])).unwrap_err();
+        assert!(error.contains(why) && error.contains("leave `follow` out to wait for it"), "{error}");
+    }
+    folder.append("app.log", "one\n");
+    assert_eq!(open(not_followed(&["app.log", "*.txt"])), Ok(()));
+    assert_eq!(open(folder.stage(&["none.log"])), Ok(()), "what is followed may come");
+    folder.append("checkpoint", "no checkpoint");
+    assert!(open(folder.stage(&["app.log"])).unwrap_err().contains("remove it to begin anew"));
+}

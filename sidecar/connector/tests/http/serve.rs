@@ -68,11 +68,13 @@ async fn the_answer_comes_when_the_events_have_ended_and_not_before() {
 }
 
 #[tokio::test]
-async fn dropped_events_are_answered_503_and_dead_lettered_ones_202() {
+async fn the_answer_says_whether_it_is_worth_trying_again() {
     let (mut running, address) = serve(|_| {}, 8192).await;
+    let unfit = "1 of 3 events could not be handled and were dropped; the log of the pipeline says which stage and why\n";
     for (outcome, expected) in [
-        (Outcome::Dropped, (503, "1 of 3 events were dropped or expired\n".to_owned())),
-        (Outcome::Expired, (503, "1 of 3 events were dropped or expired\n".to_owned())),
+        (Outcome::Dropped, (503, "1 of 3 events were dropped or expired; try again\n".to_owned())),
+        (Outcome::Expired, (503, "1 of 3 events were dropped or expired; try again\n".to_owned())),
+        (Outcome::Unfit, (422, unfit.to_owned())),
         (Outcome::DeadLettered, (202, String::new())),
     ] {
         let answer = post(address, "content-type: application/x-ndjson", "1\n2\n3\n");
@@ -82,6 +84,24 @@ async fn dropped_events_are_answered_503_and_dead_lettered_ones_202() {
         deliver(batch);
         assert_eq!(answer.await.unwrap(), expected);
     }
+}
+
+#[tokio::test]
+async fn json_that_came_as_text_and_fits_no_stage_is_told_what_to_send() {
+    let (mut running, address) = serve(|_| {}, 8192).await;
+    let answer = post(address, "", r#"{"id":1}"#);
+    let batch = running.next().await;
+    batch.mark().end(batch.events()[0].meta.sequence, Outcome::Unfit);
+    deliver(batch);
+    let (status, text) = answer.await.unwrap();
+    assert_eq!(status, 422);
+    assert!(text.contains("taken as text: send `content-type: application/json`"), "{text}");
+    // As curl sends it where nobody says what it is: nothing is taken at all.
+    let (status, text) =
+        post(address, "content-type: application/x-www-form-urlencoded", r#"{"id":1}"#).await.unwrap();
+    assert_eq!(status, 415);
+    assert!(text.contains("send `content-type: application/json`"), "{text}");
+    assert_eq!(running.origin.ledger().accepted, 1);
 }
 
 #[tokio::test]
@@ -111,7 +131,11 @@ async fn requests_that_bring_no_events_are_told_why() {
     let (status, answer) = said("POST /in HTTP/1.1\r\ncontent-type: application/json", "{\"a\":}").await;
     assert_eq!(
         (status, answer.body.as_str()),
-        (400, "the body is not JSON: expected value at line 1 column 6\n")
+        (
+            400,
+            "the body is not JSON: expected value at line 1 column 6; send one value, or \
+             `content-type: application/x-ndjson` for one a line\n"
+        )
     );
     assert_eq!(said("POST /in HTTP/1.1", "12345678901").await.1.body, "a body may be at most 10\n");
     assert_eq!(said("POST /in HTTP/1.1", "12345678901").await.0, 413);
@@ -266,6 +290,8 @@ async fn a_port_in_use_is_a_failure_that_names_the_address_and_the_cure() {
     let (running, address) = serve(|_| {}, 8192).await;
     let second = Running::new(source(Source::Http(stage(address.port())), Secrets::default()), 8192);
     let failure = second.ended().await.unwrap_err().to_string();
+    let opened = source(Source::Http(stage(address.port())), Secrets::default()).open();
+    assert_eq!(opened.unwrap_err().to_string(), failure, "it is said before anything runs");
     assert!(failure.starts_with(&format!("cannot listen on {address}")), "{failure}");
     assert!(
         failure.contains("another program has the port: stop it, or write another in `listen`"),
