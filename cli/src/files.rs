@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde::Serialize;
-use sidestream_crds::{Diagnostic, Severity, compile};
+use sidestream_crds::{Diagnostic, FileCode, Severity, compile};
 use sidestream_plan::Plan;
 
 /// What became of some files.
@@ -25,7 +25,7 @@ pub(crate) struct Compiled {
 /// What is wrong with a file as such.
 #[derive(Debug, Serialize)]
 pub(crate) struct Trouble {
-    code: &'static str,
+    code: FileCode,
     severity: Severity,
     file: String,
     reason: String,
@@ -41,7 +41,7 @@ pub(crate) fn compile_all(files: &[PathBuf]) -> Compiled {
             Ok(text) => text,
             Err(error) => {
                 let reason = format!("cannot read the file: {error}");
-                all.trouble("unreadable-file", file, reason, "name a file that exists and may be read");
+                all.trouble(FileCode::Unreadable, file, reason, "name a file that exists and may be read");
                 continue;
             }
         };
@@ -50,7 +50,12 @@ pub(crate) fn compile_all(files: &[PathBuf]) -> Compiled {
         for plan in compiled.pipelines.into_iter().filter_map(|own| own.plan) {
             if all.plans.iter().any(|other| other.pipeline == plan.pipeline) {
                 let reason = format!("pipeline `{}` is in another file too", plan.pipeline);
-                all.trouble("pipeline-in-two-files", file.clone(), reason, "give one of them another name");
+                all.trouble(
+                    FileCode::PipelineInTwoFiles,
+                    file.clone(),
+                    reason,
+                    "give one of them another name",
+                );
             } else {
                 all.plans.push(plan);
             }
@@ -92,7 +97,7 @@ impl Compiled {
         words.collect::<Vec<_>>().join(", ")
     }
 
-    fn trouble(&mut self, code: &'static str, file: String, reason: String, cure: &'static str) {
+    fn trouble(&mut self, code: FileCode, file: String, reason: String, cure: &'static str) {
         self.troubles.push(Trouble { code, severity: Severity::Error, file, reason, cure });
     }
 }
@@ -105,7 +110,14 @@ pub(crate) fn plural(count: usize, what: &str) -> String {
 /// As the compiler's diagnostics look.
 impl fmt::Display for Trouble {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "error[{}]: {}\n --> {}\n  = cure: {}", self.code, self.reason, self.file, self.cure)
+        write!(
+            out,
+            "error[{}]: {}\n --> {}\n  = cure: {}",
+            self.code.text(),
+            self.reason,
+            self.file,
+            self.cure
+        )
     }
 }
 
@@ -128,7 +140,7 @@ mod tests {
         std::fs::write(path("b.yaml"), HELLO).unwrap();
         let all = compile_all(&[path("none.yaml"), path("bad.yaml"), path("a.yaml"), path("b.yaml")]);
         let codes: Vec<_> = all.troubles.iter().map(|trouble| trouble.code).collect();
-        assert_eq!(codes, ["unreadable-file", "pipeline-in-two-files"]);
+        assert_eq!(codes, FileCode::ALL);
         assert_eq!((all.plans.len(), all.is_ok()), (1, false));
         assert!(all.diagnostics.iter().any(Diagnostic::is_error));
         assert!(all.summary().contains("errors"), "{}", all.summary());

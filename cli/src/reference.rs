@@ -17,8 +17,8 @@ output, everything else to the standard error.
 
 | exit code | meaning |
 |---|---|
-| 0 | done; of `run`: every event came to its end |
-| 1 | it could not be done: a port in use, a secret not there; of `run`: not every event was delivered within `--grace` |
+| 0 | done; of `run`: every event came to its end, or whoever read the standard output has gone (`\\| head -1`) |
+| 1 | it could not be done: a port in use, a secret or a file that is not there; of `run`: not every event was delivered within `--grace` |
 | 2 | what was written is wrong: a file, an expression, an argument; nothing was started |
 
 | signal | what `run` does |

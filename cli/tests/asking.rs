@@ -73,7 +73,7 @@ default/a: 4 stages in 3 runs, 2 rings
 }
 
 #[test]
-fn eval_gives_the_value_and_its_type() {
+fn eval_gives_the_value_to_be_piped_on_and_its_type_beside_it() {
     let eval = |arguments: &[&str]| {
         let ended = sidestream(&[&["eval"], arguments].concat());
         (ended.status.code(), text(&ended.stdout), text(&ended.stderr))
@@ -81,10 +81,10 @@ fn eval_gives_the_value_and_its_type() {
     let event = r#"{"status": 503, "path": "/cart"}"#;
     assert_eq!(
         eval(&["event.status >= 500", "--event", event]),
-        (Some(0), "true\ntype: bool\n".into(), String::new())
+        (Some(0), "true\n".into(), "type: bool\n".into())
     );
     let made = eval(&["{'p': event.path, 'n': event.status / 100}", "--event", event]);
-    assert_eq!(made.1, "{\"p\":\"/cart\",\"n\":5}\ntype: map\n");
+    assert_eq!((made.1.as_str(), made.2.as_str()), ("{\"p\":\"/cart\",\"n\":5}\n", "type: map\n"));
 
     let (code, _, err) = eval(&["event.status >="]);
     assert!(code == Some(2) && err.contains("1 | event.status >=\n") && err.contains('^'), "{err}");

@@ -1,5 +1,7 @@
 //! What stands in `manifests/` is true: examples compile, rules and dashboard name metrics that exist.
 
+mod process;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -28,6 +30,36 @@ fn every_example_compiles() {
     for name in ["hello", "this-machine", "latency-watch", "tail-logs", "http-in"] {
         assert!(names.iter().any(|own| own == name), "{name}");
     }
+}
+
+#[test]
+fn the_order_of_the_http_example_is_taken_as_its_comment_sends_it() {
+    if Command::new("curl").arg("--version").output().is_err() {
+        return eprintln!("curl is not installed");
+    }
+    let text = fs::read_to_string(Path::new(MANIFESTS).join("examples/http-in.yaml")).unwrap();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    drop(free);
+    let text = text.replace("127.0.0.1:8080", &address);
+    let folder = process::folder();
+    let running = process::run(&folder.write("http-in.yaml", &text), &[]);
+    running.until_err("ready");
+    let typed = text.lines().find_map(|line| line.strip_prefix("#   curl")).expect("a line to type");
+    let curl = |command: &str| {
+        let said = Command::new("bash").args(["-c", command]).output().unwrap();
+        String::from_utf8_lossy(&said.stdout).into_owned()
+    };
+    let said = curl(&format!("curl -s {typed}"));
+    assert!(said.starts_with("HTTP/1.1 202"), "{said}");
+    running.until_out("\"id\":1,\"total\":120,\"class\":\"big\"");
+    // As it is typed by those who know curl's defaults, and by those who think they do.
+    let said = curl(&format!("curl -s {}", typed.replace("-H 'content-type: application/json'", "")));
+    assert!(said.starts_with("HTTP/1.1 415") && said.contains("send `content-type"), "{said}");
+    let said = curl(&format!("curl -s {}", typed.replace("application/json", "text/plain")));
+    assert!(said.starts_with("HTTP/1.1 422") && said.contains("taken as text"), "{said}");
+    let said = curl(&format!("curl -s {}", typed.replace("\"id\"", "\"no\"")));
+    assert!(said.starts_with("HTTP/1.1 422") && said.contains("says which stage"), "{said}");
 }
 
 #[test]

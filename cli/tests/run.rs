@@ -7,7 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use process::{folder, pipeline, run, sidestream, text, wait_a_moment};
+use process::{folder, pipeline, run, run_unread, sidestream, text, wait_a_moment};
 
 const TICK: &str = "name: tick, source: {generator: {rate: 100}}";
 const SHOW: &str = "name: show, sink: {console: {format: JSON}}";
@@ -56,14 +56,23 @@ fn a_bad_file_is_told_with_all_its_mistakes_and_nothing_is_started() {
     for told in ["unknown-field", "unknown-kind", "unreadable-file", "bad.yaml:6", "nothing was started"] {
         assert!(err.contains(told), "{told} in:\n{err}");
     }
-    assert!(!err.contains("ready"), "{err}");
+    assert!(!err.contains("INFO ready"), "{err}");
 }
 
 #[test]
 fn bad_usage_ends_with_2_and_says_what_to_write() {
-    for bad in
-        [&["run"][..], &["rum"], &["run", "x.yaml", "--grace", "soon"], &["run", "x.yaml", "--workers", "0"]]
-    {
+    for bad in [
+        &["run"][..],
+        &["rum"],
+        &["run", "x.yaml", "--grace", "soon"],
+        &["run", "x.yaml", "--workers", "0"],
+        &["run", "x.yaml", "--metrics", "foo"],
+        &["run", "x.yaml", "--metrics", "127.0.0.1:70000"],
+        &["run", "x.yaml", "--secrets", "/no/such/folder"],
+        &["top", "nowhere"],
+        &["top", "--json"],
+        &["eval", "1", "--event", "@/no/such/file"],
+    ] {
         let ended = sidestream(bad);
         assert_eq!(ended.status.code(), Some(2), "{bad:?}: {}", text(&ended.stderr));
     }
@@ -194,9 +203,10 @@ fn a_port_in_use_is_said_with_the_cure_and_nothing_is_started() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_reason_to_panic() {
+fn a_reader_that_goes_away_is_the_end_and_no_error() {
     let folder = folder();
-    let stages = ["name: tick, source: {generator: {rate: 1000, count: 500}}", SHOW];
+    // Without an end of its own: who is left to read it?
+    let stages = ["name: tick, source: {generator: {rate: 1000}}", SHOW];
     let file = folder.write("a.yaml", &pipeline("a", &stages));
     let program = env!("CARGO_BIN_EXE_sidestream");
     for command in [
@@ -212,7 +222,78 @@ fn a_reader_that_goes_away_is_no_reason_to_panic() {
             .unwrap();
         let err = text(&shell.stderr);
         assert!(shell.status.success() && !err.contains("panicked"), "{command}: {err}");
+        assert!(!command.contains(" run ") || err.contains("the standard output has gone"), "{err}");
     }
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_also_a_source_that_waits_in_a_read() {
+    let folder = folder();
+    let stages = ["name: lines, source: {stdin: {}}", "name: out, sink: {console: {}}"];
+    let mut running = run_unread(&folder.write("a.yaml", &pipeline("a", &stages)), &[]);
+    let mut input = running.stdin.take().unwrap();
+    std::io::Write::write_all(&mut input, b"nobody reads this\n").unwrap();
+    // The input stays open: only the standard output has gone.
+    assert!(running.end().success(), "{}", running.err());
+    assert!(running.err().contains("dropped=1"), "{}", running.err());
+}
+
+#[test]
+fn a_file_that_is_not_there_to_be_read_to_its_end_ends_the_start_with_its_cure() {
+    let folder = folder();
+    let source =
+        format!("name: log, source: {{file: {{paths: [{:?}], follow: false}}}}", folder.path("none.log"));
+    let file = folder.write("a.yaml", &pipeline("a", &[&source, SHOW]));
+    let ended = sidestream(&["run", file.to_str().unwrap(), "--metrics", "off"]);
+    let err = text(&ended.stderr);
+    assert_eq!((ended.status.code(), text(&ended.stdout).as_str()), (Some(1), ""));
+    assert!(err.contains("stage `log`: cannot read") && err.contains("leave `follow` out"), "{err}");
+    assert!(!err.contains("INFO ready"), "{err}");
+}
+
+#[test]
+fn a_pattern_that_matches_nothing_and_is_not_followed_ends_and_says_so() {
+    let folder = folder();
+    let source =
+        format!("name: log, source: {{file: {{paths: [{:?}], follow: false}}}}", folder.path("*.log"));
+    let mut running = run(&folder.write("a.yaml", &pipeline("a", &[&source, SHOW])), &[]);
+    assert!(running.end().success());
+    assert!(running.err().contains("no file matches `paths`"), "{}", running.err());
+}
+
+#[test]
+fn a_port_of_a_source_that_is_in_use_ends_the_start_with_its_cure() {
+    let folder = folder();
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = other.local_addr().unwrap();
+    let hook = format!("name: hook, source: {{http: {{listen: \"{address}\"}}}}");
+    let file = folder.write("a.yaml", &pipeline("a", &[&hook, SHOW]));
+    let ended = sidestream(&["run", file.to_str().unwrap(), "--metrics", "off"]);
+    let err = text(&ended.stderr);
+    assert_eq!((ended.status.code(), text(&ended.stdout).as_str()), (Some(1), ""));
+    for told in ["stage `hook`", &address.to_string(), "in use", "write another in `listen`"] {
+        assert!(err.contains(told), "{told}: {err}");
+    }
+    assert!(!err.contains("INFO ready"), "{err}");
+}
+
+#[test]
+fn a_dead_letter_shows_on_the_console_which_stage_failed_and_why() {
+    let folder = folder();
+    let stages = [
+        "name: lines, source: {stdin: {}}",
+        "name: fields, process: {parse: {json: {}}}, onError: {deadLetter: odd}",
+        "name: out, sink: {blackhole: {}}",
+        "name: odd, from: [], sink: {console: {}}",
+    ];
+    let mut running = run(&folder.write("a.yaml", &pipeline("a", &stages)), &[]);
+    let mut input = running.stdin.take().unwrap();
+    std::io::Write::write_all(&mut input, b"{\"a\":1}\nno JSON\n").unwrap();
+    drop(input);
+    assert!(running.end().success());
+    let out = running.out();
+    assert!(out.trim_end().contains("lines  no JSON  -- fields: not JSON: "), "{out}");
+    assert_eq!(out.lines().count(), 1);
 }
 
 #[test]

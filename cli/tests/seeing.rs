@@ -56,6 +56,24 @@ fn metrics_say_what_every_stage_ring_and_source_does() {
 }
 
 #[test]
+fn the_reference_has_every_path_that_is_answered_and_every_figure() {
+    let page =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/endpoints.md"))
+            .unwrap();
+    let (_folder, running) = seen();
+    for path in running.get("/").1.split_whitespace().map(|path| path.split('?').next().unwrap()) {
+        assert!(page.contains(&format!("| `{path}` | ")), "{path}");
+    }
+    let stages: Value = serde_json::from_str(&running.get("/stages").1).unwrap();
+    let pipeline = &stages["pipelines"][0];
+    for map in [&stages, pipeline, &pipeline["stages"][0], &pipeline["rings"][0], &pipeline["ledger"]] {
+        for name in map.as_object().unwrap().keys() {
+            assert!(page.contains(name.as_str()), "{name}");
+        }
+    }
+}
+
+#[test]
 fn no_metric_has_a_name_that_is_not_written_down() {
     let (_folder, running) = seen();
     let written = sidestream::observe::metric_names();

@@ -37,7 +37,11 @@ impl Eval {
             }
         };
         match program.eval(&event) {
-            Ok(value) => print(format_args!("{}\ntype: {}\n", pretty(&value), value.kind())),
+            Ok(value) => {
+                // Beside the value, so that the value alone can be piped on.
+                complain(format_args!("type: {}", value.kind()));
+                print(format_args!("{}\n", pretty(&value)))
+            }
             Err(error) => {
                 complain(format_args!("error: {error}"));
                 failed()

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   files ─▶ compile ─▶ start ─▶ ready ─▶ ( reload )* ─▶ drain ─▶ 0, or 1 where not all was delivered
+//!              │          └▶ what this machine does not give, 1
 //!              └▶ all that is wrong, 2, nothing started
 //! ```
 
@@ -17,6 +18,7 @@ use sidestream_sidecar::{
 
 use super::{DONE, failed, plan::text, wrong};
 use crate::{
+    arguments::{Address, Listen, folder},
     files::{Compiled, compile_all, plural},
     log::{self, LogFormat},
     output::{complain, print},
@@ -30,11 +32,11 @@ pub(crate) struct Run {
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// Folder of secrets: the key KEY of the secret NAME is the file DIR/NAME/KEY
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = folder)]
     secrets: Option<PathBuf>,
     /// Where to serve /metrics, /readyz, /stages and /tap; `off` for nowhere
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9464")]
-    metrics: String,
+    metrics: Listen,
     /// Say what would run, and start nothing
     #[arg(long)]
     dry_run: bool,
@@ -60,6 +62,8 @@ enum Happened {
     Stop,
     Reload,
     Ended,
+    /// Whoever read the standard output has gone.
+    Closed,
 }
 
 impl Run {
@@ -102,7 +106,8 @@ impl Run {
         for plan in plans {
             let name = plan.pipeline.clone();
             if let Err(error) = fleet.start(plan) {
-                fleet.drain(Duration::ZERO);
+                // Those before it may have taken events in already.
+                fleet.drain(self.grace.get());
                 return self.refuse(format_args!("pipeline {name}: {error}"));
             }
         }
@@ -110,13 +115,17 @@ impl Run {
         say_ready(&told.0, told.1, server.as_ref());
 
         loop {
-            match world.sockets().block_on(next(&mut signals, &fleet, watch.as_mut())) {
+            match world.sockets().block_on(next(&mut signals, &fleet, sidecar, watch.as_mut())) {
                 Happened::Reload => self.reload(&mut fleet),
                 Happened::Ended => {
                     fleet.drain(Duration::ZERO);
                     return DONE;
                 }
                 Happened::Stop => break,
+                Happened::Closed => {
+                    tracing::info!("whoever read the standard output has gone: nothing more is wanted");
+                    break;
+                }
             }
         }
         observed.enter(State::Draining);
@@ -150,10 +159,12 @@ impl Run {
     }
 
     fn serve(&self, observed: &Observed, sidecar: &Sidecar) -> Result<Option<Server>, ServeError> {
-        if self.metrics == "off" {
-            return Ok(None);
+        match &self.metrics {
+            Listen::Off => Ok(None),
+            Listen::At(Address(address)) => {
+                observe::serve(observed.clone(), address, sidecar.world()).map(Some)
+            }
         }
-        observe::serve(observed.clone(), &self.metrics, sidecar.world()).map(Some)
     }
 
     fn report(&self, compiled: &Compiled) {
@@ -169,7 +180,12 @@ impl Run {
     }
 }
 
-async fn next(signals: &mut Signals, fleet: &Fleet, watch: Option<&mut Watch>) -> Happened {
+async fn next(
+    signals: &mut Signals,
+    fleet: &Fleet,
+    sidecar: &Sidecar,
+    watch: Option<&mut Watch>,
+) -> Happened {
     let changed = async {
         match watch {
             Some(watch) => watch.changed().await,
@@ -183,6 +199,7 @@ async fn next(signals: &mut Signals, fleet: &Fleet, watch: Option<&mut Watch>) -
             Asked::Reload => Happened::Reload,
         },
         () = fleet.ended() => Happened::Ended,
+        () = sidecar.world().closed() => Happened::Closed,
         () = changed => Happened::Reload,
     }
 }

@@ -15,14 +15,18 @@ use clap::Args;
 use sidestream_sidecar::observe::Snapshot;
 
 use super::failed;
-use crate::output::{complain, print};
+use crate::{
+    arguments::Address,
+    output::{complain, print},
+};
 
 /// Whom to watch, and how.
 #[derive(Debug, Args)]
+#[command(after_long_help = table::LEGEND)]
 pub(crate) struct Top {
     /// Where the process serves its metrics
     #[arg(default_value = "127.0.0.1:9464")]
-    address: String,
+    address: Address,
     /// Print one table and end
     #[arg(long)]
     once: bool,
@@ -56,11 +60,11 @@ impl Top {
     }
 
     fn watch(&self) -> Result<ExitCode, String> {
-        screen::run(&self.address, self.interval(), || self.look())
+        screen::run(&self.address.0, self.interval(), || self.look())
     }
 
     fn look(&self) -> Result<Snapshot, String> {
-        let address = self.address.trim_start_matches("http://").trim_end_matches('/');
+        let Address(address) = &self.address;
         ask::snapshot(address).map_err(|error| {
             format!("cannot ask {address}: {error}; is `sidestream run` running, with --metrics {address}?")
         })

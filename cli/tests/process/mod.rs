@@ -60,22 +60,34 @@ pub(crate) struct Running {
 
 /// `sidestream run FILE --metrics 127.0.0.1:0 ...`
 pub(crate) fn run(file: &Path, more: &[&str]) -> Running {
+    Running::of(begin(file, more))
+}
+
+/// Like [`run`], and nobody reads what it prints.
+pub(crate) fn run_unread(file: &Path, more: &[&str]) -> Running {
+    let mut child = begin(file, more);
+    drop(child.stdout.take());
+    Running::of(child)
+}
+
+fn begin(file: &Path, more: &[&str]) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sidestream"));
     command.arg("run").arg(file).args(more);
     if !more.contains(&"--metrics") {
         command.args(["--metrics", "127.0.0.1:0"]);
     }
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let (out, err) = (Arc::default(), Arc::default());
-    let readers = vec![
-        keep(child.stdout.take().unwrap(), Arc::clone(&out)),
-        keep(child.stderr.take().unwrap(), Arc::clone(&err)),
-    ];
-    Running { stdin: child.stdin.take(), child, out, err, readers }
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 impl Running {
+    fn of(mut child: Child) -> Running {
+        let (out, err) = (Arc::default(), Arc::default());
+        let printed = child.stdout.take().map(|from| keep(from, Arc::clone(&out)));
+        let said = child.stderr.take().map(|from| keep(from, Arc::clone(&err)));
+        let readers = printed.into_iter().chain(said).collect();
+        Running { stdin: child.stdin.take(), child, out, err, readers }
+    }
+
     pub(crate) fn out(&self) -> String {
         self.out.lock().unwrap().clone()
     }

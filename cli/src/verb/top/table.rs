@@ -6,6 +6,20 @@ use super::view::{PipelineView, StageView, View};
 pub(super) const COLUMNS: [&str; 10] =
     ["STAGE", "KIND", "IN/S", "OUT/S", "BUSY", "P50", "P99", "WAITING", "ERRORS", "DROPPED"];
 
+/// What they mean, for `sidestream top --help`.
+pub(in crate::verb) const LEGEND: &str = "\
+Columns:
+  IN/S, OUT/S  events a second that came into the stage and left it, since the look before
+  BUSY         share of one core spent working in it
+  P50, P99     how long half, and 99 of 100, of its events took from their source to the end of this stage, since the
+               process began: upper bounds of buckets that double
+  WAITING      events in the queues in front of it, and how many these take; `-` where it is called by the stage before
+  ERRORS       events it could not handle
+  DROPPED      events dropped by it or by the queue in front of it; `/metrics` says why
+
+The line of a pipeline has its books, which balance: accepted = completed + dead letters + expired + dropped + in flight.
+`bottleneck` names the stage that the others wait for.";
+
 /// One row, a text for each column.
 pub(super) fn row(stage: &StageView) -> [String; 10] {
     [
@@ -135,6 +149,17 @@ fn uptime(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::{super::view::tests::snapshot, *};
+
+    #[test]
+    fn every_column_of_figures_is_explained() {
+        for column in &COLUMNS[2..] {
+            let mut lines = LEGEND.lines().filter_map(|line| line.strip_prefix("  "));
+            assert!(
+                lines.any(|line| line.split("  ").next().unwrap_or_default().contains(column)),
+                "{column}"
+            );
+        }
+    }
 
     #[test]
     fn a_table_says_how_much_goes_through_each_stage() {
