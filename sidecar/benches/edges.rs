@@ -5,19 +5,22 @@
 //! events of 256 bytes as go, in full batches. The median of the rounds. Prints JSON lines.
 #![allow(missing_docs, clippy::disallowed_methods, reason = "a bench measures real time")]
 
+mod common;
+
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
+use common::ClockStage;
 use hdrhistogram::Histogram;
 use serde_json::json;
 use sidestream_edge::{Fixed, Peering, PeeringConfig};
-use sidestream_event::{Batch, Event, Value};
+use sidestream_event::{Event, Value};
 use sidestream_host::Clock;
 use sidestream_plan::Plan;
-use sidestream_sidecar::{Flow, Output, Pipeline, Processor, PushError, Registry, Sidecar, SidecarConfig};
+use sidestream_sidecar::{Pipeline, PushError, Registry, Sidecar, SidecarConfig};
 use sidestream_trust::{Authority, Identity, SpiffeId};
 
 const RATE: u64 = 20_000;
@@ -139,6 +142,7 @@ impl Peers {
             identity: Identity::new(self.authority.credentials(&id, &[], life).expect("signed"), &self.clock),
             resolver: self.dns.clone(),
             clock: self.clock.clone(),
+            node: String::new(),
         };
         let world = sidecar.world();
         world.take_part(world.sockets().block_on(Peering::start(config)).expect("a free port"));
@@ -176,25 +180,4 @@ fn plan(stages: &[(String, serde_json::Value)], run: &[usize]) -> Plan {
         "runs": [{"stages": run}],
     }))
     .expect("a plan")
-}
-
-struct ClockStage {
-    begun: Instant,
-    seen: Arc<Mutex<Histogram<u64>>>,
-}
-
-impl Processor for ClockStage {
-    fn process(&mut self, batch: &mut Batch, _: &mut Output) -> Flow {
-        let now = self.begun.elapsed().as_nanos() as u64;
-        let mut seen = self.seen.lock().expect("nobody panics with it");
-        for event in batch.events() {
-            if let (Some(Value::Int(due)), Some(Value::Bool(true))) =
-                (event.body.field("due"), event.body.field("counted"))
-            {
-                seen.record(now.saturating_sub(*due as u64).max(1)).expect("within the histogram");
-            }
-        }
-        batch.clear();
-        Flow::Continue
-    }
 }

@@ -36,6 +36,8 @@ struct Left {
     source: Option<Box<dyn BlockingSource>>,
     /// Whether another is about to.
     has_heir: bool,
+    /// Whether everything in this process has ended: what is still held is held by a state of another.
+    is_last: bool,
 }
 
 /// What the run that a source heads takes from.
@@ -137,6 +139,11 @@ impl RunningSource {
         self.stop.send_replace(true);
     }
 
+    /// Everything else has ended: it waits no longer than a moment for states of other processes.
+    pub(crate) fn finish(&self) {
+        self.estate.lock().is_last = true;
+    }
+
     /// Set when it has ended, and has noted that its events have.
     pub(crate) fn closed(&self) -> &Latch {
         &self.closed
@@ -151,12 +158,15 @@ impl RunningSource {
 /// Has the source note its position when nothing of what it brought in needs a replay any more; not after ages, since a
 /// sink may never take it, and not where another source has taken over.
 fn close(origin: &Origin, estate: &Estate) {
-    for _ in 0..RELEASE_LOOKS {
+    let (mut looks, mut last_looks) = (0, 0);
+    while looks < RELEASE_LOOKS && last_looks < LAST_LOOKS {
         let ledger = origin.ledger();
         let left = estate.lock();
         if left.source.is_none() || !left.has_heir && ledger.committed == ledger.accepted {
             break;
         }
+        looks += 1;
+        last_looks += u32::from(left.is_last);
         drop(left);
         thread::sleep(RELEASE_LOOK);
     }
@@ -294,5 +304,7 @@ const SOURCE_BATCHES: usize = 1_024;
 const WELL_AFTER: Duration = Duration::from_secs(60);
 /// How long a source that has ended waits for its events to end: 60 s, looking every 10 ms.
 const RELEASE_LOOKS: u32 = 6_000;
+/// How long of that where only states of other processes hold some of them back, such as a window behind an edge: 2 s.
+const LAST_LOOKS: u32 = 200;
 const RELEASE_LOOK: Duration = Duration::from_millis(10);
 const SHORT_SLEEP: Duration = Duration::from_millis(100);

@@ -6,7 +6,7 @@ mod world;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use serde_json::json;
-use sidestream_edge::{Fixed, Peering, PeeringConfig};
+use sidestream_edge::{Fixed, Peering, PeeringConfig, Place};
 use sidestream_event::Value;
 use sidestream_host::Clock;
 use sidestream_plan::Plan;
@@ -32,6 +32,7 @@ fn joined(name: &str, authority: &Authority, dns: &Arc<Fixed>) -> Sidecar {
         identity: Identity::new(credentials, &clock),
         resolver: dns.clone(),
         clock,
+        node: String::new(),
     };
     let world = sidecar.world();
     world.take_part(world.sockets().block_on(Peering::start(config)).unwrap());
@@ -168,6 +169,98 @@ fn a_reload_of_the_receiver_loses_and_repeats_nothing() {
     ended(&app, &sending);
     assert!(receiving.drain(GRACE).is_complete());
     all_once(&seen.numbers("sequence"), 20_000);
+}
+
+/// A receiver that counts all events of a day in a window.
+fn counts() -> Plan {
+    let from = json!({"namespace": "test", "name": "app"});
+    let source = json!({"source": {"edge": {"edge": "tick->show", "from": from}}});
+    let window = json!({"process": {"window": {"tumbling": "24h", "emit": {"count": "true"}}}});
+    plan(
+        &[("tick->show", &[], source), ("count", &[0], window), ("show", &[1], custom("seen"))],
+        &[&[0, 1, 2]],
+    )
+}
+
+#[test]
+fn a_window_behind_an_edge_holds_the_position_of_the_source_before_it_until_it_has_delivered() {
+    let (authority, dns) = authority();
+    let (app, hub) = (joined("app", &authority, &dns), joined("hub", &authority, &dns));
+    dns.set(SERVICE, [address(&hub)]);
+    let (mut registry, seen) = seen();
+    let receiving = start(&hub, counts(), &mut registry);
+    let sending = start(&app, sends(json!({"count": 1000})), &mut Registry::default());
+    until("all are in the window", || sending.ledger().completed == 1000);
+    std::thread::sleep(Duration::from_millis(100));
+    let committed = || sending.stages()[0].ledger.expect("of a source").committed;
+    assert_eq!((committed(), seen.events().len()), (0, 0), "the window is open");
+    assert!(receiving.drain(GRACE).is_complete());
+    assert_eq!(seen.numbers("count").iter().sum::<i64>(), 1000);
+    until("the position has come to the end", || committed() == 1000);
+}
+
+#[test]
+fn what_a_window_behind_an_edge_loses_with_its_process_comes_again_to_the_next() {
+    let (authority, dns) = authority();
+    let (app, hub) = (joined("app", &authority, &dns), joined("hub", &authority, &dns));
+    let proxy = Proxy::before(address(&hub), &app);
+    dns.set(SERVICE, [proxy.address]);
+    let (mut registry, first) = seen();
+    let _killed = start(&hub, counts(), &mut registry);
+    let sending = start(&app, sends(json!({"count": 1000})), &mut Registry::default());
+    until("all are in the window", || sending.ledger().completed == 1000);
+    // The process is gone from one moment to the next, as far as its peer can see.
+    let next = joined("hub", &authority, &dns);
+    dns.set(SERVICE, [address(&next)]);
+    hub.world().sockets().block_on(hub.world().peering().unwrap().close(Duration::ZERO));
+    proxy.cut();
+    let (mut registry, second) = seen();
+    let receiving = start(&next, counts(), &mut registry);
+    until("all are in the next window", || receiving.ledger().completed == 1000);
+    assert!(receiving.drain(GRACE).is_complete());
+    assert_eq!(second.numbers("count").iter().sum::<i64>(), 1000);
+    assert!(first.events().is_empty());
+    until("the position has come to the end", || {
+        sending.stages()[0].ledger.expect("of a source").committed == 1000
+    });
+    let ledger = sending.ledger();
+    assert!(ledger.is_balanced() && ledger.completed == 1000, "{ledger:?}");
+}
+
+#[test]
+fn two_pods_behind_an_edge_count_each_key_in_one_of_them() {
+    let (authority, dns) = authority();
+    let app = joined("app", &authority, &dns);
+    let hubs = [joined("hub", &authority, &dns), joined("hub", &authority, &dns)];
+    let place = |(ordinal, hub)| Place { address: address(hub), ordinal: Some(ordinal) };
+    dns.set(SERVICE, (0..).zip(&hubs).map(place));
+    let from = json!({"namespace": "test", "name": "app"});
+    let source = json!({"source": {"edge": {"edge": "tick->show", "from": from}}});
+    let window = json!({"process": {"window":
+        {"tumbling": "24h", "by": "event.sequence % 50", "emit": {"count": "true"}}}});
+    let count = plan(
+        &[("tick->show", &[], source), ("count", &[0], window), ("show", &[1], custom("seen"))],
+        &[&[0, 1, 2]],
+    );
+    let started = hubs.each_ref().map(|hub| {
+        let (mut registry, seen) = seen();
+        (start(hub, count.clone(), &mut registry), seen)
+    });
+    let ordinals: Vec<u32> = (0..256).map(|slot| slot % 2).collect();
+    let slots = json!({"by": "event.sequence % 50", "epoch": 1, "ordinals": ordinals});
+    let to = json!({"namespace": "test", "name": "hub"});
+    let sink =
+        json!({"sink": {"edge": {"edge": "tick->show", "to": to, "service": SERVICE, "slots": slots}}});
+    let sends =
+        plan(&[("tick", &[], generator(json!({"count": 1000}))), ("tick->show", &[0], sink)], &[&[0]]);
+    let sending = start(&app, sends, &mut Registry::default());
+    until("all are in the windows", || sending.ledger().completed == 1000);
+    let counted = started.map(|(pipeline, seen)| {
+        assert!(pipeline.drain(GRACE).is_complete());
+        seen.events().iter().map(|event| event.body.field("count").cloned()).collect::<Vec<_>>()
+    });
+    assert!(counted.iter().all(|own| own.len() > 10), "{counted:?}");
+    assert_eq!(counted.concat(), vec![Some(Value::Int(20)); 50]);
 }
 
 #[test]

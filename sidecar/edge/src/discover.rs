@@ -21,10 +21,25 @@ use hickory_resolver::{
 
 use crate::{BoxFuture, PORT};
 
-/// Finds the addresses of a service.
+/// Finds the receivers of a service.
 pub trait Resolve: Send + Sync {
-    /// Every address that serves `service` now. An empty answer is an answer; an error is none.
-    fn resolve<'a>(&'a self, service: &'a str) -> BoxFuture<'a, Result<Vec<SocketAddr>, ResolveError>>;
+    /// Everybody who serves `service` now. An empty answer is an answer; an error is none.
+    fn resolve<'a>(&'a self, service: &'a str) -> BoxFuture<'a, Result<Vec<Place>, ResolveError>>;
+}
+
+/// Where a receiver is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Which of its service it is, where that has a meaning: the last part of its pod's name in a StatefulSet.
+    pub ordinal: Option<u32>,
+}
+
+impl From<SocketAddr> for Place {
+    fn from(address: SocketAddr) -> Place {
+        Place { address, ordinal: None }
+    }
 }
 
 /// DNS did not answer.
@@ -44,12 +59,12 @@ impl std::error::Error for ResolveError {}
 
 /// The same addresses for every service: for processes of one machine, and for tests that change them.
 #[derive(Debug, Default)]
-pub struct Fixed(Mutex<BTreeMap<String, Vec<SocketAddr>>>);
+pub struct Fixed(Mutex<BTreeMap<String, Vec<Place>>>);
 
 impl Fixed {
-    /// From now on `service` is at `addresses`.
-    pub fn set(&self, service: &str, addresses: impl IntoIterator<Item = SocketAddr>) {
-        self.lock().insert(service.to_owned(), addresses.into_iter().collect());
+    /// From now on `service` is at `places`.
+    pub fn set<P: Into<Place>>(&self, service: &str, places: impl IntoIterator<Item = P>) {
+        self.lock().insert(service.to_owned(), places.into_iter().map(Into::into).collect());
     }
 
     /// From now on asking for `service` fails.
@@ -57,13 +72,13 @@ impl Fixed {
         self.lock().remove(service);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Vec<SocketAddr>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Vec<Place>>> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
 impl Resolve for Fixed {
-    fn resolve<'a>(&'a self, service: &'a str) -> BoxFuture<'a, Result<Vec<SocketAddr>, ResolveError>> {
+    fn resolve<'a>(&'a self, service: &'a str) -> BoxFuture<'a, Result<Vec<Place>, ResolveError>> {
         let found = self.lock().get(service).cloned();
         let error = move || ResolveError(format!("no addresses are known for `{service}`"));
         Box::pin(async move { found.ok_or_else(error) })
@@ -88,7 +103,7 @@ struct Asked {
 }
 
 impl Resolve for Dns {
-    fn resolve<'a>(&'a self, service: &'a str) -> BoxFuture<'a, Result<Vec<SocketAddr>, ResolveError>> {
+    fn resolve<'a>(&'a self, service: &'a str) -> BoxFuture<'a, Result<Vec<Place>, ResolveError>> {
         Box::pin(async move {
             let asked = self.asked()?;
             let answer = asked.ask(service).await;
@@ -152,24 +167,29 @@ impl Asked {
         Ok(Asked { resolver, domain })
     }
 
-    async fn ask(&self, service: &str) -> Result<Vec<SocketAddr>, ResolveError> {
+    async fn ask(&self, service: &str) -> Result<Vec<Place>, ResolveError> {
         let name = full_name(service, self.domain.as_deref());
         let srv = self.resolver.lookup(format!("_sidestream-edge._tcp.{name}"), RecordType::SRV).await;
         let srv = match srv {
             Ok(srv) => srv,
-            Err(error) if error.is_no_records_found() => return self.addresses(&name, PORT).await,
+            Err(error) if error.is_no_records_found() => {
+                let found = self.addresses(&name, PORT).await?;
+                return Ok(found.into_iter().map(Place::from).collect());
+            }
             Err(error) => return Err(ResolveError(error.to_string())),
         };
         let mut found = Vec::new();
         for record in srv.answers() {
             let RData::SRV(target) = &record.data else { continue };
+            let host = target.target.to_string();
+            let ordinal = ordinal(&host, service);
             let glue = srv.additionals().iter().filter(|own| own.name == target.target);
             let known = glue.filter_map(|own| own.data.ip_addr());
-            let before = found.len();
-            found.extend(known.map(|ip: IpAddr| SocketAddr::new(ip, target.port)));
-            if found.len() == before {
-                found.extend(self.addresses(&target.target.to_string(), target.port).await?);
+            let mut addresses: Vec<_> = known.map(|ip: IpAddr| SocketAddr::new(ip, target.port)).collect();
+            if addresses.is_empty() {
+                addresses = self.addresses(&host, target.port).await?;
             }
+            found.extend(addresses.into_iter().map(|address| Place { address, ordinal }));
         }
         found.sort_unstable();
         found.dedup();
@@ -208,37 +228,45 @@ fn full_name(service: &str, domain: Option<&str>) -> String {
     }
 }
 
+/// Which of the pods of a StatefulSet a host is: `hub-spl-2.hub-spl.shop.svc.cluster.local.` is number 2 of `hub-spl`, whose
+/// service has its name. Pods of a Deployment have their address for a name there.
+fn ordinal(host: &str, service: &str) -> Option<u32> {
+    let pod = host.split('.').next()?;
+    let set = service.split('.').next()?;
+    pod.strip_prefix(set)?.strip_prefix('-')?.parse().ok()
+}
+
 /// Who is there, by what DNS said so far.
 #[derive(Debug, Default)]
 pub(crate) struct Membership {
     /// How often each was absent in a row.
-    absent: BTreeMap<SocketAddr, u32>,
+    absent: BTreeMap<Place, u32>,
 }
 
 impl Membership {
     /// Takes an answer; gives those that are new.
-    pub(crate) fn heard(&mut self, found: &[SocketAddr]) -> Vec<SocketAddr> {
-        for (address, absent) in &mut self.absent {
-            *absent = if found.contains(address) { 0 } else { *absent + 1 };
+    pub(crate) fn heard(&mut self, found: &[Place]) -> Vec<Place> {
+        for (place, absent) in &mut self.absent {
+            *absent = if found.contains(place) { 0 } else { *absent + 1 };
         }
         let mut new = Vec::new();
-        for address in found.iter().take(PEERS_MAX) {
-            if self.absent.len() < PEERS_MAX && !self.absent.contains_key(address) {
-                self.absent.insert(*address, 0);
-                new.push(*address);
+        for place in found.iter().take(PEERS_MAX) {
+            if self.absent.len() < PEERS_MAX && !self.absent.contains_key(place) {
+                self.absent.insert(*place, 0);
+                new.push(*place);
             }
         }
         new
     }
 
     /// Those that were absent twice.
-    pub(crate) fn gone(&self) -> impl Iterator<Item = SocketAddr> + '_ {
-        self.absent.iter().filter(|(_, absent)| **absent >= 2).map(|(address, _)| *address)
+    pub(crate) fn gone(&self) -> impl Iterator<Item = Place> + '_ {
+        self.absent.iter().filter(|(_, absent)| **absent >= 2).map(|(place, _)| *place)
     }
 
     /// Forgets one that has left.
-    pub(crate) fn forget(&mut self, address: SocketAddr) {
-        self.absent.remove(&address);
+    pub(crate) fn forget(&mut self, place: Place) {
+        self.absent.remove(&place);
     }
 }
 
@@ -249,8 +277,18 @@ const PEERS_MAX: usize = 256;
 mod tests {
     use super::*;
 
-    fn at(number: u8) -> SocketAddr {
-        SocketAddr::from(([10, 0, 0, number], PORT))
+    fn at(number: u8) -> Place {
+        SocketAddr::from(([10, 0, 0, number], PORT)).into()
+    }
+
+    #[test]
+    fn a_pod_of_a_stateful_set_has_a_number_and_one_of_a_deployment_has_none() {
+        let service = "hub-spl.shop.svc";
+        let number = |host: &str| ordinal(&format!("{host}.hub-spl.shop.svc.cluster.local."), service);
+        assert_eq!((number("hub-spl-0"), number("hub-spl-12")), (Some(0), Some(12)));
+        for other in ["10-0-0-1", "hub-spl-x", "hub-spl", "my-hub-spl-1", "hub-spl-extra-1", "hub-spl--1"] {
+            assert_eq!(number(other), None, "{other}");
+        }
     }
 
     #[test]
@@ -269,7 +307,7 @@ mod tests {
 
     #[test]
     fn a_thousand_records_make_no_more_peers_than_there_may_be() {
-        let many: Vec<_> = (0..1000u32).map(|n| SocketAddr::from((n.to_be_bytes(), PORT))).collect();
+        let many: Vec<_> = (0..1000u32).map(|n| SocketAddr::from((n.to_be_bytes(), PORT)).into()).collect();
         let mut members = Membership::default();
         assert_eq!(members.heard(&many).len(), PEERS_MAX);
         assert_eq!(members.heard(&many[500..]).len(), 0);

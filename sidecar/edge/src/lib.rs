@@ -8,7 +8,7 @@
 //! ```
 //!
 //! [`link`] is the protocol, without sockets. [`EdgeSender`] keeps a link to every receiving peer that DNS knows and gives
-//! each batch to the least loaded one. [`Peering`] holds what a process shares among its edges: its identity, its one
+//! each batch to a near one or the least loaded, or each event to the peer that owns its [`Slot`]. [`Peering`] holds what a process shares among its edges: its identity, its one
 //! listener, and how it looks for peers. Both ends prove themselves by TLS; a caller names pipeline and edge, and is let
 //! in only where a running plan declares that edge for it.
 //!
@@ -16,20 +16,27 @@
 
 mod dial;
 mod discover;
+mod encode;
 pub mod link;
 mod listen;
+mod owed;
 mod peer;
 mod peering;
 mod receiver;
+mod roster;
 mod sender;
+mod slots;
 mod stats;
+mod unreleased;
 
 pub use dial::DialError;
-pub use discover::{Dns, Fixed, Resolve, ResolveError};
+pub use discover::{Dns, Fixed, Place, Resolve, ResolveError};
 pub use peering::{Peering, PeeringConfig};
 pub use receiver::{Arrived, EdgeReceiver, Unsettled};
 pub use sender::{EdgeSender, Target};
+pub use slots::{Slot, Slots};
 pub use stats::{EdgeView, Side};
+pub use unreleased::{ByPosition, Unreleased};
 
 use std::{fmt, future::Future, pin::Pin};
 

@@ -24,7 +24,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use crate::{
     EdgeName, EdgeReceiver, EdgeView,
     dial::{ALPN, FRAME_HEAD_BYTES, GREETING_BYTES_MAX, HANDSHAKE_WITHIN, tls_reason},
-    link::{FRAME_BYTES_MAX, Frame, FrameReader, Hello, ProtocolError, Refused, Taken},
+    link::{FRAME_BYTES_MAX, Frame, FrameReader, Hello, ProtocolError, Refused, Taken, Welcome},
     peering::lock,
     receiver::{Admitted, Inlet},
 };
@@ -48,6 +48,7 @@ enum Phase {
 struct Shared {
     identity: Identity,
     clock: Clock,
+    node: String,
     inlets: Mutex<HashMap<EdgeName, Arc<Inlet>>>,
     turned_away: Mutex<BTreeMap<String, u64>>,
     random: Mutex<Random>,
@@ -66,11 +67,12 @@ enum Away {
 }
 
 impl Listener {
-    pub(crate) fn start(socket: TcpListener, identity: Identity, clock: Clock) -> Listener {
+    pub(crate) fn start(socket: TcpListener, identity: Identity, clock: Clock, node: String) -> Listener {
         let (sender, phase) = watch::channel(Phase::Open);
         let shared = Arc::new(Shared {
             identity,
             clock,
+            node,
             inlets: Mutex::default(),
             turned_away: Mutex::default(),
             random: Mutex::new(Random::from_entropy()),
@@ -185,7 +187,9 @@ async fn greet(shared: &Shared, stream: TcpStream) -> Result<Guest, Away> {
         Ok((inlet, admitted))
     });
     let answer = match &admitted {
-        Ok((_, admitted)) => admitted.welcome.clone(),
+        Ok((_, admitted)) => {
+            Frame::Welcome(Welcome { node: shared.node.clone(), ..admitted.welcome.clone() })
+        }
         Err(refused) => Frame::Refuse(refused.clone()),
     };
     let mut out = Vec::new();
@@ -290,7 +294,7 @@ async fn write_frames(
             if !is_open {
                 receiving.say_bye(connection, &mut out);
             }
-            !is_open && receiving.is_settled()
+            !is_open && receiving.is_released()
         });
         if pinged.has_changed().unwrap_or(false)
             && let Some(token) = *pinged.borrow_and_update()
@@ -303,7 +307,7 @@ async fn write_frames(
                 let _ = timeout(SILENCE, stream.shutdown()).await;
                 // What is still coming is read, or the kernel would answer it with a reset that overtakes the farewell.
                 sleep(LINGER).await;
-                return "the receiver has gone, and all is settled".into();
+                return "the receiver has gone, and all is released".into();
             }
             tokio::select! {
                 () = admitted.wake.notified() => {}

@@ -1,7 +1,6 @@
 //! One peer of a sender: calls it, carries batches to it, and calls it again.
 
 use std::{
-    net::SocketAddr,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -13,16 +12,18 @@ use tokio::{
 };
 
 use crate::{
+    Place,
     dial::{Connection, DialError, dial},
-    link::{Frame, FrameReader, ProtocolError, Sending, Welcome},
+    link::{Done, Frame, FrameReader, ProtocolError, Sending, Welcome},
+    owed::{Owed, Share},
     peering::lock,
-    sender::{Owed, Sender},
+    roster::Roster,
 };
 
 /// A receiving peer, as its sender sees it.
 pub(crate) struct Peer {
-    pub(crate) address: SocketAddr,
-    pub(crate) link: Mutex<Sending<Owed>>,
+    pub(crate) place: Place,
+    pub(crate) link: Mutex<Sending<Owed, Share>>,
     /// There may be something to write.
     pub(crate) wake: Notify,
     retired: watch::Sender<bool>,
@@ -34,6 +35,8 @@ pub(crate) struct Counts {
     pub(crate) connections: u64,
     pub(crate) refusals: u64,
     pub(crate) rtt: Option<Duration>,
+    /// Whether it runs on the same machine.
+    pub(crate) is_near: bool,
 }
 
 /// Why a connection ended.
@@ -46,9 +49,9 @@ enum End {
 }
 
 impl Peer {
-    pub(crate) fn new(address: SocketAddr, session: u128) -> Peer {
+    pub(crate) fn new(place: Place, session: u128) -> Peer {
         Peer {
-            address,
+            place,
             link: Mutex::new(Sending::new(session)),
             wake: Notify::new(),
             retired: watch::Sender::new(false),
@@ -78,7 +81,7 @@ impl Peer {
 }
 
 /// The life of a peer, until it is retired or its sender has ended.
-pub(crate) async fn run(sender: Arc<Sender>, peer: Arc<Peer>) {
+pub(crate) async fn run(sender: Arc<Roster>, peer: Arc<Peer>) {
     tokio::select! {
         () = peer.retired() => {}
         () = stay_connected(&sender, &peer) => {}
@@ -86,7 +89,7 @@ pub(crate) async fn run(sender: Arc<Sender>, peer: Arc<Peer>) {
     lock(&peer.link).close();
 }
 
-async fn stay_connected(sender: &Sender, peer: &Peer) {
+async fn stay_connected(sender: &Roster, peer: &Peer) {
     let edge = sender.target.name.to_string();
     let mut caller = Caller { sender, peer, failures: 0, said: None };
     while !sender.has_ended() {
@@ -105,11 +108,11 @@ async fn stay_connected(sender: &Sender, peer: &Peer) {
         lock(&peer.link).close();
         match end {
             End::Lost(reason) => {
-                tracing::info!(edge, peer = %peer.address, "connection lost: {reason}");
+                tracing::info!(edge, peer = %peer.place.address, "connection lost: {reason}");
                 sender.lost();
             }
             End::Closed => {
-                tracing::info!(edge, peer = %peer.address, "connection closed by the peer");
+                tracing::info!(edge, peer = %peer.place.address, "connection closed by the peer");
                 sender.lost();
                 if was_leaving {
                     sender.move_from(peer);
@@ -126,18 +129,31 @@ async fn stay_connected(sender: &Sender, peer: &Peer) {
     }
 }
 
-fn open(sender: &Sender, peer: &Peer, welcome: &Welcome) -> Result<(), ProtocolError> {
-    let mut done = Vec::new();
-    lock(&peer.link).open(welcome, &mut done)?;
-    drop(done);
-    lock(&peer.counts).connections += 1;
+fn open(sender: &Roster, peer: &Peer, welcome: &Welcome) -> Result<(), ProtocolError> {
+    let mut done = Done::default();
+    let opened = lock(&peer.link).open(welcome, &mut done);
+    end(sender, peer, &mut done);
+    opened?;
+    {
+        let mut counts = lock(&peer.counts);
+        counts.connections += 1;
+        counts.is_near = !welcome.node.is_empty() && welcome.node == sender.peering.node();
+    }
     sender.opened();
     Ok(())
 }
 
+/// Pays what is owed no longer. Whoever hears of it may do so without our lock; and first that events have ended, then
+/// that nothing holds them.
+fn end(sender: &Roster, peer: &Peer, done: &mut Done<Owed, Share>) {
+    done.settled.clear();
+    done.released.drain(..).for_each(Share::release);
+    sender.say_lost(peer, std::mem::take(&mut done.lost));
+}
+
 /// Calls a peer until it answers.
 struct Caller<'a> {
-    sender: &'a Sender,
+    sender: &'a Roster,
     peer: &'a Peer,
     failures: u32,
     /// The last reason, so that it is logged when it changes and not each time.
@@ -157,7 +173,7 @@ impl Caller<'_> {
                     let reason = error.to_string();
                     if self.said.as_ref() != Some(&reason) {
                         let edge = self.sender.target.name.to_string();
-                        tracing::warn!(edge, peer = %self.peer.address, "not connected: {reason}");
+                        tracing::warn!(edge, peer = %self.peer.place.address, "not connected: {reason}");
                         self.said = Some(reason);
                     }
                     self.sender.lost();
@@ -170,7 +186,7 @@ impl Caller<'_> {
     async fn try_once(&self) -> Result<(Connection, Welcome), DialError> {
         let target = &self.sender.target;
         let hello = lock(&self.peer.link).hello(&target.name.pipeline, &target.name.edge);
-        dial(self.peer.address, self.sender.peering.identity(), &target.identity, &hello).await
+        dial(self.peer.place.address, self.sender.peering.identity(), &target.identity, &hello).await
     }
 
     async fn rest(&mut self) {
@@ -181,7 +197,7 @@ impl Caller<'_> {
 }
 
 /// Carries batches over a connection until it ends.
-async fn carry(sender: &Sender, peer: &Peer, connection: Connection) -> End {
+async fn carry(sender: &Roster, peer: &Peer, connection: Connection) -> End {
     let Connection { stream, reader } = connection;
     let (read, write) = split(stream);
     tokio::select! {
@@ -192,7 +208,7 @@ async fn carry(sender: &Sender, peer: &Peer, connection: Connection) -> End {
 }
 
 /// Opens another connection when the identity has changed or the one that is open is old; the old one goes on until then.
-async fn replace(sender: &Sender, peer: &Peer) -> (Connection, Welcome) {
+async fn replace(sender: &Roster, peer: &Peer) -> (Connection, Welcome) {
     let mut changes = sender.peering.identity().changes();
     let aged = sleep(sender.peering.jittered(CONNECTION_AGE));
     tokio::select! {
@@ -206,12 +222,12 @@ async fn replace(sender: &Sender, peer: &Peer) -> (Connection, Welcome) {
 }
 
 async fn read_frames(
-    sender: &Sender,
+    sender: &Roster,
     peer: &Peer,
     mut stream: impl AsyncRead + Unpin,
     mut reader: FrameReader,
 ) -> End {
-    let mut done = Vec::new();
+    let mut done = Done::default();
     loop {
         loop {
             let frame = match reader.next_frame() {
@@ -220,8 +236,8 @@ async fn read_frames(
                 Err(error) => return End::Lost(error.to_string()),
             };
             let taken = match frame {
-                Frame::Acknowledge { settled, credit } => {
-                    lock(&peer.link).acknowledge(settled, credit, &mut done)
+                Frame::Acknowledge { settled, released, credit } => {
+                    lock(&peer.link).acknowledge(settled, released, credit, &mut done)
                 }
                 Frame::Pong { token } => {
                     let now = sender.peering.clock().now().as_nanos();
@@ -238,10 +254,7 @@ async fn read_frames(
                 return End::Lost(error.to_string());
             }
         }
-        if !done.is_empty() {
-            // Whoever hears that its events are settled may do so without our lock.
-            done.clear();
-        }
+        end(sender, peer, &mut done);
         sender.moved();
         peer.wake.notify_one();
         match timeout(SILENCE, stream.read_buf(reader.buffer())).await {
@@ -253,7 +266,7 @@ async fn read_frames(
     }
 }
 
-async fn write_frames(sender: &Sender, peer: &Peer, mut stream: impl AsyncWrite + Unpin) -> End {
+async fn write_frames(sender: &Roster, peer: &Peer, mut stream: impl AsyncWrite + Unpin) -> End {
     let mut out = Vec::with_capacity(WRITE_BYTES);
     let clock = sender.peering.clock();
     let mut ping_at = clock.now();

@@ -12,7 +12,7 @@ use sidestream_trust::{Identity, SpiffeId};
 use tokio::net::TcpListener;
 
 use crate::{
-    EdgeName, EdgeReceiver, EdgeSender, EdgeView, Resolve, Target, listen::Listener, sender::Sender,
+    EdgeName, EdgeReceiver, EdgeSender, EdgeView, Resolve, Target, listen::Listener, roster::Roster,
 };
 
 /// How a process takes part in edges.
@@ -25,6 +25,8 @@ pub struct PeeringConfig {
     pub resolver: Arc<dyn Resolve>,
     /// What time it is.
     pub clock: Clock,
+    /// The machine it runs on: peers on the same one are preferred. Empty where nobody knows; the first 253 bytes count.
+    pub node: String,
 }
 
 /// The edges of a process. Clones are the same.
@@ -37,7 +39,8 @@ struct Shared {
     clock: Clock,
     listener: Listener,
     address: SocketAddr,
-    senders: Mutex<Vec<Weak<Sender>>>,
+    node: String,
+    senders: Mutex<Vec<Weak<Roster>>>,
     random: Mutex<Random>,
 }
 
@@ -46,10 +49,11 @@ impl Peering {
     pub async fn start(config: PeeringConfig) -> io::Result<Peering> {
         let socket = TcpListener::bind(config.listen).await?;
         let address = socket.local_addr()?;
-        let listener = Listener::start(socket, config.identity.clone(), config.clock.clone());
+        let node: String = config.node.chars().take(NODE_BYTES_MAX).collect();
+        let listener = Listener::start(socket, config.identity.clone(), config.clock.clone(), node.clone());
         let (senders, random) = (Mutex::default(), Mutex::new(Random::from_entropy()));
         let PeeringConfig { identity, resolver, clock, .. } = config;
-        Ok(Peering(Arc::new(Shared { identity, resolver, clock, listener, address, senders, random })))
+        Ok(Peering(Arc::new(Shared { identity, resolver, clock, listener, address, node, senders, random })))
     }
 
     /// Where it listens.
@@ -62,13 +66,18 @@ impl Peering {
         &self.0.identity
     }
 
-    /// Begins to send to the peers of `target`. Call it on a tokio runtime.
+    /// Begins to send to the peers of `target`. Where its receivers own the events, and a sender of this edge lives, this
+    /// one goes on where that is, so that the events of a key stay in order. Call it on a tokio runtime.
     pub fn send_to(&self, target: Target) -> EdgeSender {
-        let sender = Sender::start(self, target);
         let mut senders = lock(&self.0.senders);
         senders.retain(|own| own.strong_count() > 0);
-        senders.push(Arc::downgrade(&sender));
-        EdgeSender::new(sender)
+        let before = senders.iter().filter_map(Weak::upgrade).find(|own| own.join(&target));
+        if let Some(roster) = before {
+            return EdgeSender::new(roster);
+        }
+        let roster = Roster::start(self, target);
+        senders.push(Arc::downgrade(&roster));
+        EdgeSender::new(roster)
     }
 
     /// Begins to receive edge `name` from those whom `allowed` names. One receiver is current for an edge: the newest.
@@ -105,6 +114,10 @@ impl Peering {
         &*self.0.resolver
     }
 
+    pub(crate) fn node(&self) -> &str {
+        &self.0.node
+    }
+
     pub(crate) fn clock(&self) -> &Clock {
         &self.0.clock
     }
@@ -132,6 +145,9 @@ fn merged(views: impl Iterator<Item = EdgeView>) -> Vec<EdgeView> {
     }
     found
 }
+
+/// As long as a name in DNS.
+const NODE_BYTES_MAX: usize = 253;
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

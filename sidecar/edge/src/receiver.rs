@@ -12,8 +12,8 @@ use sidestream_trust::SpiffeId;
 use tokio::sync::Notify;
 
 use crate::{
-    EdgeName, EdgeView, Side,
-    link::{CREDIT_BYTES, Frame, Hello, ProtocolError, Receiving, Refused, Taken},
+    EdgeName, EdgeView, Side, Unreleased,
+    link::{CREDIT_BYTES, Hello, ProtocolError, Receiving, Refused, Taken, Welcome},
     peering::lock,
 };
 
@@ -94,16 +94,26 @@ impl Drop for Arrived {
     }
 }
 
-/// A batch in the stages. Dropped unsettled, it is never acknowledged to its sender.
+/// A batch in the stages. Dropped, it is never acknowledged to its sender.
 pub struct Unsettled {
     link: Arc<Link>,
     sequence: u64,
 }
 
 impl Unsettled {
-    /// Every event of it has ended: the sender is told.
-    pub fn settle(self) {
+    /// Every event of it has ended, or is in a state: the sender is told.
+    #[must_use = "a batch that is never released is kept by its sender for good"]
+    pub fn settle(self) -> Unreleased {
         self.link.change(|receiving| receiving.settle(self.sequence));
+        Unreleased::of(self.link, self.sequence)
+    }
+
+    /// Every event of it has ended, and none is in a state: the sender is told, and lets go of it.
+    pub fn release(self) {
+        self.link.change(|receiving| {
+            receiving.settle(self.sequence);
+            receiving.release(self.sequence..=self.sequence);
+        });
     }
 
     /// Events of it were lost on the way: its sender keeps it, and sends it again on the next connection; see
@@ -151,7 +161,7 @@ struct LinkState {
 
 impl Link {
     /// Changes what was received, and wakes who tells the sender of it.
-    fn change(&self, change: impl FnOnce(&mut Receiving)) {
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Receiving)) {
         let mut state = lock(&self.state);
         change(&mut state.receiving);
         state.wake.notify_one();
@@ -175,7 +185,7 @@ impl Link {
 pub(crate) struct Admitted {
     pub(crate) link: Arc<Link>,
     pub(crate) connection: u64,
-    pub(crate) welcome: Frame,
+    pub(crate) welcome: Welcome,
     pub(crate) wake: Arc<Notify>,
     clock: Clock,
 }
@@ -264,15 +274,8 @@ impl Inlet {
             }
         }
         let link = state.links.entry(key).or_insert_with(|| {
-            Arc::new(Link {
-                sender: caller.clone(),
-                state: Mutex::new(LinkState {
-                    receiving: Receiving::new(self.session, hello, CREDIT_BYTES),
-                    wake: Arc::default(),
-                    is_open: false,
-                    closed_at: Moment::default(),
-                }),
-            })
+            let receiving = Receiving::new(self.session, hello, CREDIT_BYTES);
+            Arc::new(Link::new(caller.clone(), receiving))
         });
         let link = link.clone();
         let (welcome, connection, wake) = {
@@ -317,8 +320,8 @@ impl Inlet {
         Ok(taken)
     }
 
-    /// Whether every sender that is connected knows all that is settled, and nothing is unsettled. Where nobody receives any
-    /// more, the connections then close by themselves, and it is quiet when they have.
+    /// Whether every sender that is connected knows all that is settled and released, and nothing is unsettled. Where nobody
+    /// receives any more, the connections close by themselves when all is released, and it is quiet when they have.
     pub(crate) fn is_quiet(&self) -> bool {
         let state = lock(&self.state);
         state.links.values().all(|link| {
@@ -337,6 +340,7 @@ impl Inlet {
             let own = lock(&link.state);
             view.connected += usize::from(own.is_open);
             view.unsettled_batches += own.receiving.unsettled();
+            view.unreleased_batches += own.receiving.unreleased();
             view.repeats += own.receiving.repeats();
             if own.is_open {
                 view.credit_bytes += CREDIT_BYTES.saturating_sub(own.receiving.held_bytes());
@@ -350,7 +354,26 @@ impl Link {
     /// Whether nobody will miss it: its sender has been away for long, and owes nothing.
     fn is_forgotten(&self, now: Moment) -> bool {
         let own = lock(&self.state);
-        !own.is_open && own.receiving.is_settled() && now.since(own.closed_at) > LINK_FORGOTTEN_AFTER
+        !own.is_open && own.receiving.is_released() && now.since(own.closed_at) > LINK_FORGOTTEN_AFTER
+    }
+
+    fn new(sender: SpiffeId, receiving: Receiving) -> Link {
+        let (wake, is_open, closed_at) = (Arc::default(), false, Moment::default());
+        Link { sender, state: Mutex::new(LinkState { receiving, wake, is_open, closed_at }) }
+    }
+
+    /// A link that has taken `batches` and settled them.
+    #[cfg(test)]
+    pub(crate) fn for_test(batches: u64) -> Arc<Link> {
+        let (pipeline, edge) = ("shop/orders".to_owned(), "a->b".to_owned());
+        let hello = Hello { version: 1, session: 1, first: 0, pipeline, edge };
+        let mut receiving = Receiving::new(2, &hello, u64::MAX);
+        let (_, connection) = receiving.open(&hello).unwrap();
+        for sequence in 0..batches {
+            receiving.take(connection, sequence, 0).unwrap();
+            receiving.settle(sequence);
+        }
+        Arc::new(Link::new("spiffe://cluster.local/a".parse().unwrap(), receiving))
     }
 }
 

@@ -40,6 +40,8 @@ pub struct EdgeView {
     pub credit_bytes: u64,
     /// Batches sent, and not settled by their receiver; received, and not settled here.
     pub unsettled_batches: u64,
+    /// Batches settled, and in a state of the receiver: they come again if it dies.
+    pub unreleased_batches: u64,
     /// Batches sent or received.
     pub batches: u64,
     /// Batches sent again after a connection broke, or moved to another peer.
@@ -64,6 +66,7 @@ impl EdgeView {
             rtt: None,
             credit_bytes: 0,
             unsettled_batches: 0,
+            unreleased_batches: 0,
             batches: 0,
             resent: 0,
             repeats: 0,
@@ -80,6 +83,7 @@ impl EdgeView {
         self.rtt = self.rtt.max(other.rtt);
         self.credit_bytes += other.credit_bytes;
         self.unsettled_batches += other.unsettled_batches;
+        self.unreleased_batches += other.unreleased_batches;
         self.batches += other.batches;
         self.resent += other.resent;
         self.repeats += other.repeats;

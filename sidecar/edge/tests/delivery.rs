@@ -2,16 +2,17 @@
 
 mod world;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use sidestream_edge::link::CREDIT_BYTES;
 use sidestream_event::{Batch, Value};
-use world::{Proxy, SERVICE, Seen, Source, edge, id, numbers, receive, send, until, world};
+use world::{
+    Proxy, SERVICE, Seen, Source, app_and_hub, edge, finish, id, numbers, receive, send, until, world,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn batches_arrive_once_and_in_order_while_the_connection_is_cut_again_and_again() {
-    let world = world();
-    let (app, hub) = (world.process("app").await, world.process("hub").await);
+    let (world, app, hub) = app_and_hub().await;
     let proxy = Proxy::before(hub.address()).await;
     world.dns.set(SERVICE, [proxy.address]);
     let seen = Seen::default();
@@ -36,9 +37,7 @@ async fn batches_arrive_once_and_in_order_while_the_connection_is_cut_again_and_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_is_settled_only_when_the_receiver_has_settled_it_in_whatever_order() {
-    let world = world();
-    let (app, hub) = (world.process("app").await, world.process("hub").await);
-    world.dns.set(SERVICE, [hub.address()]);
+    let (_world, app, hub) = app_and_hub().await;
     let mut receiver = receive(&hub, "app");
     let (mut sender, source) = (send(&app, "hub"), Arc::new(Source::default()));
     for n in 0..3 {
@@ -51,12 +50,12 @@ async fn a_batch_is_settled_only_when_the_receiver_has_settled_it_in_whatever_or
         assert_eq!((numbers(&batch), arrived.sender()), (vec![n], &id("app")));
         open.push(arrived.taken());
     }
-    open.pop().unwrap().settle();
+    open.pop().unwrap().release();
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(source.settled(), 0, "acknowledged before those in front of it");
-    open.remove(0).settle();
+    open.remove(0).release();
     until("the first is settled", || source.settled() == 1).await;
-    open.pop().unwrap().settle();
+    open.pop().unwrap().release();
     sender.settled().await;
     assert_eq!(source.settled(), 3);
 }
@@ -90,9 +89,7 @@ async fn certificates_change_under_load_and_nothing_is_lost_or_repeated() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_receiver_that_takes_nothing_holds_no_more_than_its_credit_and_the_sender_waits() {
-    let world = world();
-    let (app, hub) = (world.process("app").await, world.process("hub").await);
-    world.dns.set(SERVICE, [hub.address()]);
+    let (_world, app, hub) = app_and_hub().await;
     let mut receiver = receive(&hub, "app");
     let (mut sender, source) = (send(&app, "hub"), Arc::new(Source::default()));
     let mut big = Batch::default();
@@ -107,7 +104,7 @@ async fn a_receiver_that_takes_nothing_holds_no_more_than_its_credit_and_the_sen
     // Once the stages take, everything flows on.
     let drain = tokio::spawn(async move {
         for _ in 0..taken + 1 {
-            receiver.next().await.taken().settle();
+            receiver.next().await.taken().release();
         }
         receiver
     });
@@ -141,7 +138,7 @@ async fn what_a_leaving_receiver_has_not_taken_goes_to_another() {
     drop(first);
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(seen.all().is_empty(), "moved although the first still settles");
-    in_stages.into_iter().for_each(|batch| batch.settle());
+    in_stages.into_iter().for_each(|batch| batch.release());
     sender.settled().await;
     assert_eq!(seen.all(), (3..10).collect::<Vec<_>>());
     assert_eq!(source.settled(), 10);
@@ -149,8 +146,7 @@ async fn what_a_leaving_receiver_has_not_taken_goes_to_another() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_receiver_that_dies_is_replaced_and_the_unsettled_are_sent_to_the_next() {
-    let world = world();
-    let (app, hub) = (world.process("app").await, world.process("hub").await);
+    let (world, app, hub) = app_and_hub().await;
     let proxy = Proxy::before(hub.address()).await;
     world.dns.set(SERVICE, [proxy.address]);
     let mut first = receive(&hub, "app");
@@ -158,7 +154,7 @@ async fn a_receiver_that_dies_is_replaced_and_the_unsettled_are_sent_to_the_next
     for n in 0..10 {
         sender.send(&source.batch(n, 1)).await;
     }
-    first.next().await.taken().settle();
+    first.next().await.taken().release();
     until("the first is settled", || source.settled() == 1).await;
     let lost = first.next().await.taken();
     // The process is gone, and another comes up elsewhere; DNS says so.
@@ -176,9 +172,7 @@ async fn a_receiver_that_dies_is_replaced_and_the_unsettled_are_sent_to_the_next
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_plan_takes_over_an_edge_and_repeats_nothing() {
-    let world = world();
-    let (app, hub) = (world.process("app").await, world.process("hub").await);
-    world.dns.set(SERVICE, [hub.address()]);
+    let (_world, app, hub) = app_and_hub().await;
     let (mut sender, source) = (send(&app, "hub"), Arc::new(Source::default()));
     let seen = Seen::default();
     let watching = seen.watch(receive(&hub, "app"));
@@ -223,9 +217,7 @@ async fn two_receivers_share_what_comes_and_dns_that_fails_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_too_large_for_any_frame_is_refused_and_its_neighbours_arrive() {
-    let world = world();
-    let (app, hub) = (world.process("app").await, world.process("hub").await);
-    world.dns.set(SERVICE, [hub.address()]);
+    let (_world, app, hub) = app_and_hub().await;
     let seen = Seen::default();
     let _watching = seen.watch(receive(&hub, "app"));
     let (mut sender, source) = (send(&app, "hub"), Arc::new(Source::default()));
@@ -240,9 +232,7 @@ async fn an_event_too_large_for_any_frame_is_refused_and_its_neighbours_arrive()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dropping_a_sender_loses_nothing() {
-    let world = world();
-    let (app, hub) = (world.process("app").await, world.process("hub").await);
-    world.dns.set(SERVICE, [hub.address()]);
+    let (_world, app, hub) = app_and_hub().await;
     let mut receiver = receive(&hub, "app");
     let (mut sender, source) = (send(&app, "hub"), Arc::new(Source::default()));
     for n in 0..100 {
@@ -250,7 +240,7 @@ async fn dropping_a_sender_loses_nothing() {
     }
     drop(sender);
     for _ in 0..100 {
-        receiver.next().await.taken().settle();
+        receiver.next().await.taken().release();
     }
     until("all are settled", || source.settled() == 100).await;
     until("the sender is gone", || app.edges().is_empty()).await;
@@ -259,9 +249,7 @@ async fn dropping_a_sender_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_that_the_stages_lost_stays_its_senders_and_comes_again_alone_when_it_is_asked_for() {
-    let world = world();
-    let (app, hub) = (world.process("app").await, world.process("hub").await);
-    world.dns.set(SERVICE, [hub.address()]);
+    let (_world, app, hub) = app_and_hub().await;
     let mut receiver = receive(&hub, "app");
     let (mut sender, source) = (send(&app, "hub"), Arc::new(Source::default()));
     for n in 0..4 {
@@ -273,7 +261,7 @@ async fn a_batch_that_the_stages_lost_stays_its_senders_and_comes_again_alone_wh
     }
     let last = in_stages.pop().unwrap();
     for (n, batch) in in_stages.into_iter().enumerate() {
-        if n == 1 { batch.lose() } else { batch.settle() }
+        if n == 1 { batch.lose() } else { batch.release() }
     }
     until("the first is settled", || source.settled() == 1).await;
     hub.ask_again("shop/orders");
@@ -281,8 +269,8 @@ async fn a_batch_that_the_stages_lost_stays_its_senders_and_comes_again_alone_wh
     let arrived = receiver.next().await;
     arrived.read_into(&mut again).unwrap();
     assert_eq!(numbers(&again), [1]);
-    arrived.taken().settle();
-    last.settle();
+    arrived.taken().release();
+    last.release();
     sender.settled().await;
     assert_eq!(source.settled(), 4);
     let more = tokio::time::timeout(Duration::from_millis(50), receiver.next()).await;
@@ -291,9 +279,7 @@ async fn a_batch_that_the_stages_lost_stays_its_senders_and_comes_again_alone_wh
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_that_no_receiver_reads_is_refused_by_its_place_and_the_others_arrive() {
-    let world = world();
-    let (app, hub) = (world.process("app").await, world.process("hub").await);
-    world.dns.set(SERVICE, [hub.address()]);
+    let (_world, app, hub) = app_and_hub().await;
     let seen = Seen::default();
     let _watching = seen.watch(receive(&hub, "app"));
     let (mut sender, source) = (send(&app, "hub"), Arc::new(Source::default()));
@@ -312,9 +298,7 @@ async fn an_event_that_no_receiver_reads_is_refused_by_its_place_and_the_others_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_an_abandoned_sender_still_keeps_ends_as_dropped_and_nothing_of_it_goes_on() {
-    let world = world();
-    let (app, hub) = (world.process("app").await, world.process("hub").await);
-    world.dns.set(SERVICE, [hub.address()]);
+    let (_world, app, hub) = app_and_hub().await;
     let mut receiver = receive(&hub, "app");
     let (mut sender, source) = (send(&app, "hub"), Arc::new(Source::default()));
     for n in 0..5 {
@@ -322,10 +306,107 @@ async fn what_an_abandoned_sender_still_keeps_ends_as_dropped_and_nothing_of_it_
         sender.send(&batch).await;
         batch.finish();
     }
-    receiver.next().await.taken().settle();
+    receiver.next().await.taken().release();
     until("the first is settled", || source.settled() == 1).await;
     assert_eq!(sender.abandon(), 12);
     assert_eq!((source.settled(), source.dropped()), (5, 12));
     drop(sender);
     until("the sender is gone", || app.edges().is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_state_holds_is_answered_at_once_and_comes_again_when_the_receiver_dies_with_it() {
+    let (world, app, hub) = app_and_hub().await;
+    let proxy = Proxy::before(hub.address()).await;
+    world.dns.set(SERVICE, [proxy.address]);
+    let mut receiver = receive(&hub, "app");
+    let (mut sender, source) = (send(&app, "hub"), Arc::new(Source::default()));
+    for n in 0..10 {
+        finish(&mut sender, source.batch(n, 1)).await;
+    }
+    // The first three leave the state again; of the others it holds the fourth, and by that all behind it.
+    let mut state = Vec::new();
+    for n in 0..10 {
+        let batch = receiver.next().await.taken();
+        if n < 3 { batch.release() } else { state.push(batch.settle()) }
+    }
+    sender.settled().await;
+    assert_eq!(source.settled(), 10);
+    until("the first are released", || source.released() == [0, 1, 2]).await;
+    assert_eq!((sender.view().unsettled_batches, sender.view().unreleased_batches), (0, 7));
+    assert_eq!(hub.edges()[0].unreleased_batches, 7);
+    hub.close(Duration::ZERO).await;
+    proxy.cut();
+    drop((receiver, state));
+    let next = world.process("hub").await;
+    let seen = Seen::default();
+    let _watching = seen.watch(receive(&next, "app"));
+    world.dns.set(SERVICE, [next.address()]);
+    until("the position has come to the end", || source.released().len() == 10).await;
+    assert_eq!(seen.all(), (3..10).collect::<Vec<_>>());
+    assert_eq!((source.settled(), source.dropped()), (10, 0), "what was answered is answered once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sender_that_is_dropped_lives_on_until_no_state_holds_what_it_sent() {
+    let (_world, app, hub) = app_and_hub().await;
+    let mut receiver = receive(&hub, "app");
+    let (mut sender, source) = (send(&app, "hub"), Arc::new(Source::default()));
+    finish(&mut sender, source.batch(0, 1)).await;
+    let held = receiver.next().await.taken().settle();
+    sender.settled().await;
+    drop(sender);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!((app.edges().len(), source.released().len()), (1, 0));
+    held.release();
+    until("the sender is gone", || app.edges().is_empty()).await;
+    assert_eq!(source.released(), [0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dns_that_is_empty_flaps_forges_or_floods_moves_no_event_away_from_a_peer_that_lives() {
+    let (world, app, hub) = app_and_hub().await;
+    // Two that are not the receiver: another workload, and one that nobody listens at.
+    let other = world.process("other").await;
+    let stolen = Seen::default();
+    let _stealing = stolen.watch(receive(&other, "app"));
+    let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
+    let seen = Seen::default();
+    let _watching = seen.watch(receive(&hub, "app"));
+    let (mut sender, source) = (send(&app, "hub"), Arc::new(Source::default()));
+    let flood: Vec<_> = (0..1000).map(|n| SocketAddr::from(([127, 1, (n >> 8) as u8, n as u8], 1))).collect();
+    let answers: [&[SocketAddr]; 6] = [&[], &[hub.address()], &[], &[other.address(), nobody], &flood, &[]];
+    sender.send(&source.batch(0, 1)).await;
+    let mut sent = 1;
+    for answer in answers {
+        world.dns.set(SERVICE, answer.iter().copied());
+        // Long enough to be asked twice.
+        for _ in 0..12 {
+            sender.send(&source.batch(sent, 1)).await;
+            sent += 1;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+    world.dns.set(SERVICE, [hub.address()]);
+    sender.settled().await;
+    assert_eq!(seen.all(), (0..sent).collect::<Vec<_>>());
+    assert!(stolen.all().is_empty() && other.edges()[0].connections == 0);
+    assert_eq!(sender.view().connections, 1, "{:?}", sender.view());
+    until("the strangers are forgotten", || sender.view().peers == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_with_a_thousand_strangers_in_it_does_not_keep_the_receiver_out_for_good() {
+    let (world, app, hub) = app_and_hub().await;
+    let strangers = (0..1000).map(|n| SocketAddr::from(([127, 1, (n >> 8) as u8, n as u8], 1)));
+    world.dns.set(SERVICE, strangers);
+    let seen = Seen::default();
+    let _watching = seen.watch(receive(&hub, "app"));
+    let (mut sender, source) = (send(&app, "hub"), Arc::new(Source::default()));
+    until("strangers are called", || sender.view().refusals > 100).await;
+    assert!(sender.view().peers <= 256, "{:?}", sender.view());
+    world.dns.set(SERVICE, [hub.address()]);
+    sender.send(&source.batch(0, 1)).await;
+    sender.settled().await;
+    assert_eq!(seen.all(), [0]);
 }

@@ -10,7 +10,7 @@ use hickory_resolver::proto::{
     op::{Message, MessageType, ResponseCode},
     rr::{Name, RData, Record, RecordType, rdata::SRV},
 };
-use sidestream_edge::{Dns, Resolve};
+use sidestream_edge::{Dns, Place, Resolve};
 use tokio::net::UdpSocket;
 
 /// What a server answers to a question.
@@ -80,8 +80,8 @@ fn srv(target: &str, port: u16) -> Record {
     Record::from_rdata(name(SRV_NAME), 5, RData::SRV(SRV::new(0, 50, port, name(target))))
 }
 
-fn at(last: u8, port: u16) -> SocketAddr {
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)), port)
+fn at(last: u8, port: u16) -> Place {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)), port).into()
 }
 
 const SERVICE: &str = "hub-spl.shop.svc";
@@ -103,6 +103,18 @@ async fn the_records_of_the_named_port_say_address_and_port() {
     // The second comes without its address, which is asked for.
     server.says(targets[1], RecordType::A, records(vec![a(targets[1], 2)]));
     assert_eq!(server.dns().resolve(SERVICE).await.unwrap(), [at(1, 7443), at(2, 9000)]);
+}
+
+#[tokio::test]
+async fn the_pods_of_a_stateful_set_are_known_by_their_numbers() {
+    let server = Server::start().await;
+    let targets = ["hub-spl-1.hub-spl.shop.svc.example.org.", "hub-spl-0.hub-spl.shop.svc.example.org."];
+    let answers = targets.iter().map(|target| srv(target, 7443)).collect();
+    let additionals = vec![a(targets[0], 1), a(targets[1], 2)];
+    server.says(SRV_NAME, RecordType::SRV, Answer::Records { answers, additionals });
+    let numbered = |place: Place, ordinal| Place { ordinal: Some(ordinal), ..place };
+    let found = server.dns().resolve(SERVICE).await.unwrap();
+    assert_eq!(found, [numbered(at(1, 7443), 1), numbered(at(2, 7443), 0)]);
 }
 
 #[tokio::test]

@@ -1,15 +1,39 @@
-//! A wire that cuts, stalls and tears; a receiver that settles in any order, dies and comes back. Whatever happens:
-//! a receiver that lives gets every batch once and in order, credit is never exceeded, nothing is let go of unsettled,
-//! and when the weather clears, everything arrives.
+//! A wire that cuts, stalls and tears; a receiver that settles and releases in any order, dies with its state and comes
+//! back. Whatever happens: a receiver that lives gets every batch once and in order, one that is new gets all that is not
+//! released, credit is never exceeded, nothing is answered unsettled or let go of unreleased, and when the weather
+//! clears, everything arrives.
 
 use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use sidestream_edge::link::{FRAME_BYTES_MAX, Frame, FrameReader, Receiving, Sending, Taken, cost};
+use sidestream_edge::link::{
+    Done, FRAME_BYTES_MAX, Frame, FrameReader, HELD_BYTES_MAX, Held, Kept, Receiving, Sending, Taken, cost,
+};
 
 /// Room for the longest batch here, and not for many.
 const WINDOW: u64 = 2 * cost(2000);
+
+/// What is owed when a batch is released.
+#[derive(Debug, PartialEq)]
+struct Share(Vec<u64>);
+
+impl Held for Share {
+    fn join(&mut self, mut later: Share) {
+        self.0.append(&mut later.0);
+    }
+}
+
+/// A batch that is number `token` for whoever looks.
+fn batch(token: u64, bytes: usize) -> Kept<u64, Share> {
+    let mut events = vec![0; bytes.max(8)];
+    events[..8].copy_from_slice(&token.to_le_bytes());
+    Kept { events: events.into(), settle: Some(token), release: Share(vec![token]) }
+}
+
+fn number(events: &Bytes) -> u64 {
+    u64::from_le_bytes(events[..8].try_into().unwrap())
+}
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -27,6 +51,7 @@ enum Step {
     },
     Consume,
     Settle(prop::sample::Index),
+    Release(prop::sample::Index),
     Answer,
     Cut,
     /// A new connection opens while the old one still carries, as when a certificate changes.
@@ -42,6 +67,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (1usize..60).prop_map(|bytes| Step::CarryToSender { bytes }),
         8 => Just(Step::Consume),
         8 => any::<prop::sample::Index>().prop_map(Step::Settle),
+        8 => any::<prop::sample::Index>().prop_map(Step::Release),
         6 => Just(Step::Answer),
         2 => Just(Step::Cut),
         1 => Just(Step::Replace),
@@ -59,19 +85,23 @@ struct Wire {
 }
 
 struct World {
-    sending: Sending<u64>,
+    sending: Sending<u64, Share>,
     receiving: Option<Receiving>,
     lives: u128,
     wire: Option<Wire>,
     pushed: u64,
-    /// What the sender was told is settled.
-    let_go: BTreeSet<u64>,
+    /// What the sender was told is settled, and released.
+    answered: BTreeSet<u64>,
+    let_go: Vec<u64>,
     /// What the receiver that lives has been given, and of that, what it has not consumed and not settled.
     given: Vec<u64>,
     unconsumed: VecDeque<usize>,
     unsettled: Vec<(u64, u64)>,
-    /// Settled by any receiver, ever.
+    /// What its state holds.
+    in_state: Vec<(u64, u64)>,
+    /// Settled, and released, by any receiver, ever.
     settled: BTreeSet<u64>,
+    released: BTreeSet<u64>,
 }
 
 impl World {
@@ -82,11 +112,14 @@ impl World {
             lives: 1,
             wire: None,
             pushed: 0,
-            let_go: BTreeSet::new(),
+            answered: BTreeSet::new(),
+            let_go: Vec::new(),
             given: Vec::new(),
             unconsumed: VecDeque::new(),
             unsettled: Vec::new(),
+            in_state: Vec::new(),
             settled: BTreeSet::new(),
+            released: BTreeSet::new(),
         }
     }
 
@@ -94,10 +127,9 @@ impl World {
         let Frame::Hello(hello) = self.sending.hello("shop/orders", "a->b") else { unreachable!() };
         let receiving = self.receiving.get_or_insert_with(|| Receiving::new(self.lives, &hello, WINDOW));
         let (welcome, number) = receiving.open(&hello).unwrap();
-        let Frame::Welcome(welcome) = welcome else { unreachable!() };
-        let mut done = Vec::new();
+        let mut done = Done::default();
         self.sending.open(&welcome, &mut done).unwrap();
-        self.let_go_of(done);
+        self.end(done);
         self.wire = Some(Wire {
             number,
             to_receiver: VecDeque::new(),
@@ -107,19 +139,24 @@ impl World {
         });
     }
 
-    fn let_go_of(&mut self, done: Vec<u64>) {
-        for token in done {
-            assert!(self.settled.contains(&token), "batch {token} was let go of before it was settled");
-            assert!(self.let_go.insert(token), "batch {token} was let go of twice");
+    fn end(&mut self, done: Done<u64, Share>) {
+        for token in done.settled {
+            assert!(self.settled.contains(&token), "batch {token} was answered before it was settled");
+            assert!(self.answered.insert(token), "batch {token} was answered twice");
         }
+        for Share(tokens) in done.released {
+            let [token] = tokens[..] else { panic!("{tokens:?} were joined") };
+            assert!(self.released.contains(&token), "batch {token} was let go of before it was released");
+            assert_eq!(token, self.let_go.len() as u64, "let go of out of order");
+            self.let_go.push(token);
+        }
+        assert_eq!(done.lost, [], "so little is always kept");
     }
 
     fn step(&mut self, step: Step) {
         match step {
             Step::Push { bytes } => {
-                let mut events = vec![0; bytes];
-                events[..8].copy_from_slice(&self.pushed.to_le_bytes());
-                self.sending.push(Bytes::from(events), self.pushed);
+                self.sending.push(batch(self.pushed, bytes));
                 self.pushed += 1;
             }
             Step::Send { budget } => {
@@ -142,6 +179,14 @@ impl World {
                     let (sequence, token) = self.unsettled.swap_remove(which.index(self.unsettled.len()));
                     receiving.settle(sequence);
                     self.settled.insert(token);
+                    self.in_state.push((sequence, token));
+                }
+            }
+            Step::Release(which) => {
+                if let (Some(receiving), false) = (&mut self.receiving, self.in_state.is_empty()) {
+                    let (sequence, token) = self.in_state.swap_remove(which.index(self.in_state.len()));
+                    receiving.release(sequence..=sequence);
+                    self.released.insert(token);
                 }
             }
             Step::Answer => {
@@ -172,6 +217,7 @@ impl World {
                 self.given.clear();
                 self.unconsumed.clear();
                 self.unsettled.clear();
+                self.in_state.clear();
                 self.connect();
             }
         }
@@ -183,12 +229,15 @@ impl World {
         wire.receiver_reads.buffer().extend_from_slice(&carried);
         while let Some(frame) = wire.receiver_reads.next_frame().expect("an honest sender") {
             let Frame::Batch { sequence, events } = frame else { panic!("{frame:?} from a sender") };
-            let token = u64::from_le_bytes(events[..8].try_into().unwrap());
+            let token = number(&events);
             // Overdrawing would be an error here.
             match receiving.take(wire.number, sequence, events.len()).expect("an honest sender") {
                 Taken::New => {
-                    if let Some(last) = self.given.last() {
-                        assert_eq!(token, last + 1, "a living receiver was given {token} after {last}");
+                    match self.given.last() {
+                        Some(last) => {
+                            assert_eq!(token, last + 1, "a living receiver was given it after {last}")
+                        }
+                        None => assert!(token <= self.let_go.len() as u64, "a new one begins at {token}"),
                     }
                     self.given.push(token);
                     self.unconsumed.push_back(events.len());
@@ -204,12 +253,14 @@ impl World {
         let Some(wire) = &mut self.wire else { return };
         let carried: Vec<u8> = wire.to_sender.drain(..bytes.min(wire.to_sender.len())).collect();
         wire.sender_reads.buffer().extend_from_slice(&carried);
-        let mut done = Vec::new();
+        let mut done = Done::default();
         while let Some(frame) = wire.sender_reads.next_frame().expect("an honest receiver") {
-            let Frame::Acknowledge { settled, credit } = frame else { panic!("{frame:?} from a receiver") };
-            self.sending.acknowledge(settled, credit, &mut done).expect("an honest receiver");
+            let Frame::Acknowledge { settled, released, credit } = frame else {
+                panic!("{frame:?} from a receiver")
+            };
+            self.sending.acknowledge(settled, released, credit, &mut done).expect("an honest receiver");
         }
-        self.let_go_of(done);
+        self.end(done);
     }
 }
 
@@ -219,6 +270,7 @@ proptest! {
     #[test]
     fn whatever_happens_to_the_wire_nothing_is_lost_repeated_or_reordered(
         steps in prop::collection::vec(step(), 1..150),
+        any in any::<prop::sample::Index>(),
     ) {
         let mut world = World::new();
         world.connect();
@@ -231,29 +283,54 @@ proptest! {
             while !world.unconsumed.is_empty() {
                 world.step(Step::Consume);
             }
-            while let Some((sequence, token)) = world.unsettled.pop() {
-                world.settled.insert(token);
-                world.receiving.as_mut().unwrap().settle(sequence);
+            while !world.unsettled.is_empty() {
+                world.step(Step::Settle(any));
+            }
+            while !world.in_state.is_empty() {
+                world.step(Step::Release(any));
             }
             world.step(Step::Answer);
             world.step(Step::CarryToSender { bytes: usize::MAX });
-            if world.sending.kept() == 0 {
+            if world.sending.is_empty() {
                 break;
             }
         }
-        prop_assert_eq!(world.sending.kept(), 0, "not everything arrived");
-        prop_assert_eq!(world.let_go.len() as u64, world.pushed);
-        prop_assert_eq!(world.sending.kept_bytes(), 0);
+        prop_assert!(world.sending.is_empty(), "not everything arrived and was released");
+        prop_assert_eq!((world.answered.len() as u64, world.let_go.len() as u64), (world.pushed, world.pushed));
+        prop_assert_eq!((world.sending.unsettled(), world.sending.unsettled_bytes()), (0, 0));
+        prop_assert!(world.receiving.is_some_and(|receiving| receiving.is_released()));
     }
 }
 
-fn open() -> (Sending<u64>, Receiving, u64) {
+fn open() -> (Sending<u64, Share>, Receiving, u64) {
     let mut sending = Sending::new(1);
     let Frame::Hello(hello) = sending.hello("p", "e") else { unreachable!() };
     let mut receiving = Receiving::new(2, &hello, WINDOW);
-    let (Frame::Welcome(welcome), number) = receiving.open(&hello).unwrap() else { unreachable!() };
-    sending.open(&welcome, &mut Vec::new()).unwrap();
+    let number = join(&mut sending, &mut receiving).1;
     (sending, receiving, number)
+}
+
+/// Opens a connection; gives what was owed no longer and the connection's number.
+fn join(sending: &mut Sending<u64, Share>, receiving: &mut Receiving) -> (Done<u64, Share>, u64) {
+    let Frame::Hello(hello) = sending.hello("p", "e") else { unreachable!() };
+    let (welcome, number) = receiving.open(&hello).unwrap();
+    let mut done = Done::default();
+    sending.open(&welcome, &mut done).unwrap();
+    (done, number)
+}
+
+/// Sends what may go; all of it is taken.
+fn carry(sending: &mut Sending<u64, Share>, receiving: &mut Receiving, number_: u64) -> Vec<u64> {
+    let (mut out, mut reader) = (Vec::new(), FrameReader::new(FRAME_BYTES_MAX));
+    sending.transmit(&mut out, usize::MAX);
+    reader.buffer().extend_from_slice(&out);
+    let mut taken = Vec::new();
+    while let Some(Frame::Batch { sequence, events }) = reader.next_frame().unwrap() {
+        assert_eq!(receiving.take(number_, sequence, events.len()), Ok(Taken::New));
+        receiving.consumed(events.len());
+        taken.push(number(&events));
+    }
+    taken
 }
 
 #[test]
@@ -264,10 +341,12 @@ fn a_sender_that_overdraws_skips_or_claims_the_impossible_is_refused() {
     let (_, mut receiving, number) = open();
     assert_eq!(receiving.take(number, 0, WINDOW as usize), Err(Overdrawn { credit: WINDOW }));
     let (mut sending, _, _) = open();
-    sending.push(Bytes::from_static(b"x"), 0);
+    sending.push(batch(0, 8));
+    let mut done = Done::default();
     // Not sent yet, so not settled either.
-    assert_eq!(sending.acknowledge(1, 0, &mut Vec::new()), Err(Impossible { claimed: 1 }));
-    assert_eq!(sending.acknowledge(u64::MAX, 0, &mut Vec::new()), Err(Impossible { claimed: u64::MAX }));
+    assert_eq!(sending.acknowledge(1, 0, 0, &mut done), Err(Impossible { claimed: 1 }));
+    assert_eq!(sending.acknowledge(u64::MAX, 0, 0, &mut done), Err(Impossible { claimed: u64::MAX }));
+    assert_eq!(sending.acknowledge(0, 1, 0, &mut done), Err(Impossible { claimed: 1 }));
 }
 
 #[test]
@@ -281,33 +360,84 @@ fn a_repeat_is_passed_over_and_counted() {
 #[test]
 fn a_batch_that_the_stages_did_not_take_is_wanted_again() {
     let (mut sending, mut receiving, number) = open();
-    (0..3).for_each(|token| sending.push(Bytes::from_static(b"x"), token));
-    sending.transmit(&mut Vec::new(), usize::MAX);
-    (0..3).for_each(|sequence| assert_eq!(receiving.take(number, sequence, 1), Ok(Taken::New)));
+    (0..3).for_each(|token| sending.push(batch(token, 8)));
+    carry(&mut sending, &mut receiving, number);
     receiving.settle(0);
     receiving.rewind(1);
     assert_eq!(receiving.take(number, 3, 1), Ok(Taken::Passed));
-    let Frame::Hello(hello) = sending.hello("p", "e") else { unreachable!() };
-    let (Frame::Welcome(welcome), _) = receiving.open(&hello).unwrap() else { unreachable!() };
-    assert_eq!((welcome.settled, welcome.next), (1, 1));
-    let mut done = Vec::new();
-    sending.open(&welcome, &mut done).unwrap();
-    assert_eq!((done, sending.kept(), sending.resent()), (vec![0], 2, 2));
+    let (done, number) = join(&mut sending, &mut receiving);
+    assert_eq!((done.settled, sending.unsettled(), sending.resent()), (vec![0], 2, 2));
+    receiving.lose(2);
+    assert_eq!(carry(&mut sending, &mut receiving, number), [1, 2]);
 }
 
 #[test]
 fn what_one_peer_never_settled_goes_to_another_and_is_not_asked_for_again() {
-    let (mut sending, mut receiving, _) = open();
-    (0..3).for_each(|token| sending.push(Bytes::from_static(b"x"), token));
-    sending.transmit(&mut Vec::new(), usize::MAX);
-    let moved: Vec<u64> = sending.take_kept().map(|(_, token)| token).collect();
-    assert_eq!(moved, [0, 1, 2]);
+    let (mut sending, mut receiving, number) = open();
+    (0..3).for_each(|token| sending.push(batch(token, 8)));
+    carry(&mut sending, &mut receiving, number);
+    let moved: Vec<_> = sending.take_kept(&mut Vec::new()).map(|kept| kept.settle).collect();
+    assert_eq!(moved, [Some(0), Some(1), Some(2)]);
+    let (_, number) = join(&mut sending, &mut receiving);
+    sending.push(batch(3, 8));
+    assert_eq!(carry(&mut sending, &mut receiving, number), [3]);
+    // What went elsewhere does not hold up what did not.
+    receiving.settle(3);
+    receiving.release(3..=3);
+    assert!(receiving.is_released());
+    let (done, _) = join(&mut sending, &mut receiving);
+    assert_eq!((done.settled, done.released), (vec![3], vec![Share(vec![3])]));
+}
+
+#[test]
+fn what_a_state_held_comes_again_to_the_peer_that_follows_and_is_answered_once() {
+    let (mut sending, mut receiving, number) = open();
+    (0..4).for_each(|token| sending.push(batch(token, 8)));
+    carry(&mut sending, &mut receiving, number);
+    (0..4).for_each(|sequence| receiving.settle(sequence));
+    receiving.release(0..=0);
+    // Released after one that is not: it is wanted again with it.
+    receiving.release(2..=2);
+    let (done, _) = join(&mut sending, &mut receiving);
+    assert_eq!((done.settled, done.released), (vec![0, 1, 2, 3], vec![Share(vec![0])]));
+    assert_eq!((sending.unsettled(), sending.unreleased()), (0, 3));
+
     let Frame::Hello(hello) = sending.hello("p", "e") else { unreachable!() };
-    let (Frame::Welcome(welcome), number) = receiving.open(&hello).unwrap() else { unreachable!() };
-    assert_eq!((welcome.next, welcome.settled), (3, 3));
-    sending.open(&welcome, &mut Vec::new()).unwrap();
-    sending.push(Bytes::from_static(b"y"), 3);
-    let mut out = Vec::new();
-    assert!(sending.transmit(&mut out, usize::MAX));
-    assert_eq!(receiving.take(number, 3, 1), Ok(Taken::New));
+    let mut next = Receiving::new(3, &hello, WINDOW);
+    let (done, number) = join(&mut sending, &mut next);
+    assert!(done.settled.is_empty() && done.released.is_empty() && done.lost.is_empty());
+    assert_eq!(carry(&mut sending, &mut next, number), [1, 2, 3]);
+    (1..4).for_each(|sequence| next.settle(sequence));
+    next.release(1..=3);
+    let (done, _) = join(&mut sending, &mut next);
+    assert_eq!((done.settled.len(), done.released.len()), (0, 3));
+    assert!(sending.is_empty());
+}
+
+#[test]
+fn of_what_a_state_holds_for_long_only_the_newest_is_kept_and_the_rest_is_held_at_its_source() {
+    let (mut sending, mut receiving, mut number) = open();
+    let batches = 1 << 15;
+    for token in 0..batches {
+        sending.push(batch(token, 1500));
+        assert_eq!(carry(&mut sending, &mut receiving, number), [token]);
+        receiving.settle(token);
+        // Every so often, or the credit of the connection would be used up.
+        number = join(&mut sending, &mut receiving).1;
+    }
+    assert_eq!((sending.unsettled_bytes(), sending.unreleased()), (0, batches));
+    let Frame::Hello(hello) = sending.hello("p", "e") else { unreachable!() };
+    let kept = (batches - hello.first) * cost(1500);
+    assert!((HELD_BYTES_MAX - cost(1500)..=HELD_BYTES_MAX).contains(&kept), "{kept} bytes are kept");
+    // Half of it is released: what was joined across the border waits for the other half.
+    receiving.release(0..=batches / 4 - 1);
+    let (done, _) = join(&mut sending, &mut receiving);
+    let released: usize = done.released.iter().map(|share| share.0.len()).sum();
+    assert!(released as u64 > batches / 5 && released as u64 <= batches / 4, "{released}");
+    // The peer dies: what is kept goes to the next, the rest is lost to all but the source.
+    let mut next = Receiving::new(3, &hello, WINDOW);
+    let (done, number) = join(&mut sending, &mut next);
+    let lost: usize = done.lost.iter().map(|share| share.0.len()).sum();
+    assert_eq!(lost as u64 + released as u64, hello.first);
+    assert_eq!(carry(&mut sending, &mut next, number)[0], hello.first);
 }

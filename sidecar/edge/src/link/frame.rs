@@ -13,17 +13,18 @@ use super::FRAME_BYTES_MAX;
 ///    ├─ length ┼ kind ┼─ body ─────────────────────────────────────────────────┤   length counts kind and body
 ///
 ///    1 hello        version u16, session u128, first u64, pipeline text, edge text      caller, first
-///    2 welcome      version u16, session u128, next u64, settled u64, credit u64        listener, first
+///    2 welcome      version u16, session u128, next, settled, released, credit u64,     listener, first
+///                  node text
 ///    3 refuse       code u8, reason text                                                listener, first and last
 ///    4 batch        sequence u64, events                                                caller
-///    5 acknowledge  settled u64, credit u64                                             listener
+///    5 acknowledge  settled u64, released u64, credit u64                               listener
 ///    6 ping         token u64                                                           caller
 ///    7 pong         token u64                                                           listener
 ///    8 bye                                                                              listener: send nothing new
 /// ```
 ///
-/// `next`, `settled` and `first` are numbers of batches: `settled` is the first that is not settled. `credit` counts the
-/// bytes of `events` on this connection, from its begin.
+/// `next`, `settled`, `released` and `first` are numbers of batches: `settled` is the first that is not settled, `released`
+/// the first of which a state still holds something. `credit` counts the cost of batches on this connection, from its begin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
     /// Who calls, and for which edge.
@@ -41,8 +42,10 @@ pub enum Frame {
     },
     /// How far the receiver is.
     Acknowledge {
-        /// All batches before this are settled.
+        /// All batches before this are settled: delivered, filtered away, or taken into a state.
         settled: u64,
+        /// Of all batches before this no state holds anything: they will not be wanted again.
+        released: u64,
         /// Bytes of batches that may have been sent on this connection.
         credit: u64,
     },
@@ -67,7 +70,7 @@ pub struct Hello {
     pub version: u16,
     /// Names this sender for as long as it lives.
     pub session: u128,
-    /// The first batch that is not acknowledged: where a receiver begins that does not know the session.
+    /// The first batch that is kept: where a receiver begins that does not know the session.
     pub first: u64,
     /// `namespace/name` of the pipeline.
     pub pipeline: String,
@@ -86,8 +89,12 @@ pub struct Welcome {
     pub next: u64,
     /// All batches before this are settled.
     pub settled: u64,
+    /// Of all batches before this no state holds anything.
+    pub released: u64,
     /// Bytes of batches that may be sent on this connection.
     pub credit: u64,
+    /// The machine it runs on; empty where nobody knows.
+    pub node: String,
 }
 
 /// Why a listener opens no edge to a caller that has proved who it is.
@@ -216,7 +223,9 @@ impl Frame {
                 session: body.try_get_u128_le().map_err(|_| wrong())?,
                 next: body.try_get_u64_le().map_err(|_| wrong())?,
                 settled: body.try_get_u64_le().map_err(|_| wrong())?,
+                released: body.try_get_u64_le().map_err(|_| wrong())?,
                 credit: body.try_get_u64_le().map_err(|_| wrong())?,
+                node: text(&mut body).ok_or_else(wrong)?,
             }),
             REFUSE => {
                 let code = body.try_get_u8().map_err(|_| wrong())?;
@@ -228,6 +237,7 @@ impl Frame {
             }
             ACKNOWLEDGE => Frame::Acknowledge {
                 settled: body.try_get_u64_le().map_err(|_| wrong())?,
+                released: body.try_get_u64_le().map_err(|_| wrong())?,
                 credit: body.try_get_u64_le().map_err(|_| wrong())?,
             },
             PING => Frame::Ping { token: body.try_get_u64_le().map_err(|_| wrong())? },
@@ -255,9 +265,10 @@ impl Frame {
                 out.push(WELCOME);
                 out.extend_from_slice(&welcome.version.to_le_bytes());
                 out.extend_from_slice(&welcome.session.to_le_bytes());
-                for number in [welcome.next, welcome.settled, welcome.credit] {
+                for number in [welcome.next, welcome.settled, welcome.released, welcome.credit] {
                     out.extend_from_slice(&number.to_le_bytes());
                 }
+                write_text(&welcome.node, out);
             }
             Frame::Refuse(refused) => {
                 out.extend_from_slice(&[REFUSE, refused.code()]);
@@ -268,10 +279,11 @@ impl Frame {
                 out.extend_from_slice(&sequence.to_le_bytes());
                 out.extend_from_slice(events);
             }
-            Frame::Acknowledge { settled, credit } => {
+            Frame::Acknowledge { settled, released, credit } => {
                 out.push(ACKNOWLEDGE);
-                out.extend_from_slice(&settled.to_le_bytes());
-                out.extend_from_slice(&credit.to_le_bytes());
+                for number in [settled, released, credit] {
+                    out.extend_from_slice(&number.to_le_bytes());
+                }
             }
             Frame::Ping { token } => {
                 out.push(PING);

@@ -1,10 +1,11 @@
 //! A receiver's side of a link to one peer.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ops::RangeInclusive};
 
 use super::{
     Frame, Hello, ProtocolError, Refused, Welcome, cost,
     frame::{VERSION, VERSION_OLDEST},
+    frontier::Frontier,
 };
 
 /// What one sending peer has sent: outlives its connections, so that it is asked for what comes next.
@@ -16,10 +17,10 @@ pub struct Receiving {
     next: u64,
     /// Batches before this were taken, except those that are lost.
     top: u64,
-    /// All batches before this are settled.
-    settled: u64,
-    /// Settled ones after one that is not.
-    beyond: BTreeSet<u64>,
+    /// Every event of them has ended, or is in a state.
+    settled: Frontier,
+    /// No state holds them any more.
+    released: Frontier,
     /// Taken, and wanted again: the stages did not take them, or lost them.
     lost: BTreeSet<u64>,
     /// What the held may cost.
@@ -30,13 +31,19 @@ pub struct Receiving {
     connection: u64,
     received_bytes: u64,
     granted: u64,
-    /// What the sender was told last on this connection: settled, granted.
-    told: (u64, u64),
+    /// What the sender was told last on this connection.
+    told: Told,
     bye: bool,
     /// Nothing more is taken on this connection.
     passing: bool,
     rewinds: u64,
     repeats: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Told {
+    settled: u64,
+    released: u64,
 }
 
 /// What became of a batch.
@@ -60,15 +67,15 @@ impl Receiving {
             session,
             next: hello.first,
             top: hello.first,
-            settled: hello.first,
-            beyond: BTreeSet::new(),
+            settled: Frontier::at(hello.first),
+            released: Frontier::at(hello.first),
             lost: BTreeSet::new(),
             window,
             held_bytes: 0,
             connection: 0,
             received_bytes: 0,
             granted: 0,
-            told: (0, 0),
+            told: Told::default(),
             bye: false,
             passing: false,
             rewinds: 0,
@@ -77,32 +84,33 @@ impl Receiving {
     }
 
     /// A connection of the peer begins; the one before is stale from now on. Gives what to answer and the number of the connection.
-    pub fn open(&mut self, hello: &Hello) -> Result<(Frame, u64), Refused> {
+    pub fn open(&mut self, hello: &Hello) -> Result<(Welcome, u64), Refused> {
         if hello.version < VERSION_OLDEST {
             return Err(Refused::Version { oldest: VERSION_OLDEST });
         }
         // The sender has let go of batches that were never settled here: it gave them to another peer.
         self.top = self.top.max(hello.first);
-        if hello.first > self.settled {
+        if hello.first > self.settled.upto() {
             self.lost = self.lost.split_off(&hello.first);
-            self.beyond = self.beyond.split_off(&hello.first);
-            self.settled = hello.first;
-            self.join_beyond();
+            self.settled.skip_to(hello.first);
+            self.released.skip_to(hello.first);
         }
         self.next = self.lost.first().copied().unwrap_or(self.top);
         self.connection += 1;
         self.received_bytes = 0;
         self.granted = self.window.saturating_sub(self.held_bytes);
-        self.told = (self.settled, self.granted);
+        self.told = self.reached();
         (self.bye, self.passing) = (false, false);
         let welcome = Welcome {
             version: VERSION.min(hello.version),
             session: self.session,
             next: self.next,
-            settled: self.settled,
+            settled: self.told.settled,
+            released: self.told.released,
             credit: self.granted,
+            node: String::new(),
         };
-        Ok((Frame::Welcome(welcome), self.connection))
+        Ok((welcome, self.connection))
     }
 
     /// Whether `connection` is the one that counts.
@@ -144,12 +152,14 @@ impl Receiving {
         self.held_bytes = self.held_bytes.saturating_sub(cost(bytes));
     }
 
-    /// Every event of a batch has ended.
+    /// Every event of a batch has ended, or is in a state.
     pub fn settle(&mut self, sequence: u64) {
-        if sequence >= self.settled {
-            self.beyond.insert(sequence);
-            self.join_beyond();
-        }
+        self.settled.add(sequence);
+    }
+
+    /// No state holds an event of these batches any more, which were all settled.
+    pub fn release(&mut self, sequences: RangeInclusive<u64>) {
+        sequences.for_each(|sequence| self.released.add(sequence));
     }
 
     /// Takes nothing more on this connection; what was taken is acknowledged as before.
@@ -164,7 +174,7 @@ impl Receiving {
 
     /// A batch that was taken is gone and did not come to its end: it is wanted again on the next connection.
     pub fn lose(&mut self, sequence: u64) {
-        if (self.settled..self.top).contains(&sequence) && !self.beyond.contains(&sequence) {
+        if sequence < self.top && !self.settled.contains(sequence) {
             self.lost.insert(sequence);
         }
     }
@@ -194,15 +204,16 @@ impl Receiving {
             return;
         }
         let credit = self.received_bytes + self.window.saturating_sub(self.held_bytes);
-        let (told_settled, told_credit) = self.told;
-        let is_worth_it = credit >= told_credit + self.window / 4
-            || credit > told_credit && told_credit - self.received_bytes < self.window / 4;
-        if self.settled == told_settled && !is_worth_it {
+        let is_worth_it = credit >= self.granted + self.window / 4
+            || credit > self.granted && self.granted - self.received_bytes < self.window / 4;
+        let reached = self.reached();
+        if reached == self.told && !is_worth_it {
             return;
         }
         self.granted = self.granted.max(credit);
-        self.told = (self.settled, self.granted);
-        Frame::Acknowledge { settled: self.settled, credit: self.granted }.write(out);
+        self.told = reached;
+        let Told { settled, released } = reached;
+        Frame::Acknowledge { settled, released, credit: self.granted }.write(out);
     }
 
     /// Adds to `out`, once on a connection, that the receiver goes.
@@ -218,9 +229,14 @@ impl Receiving {
         self.unsettled() == 0
     }
 
-    /// Whether the sender was told of all that is settled.
+    /// Whether every batch that was taken, and not lost, is settled and released.
+    pub fn is_released(&self) -> bool {
+        self.is_settled() && self.unreleased() == 0
+    }
+
+    /// Whether the sender was told of all that is settled and released.
     pub fn is_all_told(&self) -> bool {
-        self.told.0 == self.settled
+        self.told == self.reached()
     }
 
     /// Batches that came again and were passed over.
@@ -230,7 +246,12 @@ impl Receiving {
 
     /// Batches that were taken, and are neither settled nor lost.
     pub fn unsettled(&self) -> u64 {
-        self.top - self.settled - (self.beyond.len() + self.lost.len()) as u64
+        self.missing_in(&self.settled)
+    }
+
+    /// Batches that are settled and that a state still holds.
+    pub fn unreleased(&self) -> u64 {
+        self.missing_in(&self.released).saturating_sub(self.unsettled())
     }
 
     /// What the batches cost that the stages have not taken yet.
@@ -238,10 +259,13 @@ impl Receiving {
         self.held_bytes
     }
 
-    fn join_beyond(&mut self) {
-        while self.beyond.first() == Some(&self.settled) {
-            self.beyond.pop_first();
-            self.settled += 1;
-        }
+    /// What the sender may know: of what is released, only what is settled.
+    fn reached(&self) -> Told {
+        let settled = self.settled.upto();
+        Told { settled, released: self.released.upto().min(settled) }
+    }
+
+    fn missing_in(&self, frontier: &Frontier) -> u64 {
+        self.top - frontier.upto() - frontier.beyond() - self.lost.len() as u64
     }
 }

@@ -1,22 +1,39 @@
 //! A sender's side of a link to one peer.
+//!
+//! ```text
+//!        unkept      │    kept: settled     │   kept: unsettled    │
+//!   ─────────────────┼──────────────────────┼───────────┬──────────┼──▶ numbers
+//!    in a state, and │ in a state           │ on a wire │ waits    │
+//!    the bytes gone  first                  settled     cursor     end
+//! ```
+//!
+//! What is owed for a batch comes in two parts: `S` when it is settled, `R` when it is released.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 
 use super::{
-    Frame, Hello, ProtocolError, Welcome, cost,
+    Frame, HELD_BYTES_MAX, Hello, ProtocolError, Welcome, cost,
     frame::{VERSION, VERSION_OLDEST},
 };
 
-/// Batches for one receiving peer, each kept with its `T` (whose it is) until the peer has settled it.
+/// Batches for one receiving peer. Each is kept with what is owed for it until no state of the peer holds it: a peer that
+/// dies takes its state with it, and the next one gets it all again. Of a state that holds on to much for long only the
+/// newest [`HELD_BYTES_MAX`] are kept; for the rest the source alone can bring them again.
 #[derive(Debug)]
-pub struct Sending<T> {
+pub struct Sending<S, R> {
     session: u128,
-    /// Not acknowledged, the oldest first; the oldest is number `acknowledged`.
-    kept: VecDeque<Kept<T>>,
-    acknowledged: u64,
-    kept_bytes: u64,
+    /// Not released, the oldest first; the oldest is number `first`.
+    kept: VecDeque<Kept<S, R>>,
+    first: u64,
+    settled: u64,
+    released: u64,
+    unsettled_bytes: u64,
+    /// What the batches cost that are settled, and kept.
+    held_bytes: u64,
+    /// Owed for batches before `first`, each for those before a number.
+    unkept: VecDeque<(u64, R)>,
     /// Batches before this were on a wire at least once.
     sent: u64,
     /// The receiver that numbers are agreed with.
@@ -25,10 +42,32 @@ pub struct Sending<T> {
     resent: u64,
 }
 
+/// What is owed when batches are released, of which several can be held as one.
+pub trait Held {
+    /// Holds what `later` holds too.
+    fn join(&mut self, later: Self);
+}
+
+/// A batch, what is owed when it is settled unless that has been, and what is owed when it is released.
 #[derive(Debug)]
-struct Kept<T> {
-    events: Bytes,
-    token: T,
+pub struct Kept<S, R> {
+    /// The batch, as [`sidestream_event::frame`] writes it.
+    pub events: Bytes,
+    /// None once it was settled.
+    pub settle: Option<S>,
+    /// Owed until it is released.
+    pub release: R,
+}
+
+/// What is owed no longer.
+#[derive(Debug)]
+pub struct Done<S, R> {
+    /// Of batches that were settled.
+    pub settled: Vec<S>,
+    /// Of batches that were released.
+    pub released: Vec<R>,
+    /// Of batches that died with a peer's state and are no longer kept.
+    pub lost: Vec<R>,
 }
 
 /// The connection that is open.
@@ -42,14 +81,18 @@ struct Wire {
     bye: bool,
 }
 
-impl<T> Sending<T> {
+impl<S, R: Held> Sending<S, R> {
     /// A link of a sender that calls itself `session`, which nobody else does.
     pub fn new(session: u128) -> Self {
         Self {
             session,
             kept: VecDeque::new(),
-            acknowledged: 0,
-            kept_bytes: 0,
+            first: 0,
+            settled: 0,
+            released: 0,
+            unsettled_bytes: 0,
+            held_bytes: 0,
+            unkept: VecDeque::new(),
             sent: 0,
             peer: None,
             wire: None,
@@ -58,9 +101,9 @@ impl<T> Sending<T> {
     }
 
     /// Adds a batch; it goes when the connection is open and the peer has granted room.
-    pub fn push(&mut self, events: Bytes, token: T) {
-        self.kept_bytes += cost(events.len());
-        self.kept.push_back(Kept { events, token });
+    pub fn push(&mut self, batch: Kept<S, R>) {
+        self.unsettled_bytes += cost(batch.events.len());
+        self.kept.push_back(batch);
     }
 
     /// What a new connection says first. The one that is open, if any, goes on meanwhile.
@@ -68,44 +111,66 @@ impl<T> Sending<T> {
         Frame::Hello(Hello {
             version: VERSION,
             session: self.session,
-            first: self.acknowledged,
+            first: self.first,
             pipeline: pipeline.to_owned(),
             edge: edge.to_owned(),
         })
     }
 
-    /// The peer opened a new connection: it takes the place of the one before. What it has settled goes to `done`.
-    pub fn open(&mut self, welcome: &Welcome, done: &mut Vec<T>) -> Result<(), ProtocolError> {
-        if !(VERSION_OLDEST..=VERSION).contains(&welcome.version) {
+    /// The peer opened a new connection: it takes the place of the one before.
+    pub fn open(&mut self, welcome: &Welcome, done: &mut Done<S, R>) -> Result<(), ProtocolError> {
+        let &Welcome { version, session, next, settled, released, credit, .. } = welcome;
+        if !(VERSION_OLDEST..=VERSION).contains(&version) {
             return Err(ProtocolError::Unexpected { what: "a welcome in another version" });
         }
-        let end = self.acknowledged + self.kept.len() as u64;
-        if welcome.next < self.acknowledged || welcome.next > end {
-            return Err(ProtocolError::Impossible { claimed: welcome.next });
+        if next < self.first || next > self.end() {
+            return Err(ProtocolError::Impossible { claimed: next });
         }
-        if welcome.settled > welcome.next {
-            return Err(ProtocolError::Impossible { claimed: welcome.settled });
+        if settled < self.first || settled > next {
+            return Err(ProtocolError::Impossible { claimed: settled });
         }
-        self.let_go(welcome.settled.max(self.acknowledged), done);
-        self.peer = Some(welcome.session);
-        self.resent += self.sent.saturating_sub(welcome.next);
-        self.wire = Some(Wire { cursor: welcome.next, sent_bytes: 0, credit: welcome.credit, bye: false });
+        if released > settled {
+            return Err(ProtocolError::Impossible { claimed: released });
+        }
+        if self.peer.replace(session).is_some_and(|before| before != session) {
+            done.lost.extend(self.unkept.drain(..).map(|(_, held)| held));
+            self.released = self.first;
+        }
+        // What the one before had settled, its successor has not.
+        while self.settled > settled {
+            self.settled -= 1;
+            let bytes = cost(self.kept[(self.settled - self.first) as usize].events.len());
+            self.held_bytes -= bytes;
+            self.unsettled_bytes += bytes;
+        }
+        self.advance(settled, released, done);
+        self.resent += self.sent.saturating_sub(next);
+        self.wire = Some(Wire { cursor: next, sent_bytes: 0, credit, bye: false });
         Ok(())
     }
 
-    /// The connection is gone. What is not acknowledged is kept.
+    /// The connection is gone. What is not released is kept.
     pub fn close(&mut self) {
         self.wire = None;
     }
 
-    /// Takes an acknowledgement: what the peer has settled goes to `done`.
-    pub fn acknowledge(&mut self, settled: u64, credit: u64, done: &mut Vec<T>) -> Result<(), ProtocolError> {
+    /// Takes an acknowledgement.
+    pub fn acknowledge(
+        &mut self,
+        settled: u64,
+        released: u64,
+        credit: u64,
+        done: &mut Done<S, R>,
+    ) -> Result<(), ProtocolError> {
         let wire = self.wire.as_mut().ok_or(ProtocolError::Unexpected { what: "an acknowledgement" })?;
-        if settled < self.acknowledged || settled > wire.cursor {
+        if settled < self.settled || settled > wire.cursor {
             return Err(ProtocolError::Impossible { claimed: settled });
         }
+        if released > settled {
+            return Err(ProtocolError::Impossible { claimed: released });
+        }
         wire.credit = wire.credit.max(credit);
-        self.let_go(settled, done);
+        self.advance(settled, released, done);
         Ok(())
     }
 
@@ -121,7 +186,7 @@ impl<T> Sending<T> {
         let Some(wire) = &mut self.wire else { return false };
         let before = wire.cursor;
         while out.len() < bytes && !wire.bye {
-            let Some(next) = self.kept.get((wire.cursor - self.acknowledged) as usize) else { break };
+            let Some(next) = self.kept.get((wire.cursor - self.first) as usize) else { break };
             if wire.sent_bytes + cost(next.events.len()) > wire.credit {
                 break;
             }
@@ -133,13 +198,15 @@ impl<T> Sending<T> {
         wire.cursor > before
     }
 
-    /// Takes out everything that is not acknowledged, to be sent to another peer: this one will not come again.
-    pub fn take_kept(&mut self) -> impl Iterator<Item = (Bytes, T)> + '_ {
-        self.acknowledged += self.kept.len() as u64;
-        self.sent = self.acknowledged;
-        self.kept_bytes = 0;
+    /// Takes out everything that is kept, to be sent to another peer, whose state has nothing of it: this one will not come
+    /// again. What was in its state and is not kept goes to `lost`.
+    pub fn take_kept(&mut self, lost: &mut Vec<R>) -> impl Iterator<Item = Kept<S, R>> + '_ {
+        lost.extend(self.unkept.drain(..).map(|(_, held)| held));
+        self.first = self.end();
+        (self.settled, self.released, self.sent) = (self.first, self.first, self.first);
+        (self.unsettled_bytes, self.held_bytes) = (0, 0);
         self.wire = None;
-        self.kept.drain(..).map(|kept| (kept.events, kept.token))
+        self.kept.drain(..)
     }
 
     /// Whether a connection is open and its receiver stays.
@@ -152,14 +219,29 @@ impl<T> Sending<T> {
         self.wire.as_ref().is_some_and(|wire| wire.bye)
     }
 
-    /// Batches that are not acknowledged.
-    pub fn kept(&self) -> usize {
-        self.kept.len()
+    /// Whether a connection is open.
+    pub fn is_connected(&self) -> bool {
+        self.wire.is_some()
     }
 
-    /// What the batches cost that are not acknowledged.
-    pub fn kept_bytes(&self) -> u64 {
-        self.kept_bytes
+    /// Whether nothing is unsettled or unreleased.
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty() && self.unkept.is_empty()
+    }
+
+    /// Batches that are not settled.
+    pub fn unsettled(&self) -> u64 {
+        self.end() - self.settled
+    }
+
+    /// What the batches cost that are not settled.
+    pub fn unsettled_bytes(&self) -> u64 {
+        self.unsettled_bytes
+    }
+
+    /// Batches that are settled, and that a state of the peer still holds.
+    pub fn unreleased(&self) -> u64 {
+        self.settled - self.released
     }
 
     /// Bytes that the peer would take now beyond what was sent.
@@ -177,13 +259,67 @@ impl<T> Sending<T> {
         self.resent
     }
 
-    fn let_go(&mut self, settled: u64, done: &mut Vec<T>) {
-        while self.acknowledged < settled
-            && let Some(kept) = self.kept.pop_front()
-        {
-            self.kept_bytes -= cost(kept.events.len());
-            self.acknowledged += 1;
-            done.push(kept.token);
+    fn end(&self) -> u64 {
+        self.first + self.kept.len() as u64
+    }
+
+    fn advance(&mut self, settled: u64, released: u64, done: &mut Done<S, R>) {
+        while self.settled < settled {
+            let batch = &mut self.kept[(self.settled - self.first) as usize];
+            let bytes = cost(batch.events.len());
+            done.settled.extend(batch.settle.take());
+            self.unsettled_bytes -= bytes;
+            self.held_bytes += bytes;
+            self.settled += 1;
+        }
+        self.released = self.released.max(released);
+        while self.first < released {
+            done.released.extend(self.let_go());
+        }
+        while self.unkept.front().is_some_and(|(before, _)| *before <= released) {
+            done.released.extend(self.unkept.pop_front().map(|(_, held)| held));
+        }
+        while self.held_bytes > HELD_BYTES_MAX {
+            let held = self.let_go();
+            self.unkept.extend(held.map(|held| (self.first, held)));
+        }
+        if self.unkept.len() > UNKEPT_MAX {
+            self.thin_out();
+        }
+    }
+
+    /// Lets go of the oldest, which is settled.
+    fn let_go(&mut self) -> Option<R> {
+        let batch = self.kept.pop_front()?;
+        self.held_bytes -= cost(batch.events.len());
+        self.first += 1;
+        Some(batch.release)
+    }
+
+    /// Holds neighbours as one, in even steps: the position of a source then moves in longer ones.
+    fn thin_out(&mut self) {
+        let step = (self.first - self.released) / (UNKEPT_MAX as u64 / 4);
+        let mut begin = self.released;
+        for (upto, held) in std::mem::take(&mut self.unkept) {
+            match self.unkept.back_mut() {
+                Some((before, own)) if upto - begin <= step => {
+                    own.join(held);
+                    *before = upto;
+                }
+                last => {
+                    begin = last.map_or(begin, |(before, _)| *before);
+                    self.unkept.push_back((upto, held));
+                }
+            }
         }
     }
 }
+
+impl<S, R> Default for Done<S, R> {
+    fn default() -> Self {
+        Done { settled: Vec::new(), released: Vec::new(), lost: Vec::new() }
+    }
+}
+
+/// Beyond this many they are thinned out.
+const UNKEPT_MAX: usize = 1024;

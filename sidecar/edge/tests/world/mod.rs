@@ -12,7 +12,6 @@ use sidestream_event::{Batch, Event, Mark, Settle, Settled, Span, Value};
 use sidestream_host::Clock;
 use sidestream_trust::{Authority, Credentials, Identity, SpiffeId};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::watch,
 };
@@ -54,19 +53,47 @@ impl World {
     }
 
     pub(crate) async fn process_as(&self, identity: Identity) -> Peering {
+        self.process_on("", identity).await
+    }
+
+    /// A process on a machine.
+    pub(crate) async fn process_on(&self, node: &str, identity: Identity) -> Peering {
         Peering::start(PeeringConfig {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             identity,
             resolver: self.dns.clone(),
             clock: self.clock.clone(),
+            node: node.to_owned(),
         })
         .await
         .unwrap()
     }
 }
 
+/// What is owed for nothing.
+#[derive(Debug)]
+pub(crate) struct Nothing;
+
+impl sidestream_edge::link::Held for Nothing {
+    fn join(&mut self, _: Nothing) {}
+}
+
+/// Two processes, and DNS that knows where the second is.
+pub(crate) async fn app_and_hub() -> (World, Peering, Peering) {
+    let world = world();
+    let (app, hub) = (world.process("app").await, world.process("hub").await);
+    world.dns.set(SERVICE, [hub.address()]);
+    (world, app, hub)
+}
+
 pub(crate) fn send(process: &Peering, to: &str) -> EdgeSender {
-    process.send_to(Target { name: edge(), service: SERVICE.into(), identity: id(to) })
+    process.send_to(Target { name: edge(), service: SERVICE.into(), identity: id(to), slots: None })
+}
+
+/// Sends a batch as a sink does: delivered, it has ended well.
+pub(crate) async fn finish(sender: &mut EdgeSender, mut batch: Batch) {
+    assert!(sender.send(&batch).await.is_empty());
+    batch.finish();
 }
 
 pub(crate) fn receive(process: &Peering, from: &str) -> EdgeReceiver {
@@ -77,6 +104,7 @@ pub(crate) fn receive(process: &Peering, from: &str) -> EdgeReceiver {
 #[derive(Default)]
 pub(crate) struct Source {
     settled: Mutex<Vec<u64>>,
+    released: Mutex<Vec<u64>>,
     dropped: Mutex<u32>,
 }
 
@@ -85,7 +113,9 @@ impl Settle for Source {
         *self.dropped.lock().unwrap() += settled.dropped;
         self.settled.lock().unwrap().push(settled.span.first);
     }
-    fn released(&self, _: Span) {}
+    fn released(&self, span: Span) {
+        self.released.lock().unwrap().push(span.first);
+    }
 }
 
 impl Source {
@@ -106,6 +136,13 @@ impl Source {
 
     pub(crate) fn settled(&self) -> usize {
         self.settled.lock().unwrap().len()
+    }
+
+    /// The first events of the batches that need no replay, in order.
+    pub(crate) fn released(&self) -> Vec<u64> {
+        let mut released = self.released.lock().unwrap().clone();
+        released.sort_unstable();
+        released
     }
 }
 
@@ -131,7 +168,7 @@ impl Seen {
                 let mut batch = Batch::default();
                 arrived.read_into(&mut batch).unwrap();
                 seen.0.lock().unwrap().extend(numbers(&batch));
-                arrived.taken().settle();
+                arrived.taken().release();
             }
         })
     }
@@ -180,14 +217,4 @@ impl Proxy {
     pub(crate) fn cut(&self) {
         self.cuts.send_modify(|cuts| *cuts += 1);
     }
-}
-
-/// Sends bytes that are no TLS and gives what comes back before the end.
-pub(crate) async fn shout(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    // The other end may close before it has read everything.
-    let _ = stream.write_all(bytes).await;
-    let mut answer = Vec::new();
-    let _ = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await;
-    answer
 }

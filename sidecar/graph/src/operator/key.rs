@@ -65,6 +65,25 @@ impl Key {
     }
 }
 
+/// The hash of the key of an event, as stages have it that bring the events of a key together: for whoever sends them there.
+pub struct KeyHash(Key);
+
+impl KeyHash {
+    /// Of the key that `by` says; with none, all events have the same.
+    ///
+    /// # Errors
+    /// Where the expression does not compile.
+    pub fn new(by: Option<&Expression>) -> Result<KeyHash, BuildError> {
+        Key::new(by, &Type::Dyn).map(KeyHash)
+    }
+
+    /// The same in every process, and for equal keys. An event whose key cannot be told has that of no key: the stage that
+    /// it comes to will say so.
+    pub fn of(&mut self, event: &Event) -> u64 {
+        self.0.read(event).map_or(stable_hash(""), |(identity, _)| stable_hash(identity))
+    }
+}
+
 /// The value of a key as `meta.key` says it: text as it is, everything else as JSON.
 pub(super) fn shown(value: &Value) -> Text {
     match value {
@@ -220,6 +239,16 @@ mod tests {
         assert_eq!(shown(&Value::from("/cart")), "/cart");
         assert_eq!(shown(&Value::from(3)), "3");
         assert_eq!(shown(&Value::from(true)), "true");
+    }
+
+    #[test]
+    fn equal_keys_have_the_same_hash_and_an_event_without_one_has_that_of_no_key() {
+        let mut hash = KeyHash::new(Some(&"event.k".into())).unwrap();
+        let mut of = |value: Value| hash.of(&Event::new([("k", value)].into_iter().collect::<Value>()));
+        assert_eq!(of(Value::Int(1)), of(Value::Float(1.0)));
+        assert_ne!(of(Value::Int(1)), of("1".into()));
+        assert_eq!(of("x".repeat(KEY_BYTES_MAX + 1).into()), stable_hash(""));
+        assert_eq!(KeyHash::new(None).unwrap().of(&Event::new(7)), stable_hash(""));
     }
 
     #[test]

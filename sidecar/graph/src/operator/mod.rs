@@ -30,6 +30,7 @@ mod unset;
 mod window;
 
 pub use build::{BuildError, build};
+pub use key::KeyHash;
 
 /// How many keys an operator remembers where its settings do not say: with keys of a few tens of bytes, some tens of MiB.
 const KEYS_MAX: usize = 100_000;
