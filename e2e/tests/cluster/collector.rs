@@ -2,6 +2,7 @@
 //! `sequence`.
 
 use std::{
+    collections::HashMap,
     env,
     io::{BufRead, BufReader, Write},
     net::{TcpListener, TcpStream},
@@ -11,13 +12,20 @@ use std::{
 
 use serde_json::Value;
 
-/// How often each event came, by its number.
-type Times = Arc<Mutex<Vec<u32>>>;
-
 pub(crate) struct Collector {
     /// Where a webhook sends to.
     pub(crate) url: String,
-    times: Times,
+    came: Arc<Mutex<Came>>,
+}
+
+#[derive(Default)]
+struct Came {
+    /// How often each event did, by its number.
+    times: Vec<u32>,
+    /// The last number of each key.
+    last: HashMap<String, usize>,
+    /// Events that came for the first time, behind a later one of their key.
+    late: Vec<usize>,
 }
 
 /// What became of the first events of a generator.
@@ -26,6 +34,8 @@ pub(crate) struct Account {
     pub(crate) arrived: usize,
     pub(crate) lost: usize,
     pub(crate) repeated: usize,
+    /// Of all events that came, those that came for the first time behind a later one of their key.
+    pub(crate) reordered: usize,
 }
 
 impl Collector {
@@ -37,43 +47,59 @@ impl Collector {
         };
         let listener = TcpListener::bind((host.as_str(), 0)).expect("a free port");
         let url = format!("http://{}/events", listener.local_addr().expect("a bound port"));
-        let times = Times::default();
-        let kept = times.clone();
+        let came = Arc::<Mutex<Came>>::default();
+        let kept = came.clone();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let kept = kept.clone();
                 thread::spawn(move || serve(stream, &kept));
             }
         });
-        Some(Collector { url, times })
+        Some(Collector { url, came })
     }
 
     /// What became of the first `count` events.
     pub(crate) fn account(&self, count: usize) -> Account {
-        let times = self.times.lock().expect("nobody panics with it");
-        let of_first = (0..count).map(|number| times.get(number).copied().unwrap_or(0));
-        of_first.fold(Account::default(), |account, times| Account {
+        let came = self.came.lock().expect("nobody panics with it");
+        let of_first = (0..count).map(|number| came.times.get(number).copied().unwrap_or(0));
+        let account = Account { reordered: came.late.len(), ..Account::default() };
+        of_first.fold(account, |account, times| Account {
             arrived: account.arrived + usize::from(times > 0),
             lost: account.lost + usize::from(times == 0),
             repeated: account.repeated + times.saturating_sub(1) as usize,
+            ..account
         })
     }
 }
 
+impl Came {
+    fn note(&mut self, number: usize, key: &str) {
+        let length = self.times.len().max(number + 1);
+        self.times.resize(length, 0);
+        self.times[number] += 1;
+        match self.last.get_mut(key) {
+            Some(last) if *last > number && self.times[number] == 1 => self.late.push(number),
+            Some(last) => *last = number.max(*last),
+            None => {
+                self.last.insert(key.to_owned(), number);
+            }
+        }
+    }
+}
+
 /// Answers requests until the peer has no more.
-fn serve(stream: TcpStream, times: &Times) -> Option<()> {
+fn serve(stream: TcpStream, came: &Mutex<Came>) -> Option<()> {
     let mut reader = BufReader::new(stream.try_clone().ok()?);
     let mut stream = stream;
     loop {
         let events: Vec<Value> = serde_json::from_slice(&read_body(&mut reader)?).ok()?;
-        let mut times = times.lock().expect("nobody panics with it");
-        for number in events.iter().filter_map(|event| event["sequence"].as_u64()) {
-            let number = usize::try_from(number).ok()?;
-            let length = times.len().max(number + 1);
-            times.resize(length, 0);
-            times[number] += 1;
+        let mut came = came.lock().expect("nobody panics with it");
+        for event in &events {
+            if let (Some(number), Some(key)) = (event["sequence"].as_u64(), event["key"].as_str()) {
+                came.note(usize::try_from(number).ok()?, key);
+            }
         }
-        drop(times);
+        drop(came);
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").ok()?;
     }
 }

@@ -11,49 +11,61 @@ use crate::{
 
 /// Events a second: few enough for programs that are not optimised on a machine that builds something else beside.
 const RATE: usize = 500;
-const SECONDS: usize = 20;
-pub(crate) const COUNT: usize = RATE * SECONDS;
+/// How many events there are, unless somebody asks for more time.
+pub(crate) const COUNT: usize = 20 * RATE;
 
 pub(crate) struct Flow {
     pub(crate) shop: Namespace,
+    /// How many events there are.
+    pub(crate) count: usize,
     collector: Collector,
 }
 
 impl Flow {
     /// Events arrive, and will for some seconds. `None` where pods do not reach this machine.
     pub(crate) fn start(make: fn(&str) -> Namespace, name: &str) -> Option<Flow> {
+        Flow::lasting(COUNT / RATE, make, name)
+    }
+
+    /// As [`Flow::start`], with events for so many seconds.
+    pub(crate) fn lasting(seconds: usize, make: fn(&str) -> Namespace, name: &str) -> Option<Flow> {
         let collector = Collector::listen()?;
-        let flow = Flow { shop: make(name), collector };
-        flow.shop.apply(&pipeline(&flow.collector.url));
+        let flow = Flow { shop: make(name), count: seconds * RATE, collector };
+        flow.shop.apply(&flow.pipeline(""));
         flow.shop.wait_ready("flow");
         flow.goes_on();
         Some(flow)
     }
 
+    /// Applies the pipeline with one more stage in the receiving sidecar, a line of YAML.
+    pub(crate) fn change(&self, stage: &str) {
+        self.shop.apply(&self.pipeline(stage));
+    }
+
     /// Waits until more events have arrived than have now.
     pub(crate) fn goes_on(&self) {
-        let before = self.collector.account(COUNT).arrived;
-        eventually("events arrive", SOON, || match self.collector.account(COUNT).arrived {
-            after if after > before || after == COUNT => Ok(()),
+        let before = self.collector.account(self.count).arrived;
+        eventually("events arrive", SOON, || match self.collector.account(self.count).arrived {
+            after if after > before || after == self.count => Ok(()),
             after => Err(format!("{after} have")),
         });
     }
 
     /// What became of all events; none of them may be lost.
     pub(crate) fn all_arrive(&self) -> Account {
-        let limit = Duration::from_secs(SECONDS as u64) + SOON;
-        let account = eventually("every event arrives", limit, || match self.collector.account(COUNT) {
+        let limit = Duration::from_secs((self.count / RATE) as u64) + SOON;
+        let account = eventually("every event arrives", limit, || match self.collector.account(self.count) {
             account if account.lost == 0 => Ok(account),
             account => Err(format!("{account:?}")),
         });
         println!("{account:?}");
         account
     }
-}
 
-fn pipeline(url: &str) -> String {
-    format!(
-        "
+    fn pipeline(&self, stage: &str) -> String {
+        let (url, count) = (&self.collector.url, self.count);
+        format!(
+            "
 apiVersion: sidestream.dev/v1alpha1
 kind: Pipeline
 metadata: {{name: flow}}
@@ -62,11 +74,13 @@ spec:
   - {{name: field, workload: {{}}}}
   - {{name: hub, workload: {{}}}}
   stages:
-  - {{name: numbers, sidecar: field, source: {{generator: {{rate: {RATE}, count: {COUNT}}}}}}}
+  - {{name: numbers, sidecar: field, source: {{generator: {{rate: {RATE}, count: {count}, keys: 8}}}}}}
+  {stage}
   - name: send
     sidecar: hub
     sink: {{webhook: {{url: \"{url}\"}}}}
     onError: {{retry: {{limit: 1000, initial: 100ms, max: 1s}}}}
 "
-    )
+        )
+    }
 }

@@ -1,23 +1,41 @@
 //! The API server stands still.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::PathBuf,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
-use crate::{flow::Flow, world::Namespace};
+use sidestream_e2e::eventually;
+
+use crate::{
+    flow::Flow,
+    world::{Namespace, SOON},
+};
+
+/// How long it does.
+const STANDSTILL: Duration = Duration::from_secs(120);
 
 #[test]
 #[ignore = "needs a cluster: make e2e"]
-fn a_killed_sidecar_container_starts_again_while_the_api_server_stands_still() {
-    let Some(flow) = Flow::start(Namespace::alone, "e2e-no-api") else { return };
+fn a_sidecar_container_that_is_killed_again_and_again_while_the_api_server_stands_still_loses_nothing() {
+    let Some(flow) = Flow::lasting(150, Namespace::alone, "e2e-no-api") else { return };
     let hub = flow.shop.pods("flow", "hub").remove(0);
-    let stopped = Stopped::new(the_process(|process| {
-        process.says("cmdline", "kube-apiserver\0--etcd-servers\0http://127.0.0.1:2379")
-    }));
-    flow.goes_on();
-    let sidecar = the_process(|process| {
+    let api_server =
+        |process: &Process| process.says("cmdline", "kube-apiserver\0--etcd-servers\0http://127.0.0.1:2379");
+    let sidecar = |process: &Process| {
         process.says("cmdline", "/sidestream-sidecar")
             && process.says("environ", &format!("POD_NAME={hub}\0"))
-    });
-    signal("KILL", sidecar);
+    };
+    let (stopped, begun) = (Stopped::new(the_process(api_server)), Instant::now());
+    flow.goes_on();
+    for _ in 0..3 {
+        signal("KILL", the_process(sidecar));
+        flow.goes_on();
+    }
+    thread::sleep(STANDSTILL.saturating_sub(begun.elapsed()));
     flow.goes_on();
     drop(stopped);
     flow.shop.wait_ready("flow");
@@ -54,13 +72,15 @@ impl Process {
     }
 }
 
-/// The one process that `is` says yes to. Nodes are namespaces of this machine, so what runs in them is seen here.
+/// The one process that `is` says yes to, once there is one. Nodes are namespaces of this machine, so what runs in them is
+/// seen here.
 fn the_process(is: impl Fn(&Process) -> bool) -> u32 {
-    let processes = fs::read_dir("/proc").expect("/proc").flatten();
-    let numbered =
-        processes.filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path())));
-    let found: Vec<u32> =
-        numbered.filter(|(_, path)| is(&Process(path.clone()))).map(|(number, _)| number).collect();
-    assert_eq!(found.len(), 1, "processes: {found:?}");
-    found[0]
+    eventually("there is one process", SOON, || {
+        let processes = fs::read_dir("/proc").expect("/proc").flatten();
+        let numbered =
+            processes.filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path())));
+        let found: Vec<u32> =
+            numbered.filter(|(_, path)| is(&Process(path.clone()))).map(|(number, _)| number).collect();
+        if let [one] = found[..] { Ok(one) } else { Err(format!("{found:?}")) }
+    })
 }
