@@ -2,11 +2,26 @@
 
 mod world;
 
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
 use k8s_openapi::ByteString;
+use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use serde_json::{Value, json};
 use sidestream_desired::Facts;
-use sidestream_operator::{control::Connected, metrics::Metrics, webhook::Injector};
+use sidestream_host::Clock;
+use sidestream_operator::{
+    control::Connected,
+    metrics::Metrics,
+    trust::{Roots, own_identity},
+    webhook::{Injector, serve},
+};
 use sidestream_plan::{Kind, Plan, Source, stage::Account};
+use sidestream_trust::{Anchors, SpiffeId};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::TlsConnector;
 use world::{Death, HELLO, Operator, Server};
 
 const OWN_NAMESPACE: &str = "sidestream-system";
@@ -103,6 +118,50 @@ async fn an_api_server_that_does_not_answer_keeps_no_pod_from_its_sidecar() {
     let response = reviewed(&server, "shop", &pod()).await;
     assert!(response["allowed"] == true && response["patch"].is_string(), "{response}");
     assert!(response["warnings"][0].as_str().unwrap().contains("no Secrets"), "{response}");
+}
+
+/// What the API server gets who asks at `address`, trusting `anchors` and going by the Service's name.
+async fn ask(address: SocketAddr, anchors: &Anchors, review: &Value) -> std::io::Result<Value> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(anchors.certificates().iter().cloned());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_root_certificates(roots).with_no_client_auth();
+    let name = ServerName::try_from("sidestream-operator.sidestream-system.svc").unwrap();
+    let socket = TcpStream::connect(address).await?;
+    let mut stream = TlsConnector::from(Arc::new(config)).connect(name, socket).await?;
+    let body = review.to_string();
+    let head =
+        "POST /mutate HTTP/1.1\r\nhost: operator\r\ncontent-type: application/json\r\nconnection: close";
+    let request = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    // Whoever closes a connection without a farewell has still answered.
+    let _ = stream.read_to_end(&mut answer).await;
+    let answer = String::from_utf8(answer).unwrap();
+    Ok(serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap())
+}
+
+#[tokio::test]
+async fn the_api_server_is_answered_with_a_certificate_of_the_roots_of_the_moment() {
+    let clock = Clock::machine();
+    let id = SpiffeId::of_service_account("cluster.local", OWN_NAMESPACE, "sidestream-operator").unwrap();
+    let names = ["sidestream-operator.sidestream-system.svc".to_owned()];
+    let hour = Duration::from_secs(3600);
+    let [old, new] = [(); 2].map(|()| Roots::create("cluster.local", &clock).unwrap());
+    let identity = own_identity(&old, &id, &names, hour, &clock).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = serve(listener, identity.clone(), injector(&Server::default()), std::future::pending());
+    tokio::spawn(serving);
+
+    let review = json!({"request": {"uid": "7", "namespace": "shop", "object": pod()}});
+    let answer = ask(address, &old.anchors, &review).await.unwrap();
+    assert_eq!(answer["response"]["uid"], "7");
+    assert!(ask(address, &new.anchors, &review).await.is_err(), "who trusts others");
+    let renewed = own_identity(&new, &id, &names, hour, &clock).unwrap().credentials();
+    identity.replace(Arc::into_inner(renewed).expect("nobody else has it"));
+    assert!(ask(address, &new.anchors, &review).await.is_ok());
 }
 
 const ORDERS: &str = "

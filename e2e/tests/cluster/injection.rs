@@ -145,6 +145,24 @@ spec:
     )
 }
 
+#[test]
+#[ignore = "needs a cluster: make e2e"]
+fn a_job_ends_when_its_own_container_has_and_everything_of_its_sidecar_is_delivered() {
+    if env::var("SIDESTREAM_E2E_HOST").is_err() {
+        println!("skipped: no image of a program that ends is known on this cluster");
+        return;
+    }
+    let shop = Namespace::new("e2e-job");
+    shop.apply(&pipeline("orders").replace("name: show, sidecar: app", "name: show"));
+    let pod = deployment().split_once("  template:").expect("a template").1.to_owned();
+    let pod = pod.replace("localhost/pause:1", "localhost/kubectl:1\n        args: [version, --client]");
+    let job = "apiVersion: batch/v1\nkind: Job\nmetadata: {name: once}\nspec:\n  template:";
+    shop.apply(&format!("{job}{pod}      restartPolicy: Never\n"));
+    shop.kubectl(&["wait", "--for=condition=complete", "job/once", "--timeout=60s"]).expect("it completes");
+    let said = shop.kubectl(&["logs", "job/once", "--container=sidestream"]).expect("a log");
+    assert!(!said.contains("in_flight"), "{said}");
+}
+
 /// A program of the user's that knows nothing of us: it sleeps.
 pub(crate) fn deployment() -> String {
     let image = match env::var("SIDESTREAM_E2E_HOST") {

@@ -142,7 +142,7 @@ fn what_would_get_in_the_way_is_refused_with_its_name() {
         (pod(json!({"os": {"name": "windows"}})), Refusal::Windows),
         (ports(json!([{"containerPort": 9464}])), Refusal::Port { container: "shop".into(), port: 9464 }),
         (
-            ports(json!([{"containerPort": 7443, "protocol": "TCP"}])),
+            ports(json!([{"containerPort": 7443, "protocol": "UDP"}])),
             Refusal::Port { container: "shop".into(), port: 7443 },
         ),
         (
@@ -158,7 +158,7 @@ fn what_would_get_in_the_way_is_refused_with_its_name() {
         assert_eq!(refusal, expected);
         assert!(refusal.to_string().contains("take the label `sidestream.dev/inject` off"), "{refusal}");
     }
-    let datagrams = ports(json!([{"containerPort": 7443, "protocol": "UDP"}]));
+    let datagrams = ports(json!([{"containerPort": 9464, "protocol": "UDP"}]));
     assert!(injection(&datagrams, Secrets::new(), &facts()).is_ok());
 }
 

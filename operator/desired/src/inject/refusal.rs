@@ -7,6 +7,9 @@ use serde_json::Value;
 use super::list;
 use crate::{container::CONTAINER, ports};
 
+/// Where the sidecar listens. Edges may come by TCP and by UDP.
+const OWN_PORTS: [(i32, &[&str]); 2] = [(ports::EDGE, &["TCP", "UDP"]), (ports::METRICS, &["TCP"])];
+
 /// What is in the way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -44,12 +47,14 @@ pub(super) fn check<'a>(spec: &Value, volumes: impl Iterator<Item = &'a str>) ->
         if name == CONTAINER {
             return Err(Refusal::Name { what: "container", name: name.into() });
         }
-        let taken = list(container, "ports")
-            .filter(|port| port["protocol"].as_str().is_none_or(|protocol| protocol == "TCP"))
-            .filter_map(|port| port["containerPort"].as_i64());
-        let own = [ports::EDGE, ports::METRICS];
-        if let Some(port) = own.into_iter().find(|own| taken.clone().any(|port| port == i64::from(*own))) {
-            return Err(Refusal::Port { container: name.into(), port });
+        let is_taken = |(own, protocols): &(i32, &[&str])| {
+            list(container, "ports").any(|port| {
+                let protocol = port["protocol"].as_str().unwrap_or("TCP");
+                port["containerPort"] == *own && protocols.contains(&protocol)
+            })
+        };
+        if let Some((port, _)) = OWN_PORTS.iter().find(|own| is_taken(own)) {
+            return Err(Refusal::Port { container: name.into(), port: *port });
         }
     }
     for name in volumes {
