@@ -9,12 +9,12 @@ use std::sync::Arc;
 use sidestream_connector::{
     AsyncSink, AsyncSource, BoxFuture, BuildError, Failure, Intake, Sink, Source, Stopped, Undelivered,
 };
-use sidestream_edge::{ByPosition, EdgeName, EdgeSender, Peering, Slot, Slots, Target, Unsettled};
+use sidestream_edge::{ByPosition, EdgeName, EdgeSender, Peering, Slot, Slots, Target, Transport, Unsettled};
 use sidestream_event::{Batch, Span, frame::FrameError};
 use sidestream_graph::operator::KeyHash;
 use sidestream_plan::{
     Plan,
-    stage::{Account, EdgeSink, EdgeSlots, EdgeSource},
+    stage::{Account, EdgeSink, EdgeSlots, EdgeSource, EdgeTransport},
 };
 use sidestream_trust::SpiffeId;
 use tokio::sync::watch;
@@ -37,7 +37,11 @@ pub(crate) fn sink(stage: &EdgeSink, plan: &Plan, world: &World) -> Result<Sink,
     let name = EdgeName { pipeline: plan.pipeline.clone(), edge: stage.edge.clone() };
     let owned = stage.slots.as_ref().map(owned).transpose()?;
     let (keys, slots) = owned.map_or((None, None), |(keys, slots)| (Some(keys), Some(slots)));
-    let target = Target { name, service: stage.service.clone(), identity, slots };
+    let transport = match stage.transport {
+        EdgeTransport::Tcp => Transport::Tcp,
+        EdgeTransport::Quic => Transport::Quic,
+    };
+    let target = Target { name, service: stage.service.clone(), identity, slots, transport };
     Ok(Sink::Async(Box::new(Sends {
         peering: peering.clone(),
         target,

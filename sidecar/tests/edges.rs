@@ -171,6 +171,27 @@ fn a_reload_of_the_receiver_loses_and_repeats_nothing() {
     all_once(&seen.numbers("sequence"), 20_000);
 }
 
+#[test]
+fn events_cross_an_edge_by_quic_as_they_do_by_tcp() {
+    let (authority, dns) = authority();
+    let (app, hub) = (joined("app", &authority, &dns), joined("hub", &authority, &dns));
+    dns.set(SERVICE, [address(&hub)]);
+    let (mut registry, seen) = seen();
+    let receiving = start(&hub, receives(custom("seen")), &mut registry);
+    let to = json!({"namespace": "test", "name": "hub"});
+    let edge = json!({"edge": "tick->show", "to": to, "service": SERVICE, "transport": "quic"});
+    let settings = json!({"count": 20_000, "payload": "256"});
+    let sends = plan(
+        &[("tick", &[], generator(settings)), ("tick->show", &[0], json!({"sink": {"edge": edge}}))],
+        &[&[0]],
+    );
+    let sending = start(&app, sends, &mut Registry::default());
+    ended(&app, &sending);
+    assert!(receiving.drain(GRACE).is_complete());
+    all_once(&seen.numbers("sequence"), 20_000);
+    assert_eq!(sending.ledger().completed, 20_000);
+}
+
 /// A receiver that counts all events of a day in a window.
 fn counts() -> Plan {
     let from = json!({"namespace": "test", "name": "app"});

@@ -167,7 +167,17 @@ impl Cut<'_> {
         let receiver = &self.placement.sidecars[receiver].name;
         let to = names::account(self.namespace, self.name, receiver);
         let service = names::service(self.namespace, self.name, receiver);
-        bare(edge.clone(), priority, Kind::Sink(Sink::Edge(EdgeSink { edge, to, service, slots: None })))
+        bare(
+            edge.clone(),
+            priority,
+            Kind::Sink(Sink::Edge(EdgeSink {
+                edge,
+                to,
+                service,
+                slots: None,
+                transport: Default::default(),
+            })),
+        )
     }
 }
 

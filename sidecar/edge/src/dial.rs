@@ -2,15 +2,13 @@
 
 use std::{fmt, io, net::SocketAddr, time::Duration};
 
-use sidestream_trust::{Identity, SpiffeId, reason, server_name};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::timeout,
-};
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use sidestream_trust::{Identity, SpiffeId};
+use tokio::{net::TcpStream, time::timeout};
 
-use crate::link::{FRAME_BYTES_MAX, Frame, FrameReader, ProtocolError, Refused, Welcome};
+use crate::{
+    link::{FRAME_BYTES_MAX, Frame, FrameReader, ProtocolError, Refused, Welcome},
+    wire::{Transport, Unread, Wire, tls_reason},
+};
 
 /// Why no edge was opened.
 #[derive(Debug)]
@@ -34,13 +32,14 @@ pub enum DialError {
 
 /// A connection that is open.
 pub(crate) struct Connection {
-    pub(crate) stream: TlsStream<TcpStream>,
+    pub(crate) wire: Wire,
     pub(crate) reader: FrameReader,
 }
 
 /// Opens a connection to `expected` at `address` that says `hello`.
 pub(crate) async fn dial(
     address: SocketAddr,
+    transport: Transport,
     identity: &Identity,
     expected: &SpiffeId,
     hello: &Frame,
@@ -48,54 +47,47 @@ pub(crate) async fn dial(
     let config = identity
         .client_config(expected, &[ALPN])
         .map_err(|error| DialError::NoIdentity(error.to_string()))?;
-    let tcp = timeout(CONNECT_WITHIN, TcpStream::connect(address))
-        .await
-        .map_err(|_| DialError::Silent { at: "connect" })?
-        .map_err(DialError::Unreachable)?;
-    // Batches are written whole: waiting for more would only cost time.
-    tcp.set_nodelay(true).map_err(DialError::Unreachable)?;
-    let mut stream = timeout(HANDSHAKE_WITHIN, TlsConnector::from(config).connect(server_name(), tcp))
-        .await
-        .map_err(|_| DialError::Silent { at: "handshake" })?
-        .map_err(|error| DialError::NotTrusted(tls_reason(&error)))?;
+    let handshake = async {
+        match transport {
+            Transport::Quic => Wire::call_quic(config, address).await.map_err(not_trusted),
+            Transport::Tcp => {
+                let tcp = timeout(CONNECT_WITHIN, TcpStream::connect(address))
+                    .await
+                    .map_err(|_| DialError::Silent { at: "connect" })?
+                    .map_err(DialError::Unreachable)?;
+                Wire::call_tcp(config, tcp).await.map_err(not_trusted)
+            }
+        }
+    };
+    let mut wire =
+        timeout(HANDSHAKE_WITHIN, handshake).await.map_err(|_| DialError::Silent { at: "handshake" })??;
     let mut reader = FrameReader::new(GREETING_BYTES_MAX);
-    let frame = timeout(HANDSHAKE_WITHIN, greet(&mut stream, &mut reader, hello))
+    let frame = timeout(HANDSHAKE_WITHIN, greet(&mut wire, &mut reader, hello))
         .await
         .map_err(|_| DialError::Silent { at: "welcome" })??;
     reader.set_limit(FRAME_BYTES_MAX + FRAME_HEAD_BYTES);
     match frame {
-        Frame::Welcome(welcome) => Ok((Connection { stream, reader }, welcome)),
+        Frame::Welcome(welcome) => Ok((Connection { wire, reader }, welcome)),
         Frame::Refuse(refused) => Err(DialError::Refused(refused)),
         _ => Err(DialError::Protocol(ProtocolError::Unexpected { what: "anything but a welcome" })),
     }
 }
 
-async fn greet(
-    stream: &mut TlsStream<TcpStream>,
-    reader: &mut FrameReader,
-    hello: &Frame,
-) -> Result<Frame, DialError> {
-    let mut out = Vec::new();
-    hello.write(&mut out);
-    // The other end's verdict on our certificate comes only now, as an alert.
-    let lost = |error: io::Error| DialError::NotTrusted(tls_reason(&error));
-    stream.write_all(&out).await.map_err(lost)?;
-    stream.flush().await.map_err(lost)?;
-    loop {
-        if let Some(frame) = reader.next_frame().map_err(DialError::Protocol)? {
-            return Ok(frame);
-        }
-        if stream.read_buf(reader.buffer()).await.map_err(lost)? == 0 {
-            return Err(DialError::Unreachable(io::ErrorKind::UnexpectedEof.into()));
-        }
+/// The other end's verdict on our certificate comes only now, as an alert.
+async fn greet(wire: &mut Wire, reader: &mut FrameReader, hello: &Frame) -> Result<Frame, DialError> {
+    wire.write(hello).await.map_err(|error| not_trusted(wire.why(error)))?;
+    match wire.read(reader).await {
+        Ok(Some(frame)) => Ok(frame),
+        Ok(None) => Err(DialError::Unreachable(io::ErrorKind::UnexpectedEof.into())),
+        Err(Unread::Protocol(error)) => Err(DialError::Protocol(error)),
+        Err(Unread::Lost(error)) => Err(not_trusted(error)),
     }
 }
 
-/// Why TLS failed, as `trust` words it.
-pub(crate) fn tls_reason(error: &io::Error) -> String {
-    match error.get_ref().and_then(|own| own.downcast_ref()) {
-        Some(error) => reason(error),
-        None => error.to_string(),
+fn not_trusted(error: io::Error) -> DialError {
+    match error.kind() {
+        io::ErrorKind::TimedOut => DialError::Silent { at: "handshake" },
+        _ => DialError::NotTrusted(tls_reason(&error)),
     }
 }
 

@@ -28,6 +28,7 @@ mod sender;
 mod slots;
 mod stats;
 mod unreleased;
+mod wire;
 
 pub use dial::DialError;
 pub use discover::{Dns, Fixed, Place, Resolve, ResolveError};
@@ -37,6 +38,7 @@ pub use sender::{EdgeSender, Target};
 pub use slots::{Slot, Slots};
 pub use stats::{EdgeView, Side};
 pub use unreleased::{ByPosition, Unreleased};
+pub use wire::Transport;
 
 use std::{fmt, future::Future, pin::Pin};
 

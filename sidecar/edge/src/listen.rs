@@ -1,4 +1,4 @@
-//! The one listener of a process: every edge that it receives comes through this port.
+//! The one listener of a process: every edge that it receives comes through this port, by TCP or by QUIC.
 //!
 //! A caller proves who it is in the handshake, then names pipeline and edge. What clients can make the process hold is
 //! bounded before they have proved anything: handshakes at once, the time for each, the bytes of a hello.
@@ -11,22 +11,23 @@ use std::{
     time::Duration,
 };
 
+use quinn::Endpoint;
 use sidestream_host::{Clock, Random};
 use sidestream_trust::{Callers, Identity, Peer, SpiffeId, peer};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
-    net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, UdpSocket},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::{sleep, timeout},
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
     EdgeName, EdgeReceiver, EdgeView,
-    dial::{ALPN, FRAME_HEAD_BYTES, GREETING_BYTES_MAX, HANDSHAKE_WITHIN, tls_reason},
-    link::{FRAME_BYTES_MAX, Frame, FrameReader, Hello, ProtocolError, Refused, Taken, Welcome},
+    dial::{ALPN, FRAME_HEAD_BYTES, GREETING_BYTES_MAX, HANDSHAKE_WITHIN},
+    link::{FRAME_BYTES_MAX, Frame, FrameReader, ProtocolError, Refused, Taken, Welcome},
     peering::lock,
     receiver::{Admitted, Inlet},
+    wire::{Chain, Unread, Wire, listen_quic, tls_reason},
 };
 
 /// The listener. Its task ends when this is dropped.
@@ -67,7 +68,12 @@ enum Away {
 }
 
 impl Listener {
-    pub(crate) fn start(socket: TcpListener, identity: Identity, clock: Clock, node: String) -> Listener {
+    pub(crate) fn start(
+        (tcp, udp): (TcpListener, UdpSocket),
+        identity: Identity,
+        clock: Clock,
+        node: String,
+    ) -> io::Result<Listener> {
         let (sender, phase) = watch::channel(Phase::Open);
         let shared = Arc::new(Shared {
             identity,
@@ -78,8 +84,11 @@ impl Listener {
             random: Mutex::new(Random::from_entropy()),
             phase,
         });
-        tokio::spawn(accept(socket, shared.clone()));
-        Listener { shared, phase: sender }
+        let quic = listen_quic(udp, shared.config().map_err(|away| io::Error::other(away.words().0))?)?;
+        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        tokio::spawn(accept_tcp(tcp, shared.clone(), handshakes.clone()));
+        tokio::spawn(accept_quic(quic, shared.clone(), handshakes));
+        Ok(Listener { shared, phase: sender })
     }
 
     pub(crate) fn register(&self, name: EdgeName, allowed: Vec<SpiffeId>) -> EdgeReceiver {
@@ -123,62 +132,94 @@ impl Listener {
     }
 }
 
-async fn accept(socket: TcpListener, shared: Arc<Shared>) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+async fn accept_tcp(socket: TcpListener, shared: Arc<Shared>, handshakes: Arc<Semaphore>) {
     loop {
         let permit = handshakes.clone().acquire_owned().await.expect("it is never closed");
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
             () = shared.reached(Phase::Closing) => return,
         };
-        let (stream, address) = match accepted {
-            Ok(accepted) => accepted,
+        match accepted {
+            Ok((stream, address)) => {
+                let config = shared.config();
+                let handshake = async move { Wire::take_tcp(config?, stream).await.map_err(Away::of) };
+                tokio::spawn(receive(shared.clone(), address, permit, handshake));
+            }
             Err(error) => {
                 tracing::warn!("cannot accept an edge connection: {error}");
                 sleep(ACCEPT_REST).await;
-                continue;
             }
+        }
+    }
+}
+
+async fn accept_quic(endpoint: Endpoint, shared: Arc<Shared>, handshakes: Arc<Semaphore>) {
+    loop {
+        let permit = handshakes.clone().acquire_owned().await.expect("it is never closed");
+        let incoming = tokio::select! {
+            incoming = endpoint.accept() => incoming,
+            () = shared.reached(Phase::Closing) => None,
         };
-        let shared = shared.clone();
-        tokio::spawn(async move {
-            let served = tokio::select! {
-                served = greet(&shared, stream) => served,
-                () = shared.reached(Phase::Ended) => return,
-            };
-            drop(permit);
-            match served {
-                Ok(admitted) => serve(&shared, admitted).await,
-                Err(away) => shared.turn_away(address, &away),
+        let Some(incoming) = incoming else { return };
+        let is_busy = handshakes.available_permits() < HANDSHAKES_MAX / 2;
+        if is_busy && incoming.may_retry() {
+            // An address that nobody answers at takes no place.
+            if let Err(error) = incoming.retry() {
+                tracing::debug!("no retry was sent: {error}");
             }
-        });
+            continue;
+        }
+        let (address, config) = (incoming.remote_address(), shared.config());
+        let handshake = async move { Wire::take_quic(config?, incoming).await.map_err(Away::of) };
+        tokio::spawn(receive(shared.clone(), address, permit, handshake));
+    }
+}
+
+/// The life of a connection.
+async fn receive(
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    permit: OwnedSemaphorePermit,
+    handshake: impl Future<Output = Result<(Wire, Chain), Away>>,
+) {
+    let greeted = async {
+        let shaken = timeout(HANDSHAKE_WITHIN, handshake);
+        let (wire, chain) = shaken.await.map_err(|_| Away::Slow("handshake"))??;
+        greet(&shared, wire, chain).await
+    };
+    let greeted = tokio::select! {
+        greeted = greeted => greeted,
+        () = shared.reached(Phase::Ended) => return,
+    };
+    drop(permit);
+    match greeted {
+        Ok(guest) => serve(&shared, guest).await,
+        Err(away) => shared.turn_away(address, &away),
     }
 }
 
 /// Somebody who was let in, and the connection.
 struct Guest {
-    stream: TlsStream<TcpStream>,
+    wire: Wire,
     reader: FrameReader,
     peer: Peer,
     inlet: Arc<Inlet>,
     admitted: Admitted,
 }
 
-async fn greet(shared: &Shared, stream: TcpStream) -> Result<Guest, Away> {
-    stream.set_nodelay(true).map_err(Away::Lost)?;
-    let config = shared.identity.server_config(Callers::Proved, &[ALPN]);
-    let config = config.map_err(|error| Away::NotTrusted(error.to_string()))?;
-    let mut stream = timeout(HANDSHAKE_WITHIN, TlsAcceptor::from(config).accept(stream))
-        .await
-        .map_err(|_| Away::Slow("handshake"))?
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => Away::Nothing,
-            _ => Away::NotTrusted(tls_reason(&error)),
-        })?;
-    let peer = peer(stream.get_ref().1.peer_certificates());
-    let peer = peer.map_err(|refusal| Away::NotTrusted(refusal.to_string()))?;
+async fn greet(shared: &Shared, mut wire: Wire, chain: Chain) -> Result<Guest, Away> {
+    let peer = peer(chain.as_deref()).map_err(|refusal| Away::NotTrusted(refusal.to_string()))?;
     let mut reader = FrameReader::new(GREETING_BYTES_MAX);
-    let hello = timeout(HANDSHAKE_WITHIN, read_hello(&mut stream, &mut reader));
-    let hello = hello.await.map_err(|_| Away::Slow("hello"))??;
+    let hello = timeout(HANDSHAKE_WITHIN, wire.read(&mut reader)).await.map_err(|_| Away::Slow("hello"))?;
+    let hello = match hello {
+        Ok(Some(Frame::Hello(hello))) => hello,
+        Ok(Some(_)) => {
+            return Err(Away::Protocol(ProtocolError::Unexpected { what: "anything but a hello" }));
+        }
+        Ok(None) => return Err(Away::Nothing),
+        Err(Unread::Protocol(error)) => return Err(Away::Protocol(error)),
+        Err(Unread::Lost(error)) => return Err(Away::Lost(error)),
+    };
     reader.set_limit(FRAME_BYTES_MAX + FRAME_HEAD_BYTES);
     let name = EdgeName { pipeline: hello.pipeline.clone(), edge: hello.edge.clone() };
     let inlet = lock(&shared.inlets).get(&name).cloned();
@@ -186,47 +227,50 @@ async fn greet(shared: &Shared, stream: TcpStream) -> Result<Guest, Away> {
         let admitted = inlet.admit(&peer.id, &hello)?;
         Ok((inlet, admitted))
     });
-    let answer = match &admitted {
-        Ok((_, admitted)) => {
-            Frame::Welcome(Welcome { node: shared.node.clone(), ..admitted.welcome.clone() })
-        }
-        Err(refused) => Frame::Refuse(refused.clone()),
-    };
-    let mut out = Vec::new();
-    answer.write(&mut out);
-    stream.write_all(&out).await.map_err(Away::Lost)?;
-    stream.flush().await.map_err(Away::Lost)?;
     match admitted {
-        Ok((inlet, admitted)) => Ok(Guest { stream, reader, peer, inlet, admitted }),
+        Ok((inlet, admitted)) => {
+            let welcome = Welcome { node: shared.node.clone(), ..admitted.welcome.clone() };
+            wire.write(&Frame::Welcome(welcome)).await.map_err(Away::Lost)?;
+            Ok(Guest { wire, reader, peer, inlet, admitted })
+        }
         Err(refused) => {
-            // A close that fails is a close.
-            let _ = stream.shutdown().await;
+            wire.write(&Frame::Refuse(refused.clone())).await.map_err(Away::Lost)?;
+            // On its own, because it may take the other end a while to hear it.
+            tokio::spawn(wire.close(LINGER));
             Err(Away::Refused(peer.id, refused))
         }
     }
 }
 
-async fn read_hello(stream: &mut TlsStream<TcpStream>, reader: &mut FrameReader) -> Result<Hello, Away> {
-    loop {
-        match reader.next_frame().map_err(Away::Protocol)? {
-            Some(Frame::Hello(hello)) => return Ok(hello),
-            Some(_) => {
-                return Err(Away::Protocol(ProtocolError::Unexpected { what: "anything but a hello" }));
-            }
-            None => {}
+impl Away {
+    /// The reason, and who it was where that is proved.
+    fn words(&self) -> (String, Option<String>) {
+        match self {
+            Away::Nothing => ("nothing was said".into(), None),
+            Away::Slow(at) => (format!("no {at} in time"), None),
+            Away::NotTrusted(reason) => (format!("no trust: {reason}"), None),
+            Away::Protocol(error) => (error.to_string(), None),
+            Away::Refused(id, refused) => (refused.to_string(), Some(id.to_string())),
+            Away::Lost(error) => (format!("the connection broke: {error}"), None),
         }
-        if stream.read_buf(reader.buffer()).await.map_err(Away::Lost)? == 0 {
-            return Err(Away::Nothing);
+    }
+
+    /// A handshake failed.
+    fn of(error: io::Error) -> Away {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Away::Nothing,
+            io::ErrorKind::TimedOut => Away::Slow("handshake"),
+            _ => Away::NotTrusted(tls_reason(&error)),
         }
     }
 }
 
 /// Carries an edge until its connection ends: at the latest when the certificate that opened it does.
 async fn serve(shared: &Shared, guest: Guest) {
-    let Guest { stream, reader, peer, inlet, admitted } = guest;
+    let Guest { wire, reader, peer, inlet, admitted } = guest;
     let seconds = peer.not_after_seconds - shared.clock.wall_nanos().div_euclid(1_000_000_000);
     let expiry = sleep(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)));
-    let (read, write) = split(stream);
+    let Wire { read, write, quic: _open } = wire;
     let (pings, pinged) = watch::channel(None);
     let reason = tokio::select! {
         reason = read_frames(&inlet, &admitted, read, reader, pings) => reason,
@@ -329,20 +373,22 @@ async fn write_frames(
 }
 
 impl Shared {
+    /// How callers prove themselves, by the identity of this moment.
+    fn config(&self) -> Result<Arc<rustls::ServerConfig>, Away> {
+        let config = self.identity.server_config(Callers::Proved, &[ALPN]);
+        config.map_err(|error| Away::NotTrusted(error.to_string()))
+    }
+
     async fn reached(&self, wanted: Phase) {
         // An error means that the listener is gone, which is an end too.
         let _ = self.phase.clone().wait_for(|phase| *phase >= wanted).await;
     }
 
     fn turn_away(&self, address: SocketAddr, away: &Away) {
-        let (reason, who) = match away {
-            Away::Nothing => return,
-            Away::Slow(at) => (format!("no {at} in time"), None),
-            Away::NotTrusted(reason) => (format!("no trust: {reason}"), None),
-            Away::Protocol(error) => (error.to_string(), None),
-            Away::Refused(id, refused) => (refused.to_string(), Some(id.to_string())),
-            Away::Lost(error) => (format!("the connection broke: {error}"), None),
-        };
+        if matches!(away, Away::Nothing) {
+            return;
+        }
+        let (reason, who) = away.words();
         tracing::warn!(caller = %address, identity = who, "edge refused: {reason}");
         let mut counts = lock(&self.turned_away);
         if counts.len() < REASONS_MAX || counts.contains_key(&reason) {

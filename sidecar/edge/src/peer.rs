@@ -6,7 +6,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::{Notify, watch},
     time::{sleep, timeout},
 };
@@ -18,6 +18,7 @@ use crate::{
     owed::{Owed, Share},
     peering::lock,
     roster::Roster,
+    wire::{Wire, tls_reason},
 };
 
 /// A receiving peer, as its sender sees it.
@@ -186,7 +187,8 @@ impl Caller<'_> {
     async fn try_once(&self) -> Result<(Connection, Welcome), DialError> {
         let target = &self.sender.target;
         let hello = lock(&self.peer.link).hello(&target.name.pipeline, &target.name.edge);
-        dial(self.peer.place.address, self.sender.peering.identity(), &target.identity, &hello).await
+        let identity = self.sender.peering.identity();
+        dial(self.peer.place.address, target.transport, identity, &target.identity, &hello).await
     }
 
     async fn rest(&mut self) {
@@ -198,8 +200,8 @@ impl Caller<'_> {
 
 /// Carries batches over a connection until it ends.
 async fn carry(sender: &Roster, peer: &Peer, connection: Connection) -> End {
-    let Connection { stream, reader } = connection;
-    let (read, write) = split(stream);
+    let Connection { wire, reader } = connection;
+    let Wire { read, write, quic: _open } = wire;
     tokio::select! {
         end = read_frames(sender, peer, read, reader) => end,
         end = write_frames(sender, peer, write) => end,
@@ -260,7 +262,7 @@ async fn read_frames(
         match timeout(SILENCE, stream.read_buf(reader.buffer())).await {
             Ok(Ok(0)) => return End::Closed,
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => return End::Lost(crate::dial::tls_reason(&error)),
+            Ok(Err(error)) => return End::Lost(tls_reason(&error)),
             Err(_) => return End::Lost(format!("nothing was heard for {SILENCE:?}")),
         }
     }
@@ -291,7 +293,7 @@ async fn write_frames(sender: &Roster, peer: &Peer, mut stream: impl AsyncWrite 
         };
         match timeout(SILENCE, written).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => return End::Lost(crate::dial::tls_reason(&error)),
+            Ok(Err(error)) => return End::Lost(tls_reason(&error)),
             Err(_) => return End::Lost(format!("nothing was taken for {SILENCE:?}")),
         }
         out.clear();

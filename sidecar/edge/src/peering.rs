@@ -9,7 +9,7 @@ use std::{
 
 use sidestream_host::{Clock, Random};
 use sidestream_trust::{Identity, SpiffeId};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 
 use crate::{
     EdgeName, EdgeReceiver, EdgeSender, EdgeView, Resolve, Target, listen::Listener, roster::Roster,
@@ -17,7 +17,7 @@ use crate::{
 
 /// How a process takes part in edges.
 pub struct PeeringConfig {
-    /// Where it listens: `0.0.0.0:7443`, or port 0 for any that is free.
+    /// Where it listens, by TCP and by UDP: `0.0.0.0:7443`, or port 0 for any that is free.
     pub listen: SocketAddr,
     /// Who it is.
     pub identity: Identity,
@@ -47,10 +47,11 @@ struct Shared {
 impl Peering {
     /// Listens. Tasks run on the tokio runtime that this is called on, until the last clone and all edges are gone.
     pub async fn start(config: PeeringConfig) -> io::Result<Peering> {
-        let socket = TcpListener::bind(config.listen).await?;
-        let address = socket.local_addr()?;
+        let tcp = TcpListener::bind(config.listen).await?;
+        let address = tcp.local_addr()?;
+        let sockets = (tcp, UdpSocket::bind(address).await?);
         let node: String = config.node.chars().take(NODE_BYTES_MAX).collect();
-        let listener = Listener::start(socket, config.identity.clone(), config.clock.clone(), node.clone());
+        let listener = Listener::start(sockets, config.identity.clone(), config.clock.clone(), node.clone())?;
         let (senders, random) = (Mutex::default(), Mutex::new(Random::from_entropy()));
         let PeeringConfig { identity, resolver, clock, .. } = config;
         Ok(Peering(Arc::new(Shared { identity, resolver, clock, listener, address, node, senders, random })))

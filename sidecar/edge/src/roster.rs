@@ -161,7 +161,8 @@ impl Roster {
         let mut state = lock(&self.state);
         let is_same = self.target.name == target.name
             && self.target.service == target.service
-            && self.target.identity == target.identity;
+            && self.target.identity == target.identity
+            && self.target.transport == target.transport;
         let (Some(map), Some(next)) = (&state.map, &target.slots) else { return false };
         if !is_same || state.ended || state.abandoned {
             return false;

@@ -14,6 +14,7 @@ use crate::{
     peering::lock,
     roster::Roster,
     slots::{Slot, Slots},
+    wire::Transport,
 };
 
 /// To whom an edge leads.
@@ -27,6 +28,8 @@ pub struct Target {
     pub identity: SpiffeId,
     /// Who of them owns which events; none where any may take any.
     pub slots: Option<Slots>,
+    /// What carries it.
+    pub transport: Transport,
 }
 
 /// The sending end of an edge. Dropping it loses nothing: what it has taken is still delivered while the process lives.

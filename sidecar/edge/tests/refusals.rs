@@ -5,9 +5,13 @@ mod world;
 
 use std::{sync::Arc, time::Duration};
 
-use sidestream_edge::{EdgeName, EdgeSender, Peering, Target};
+use sidestream_edge::{EdgeName, EdgeSender, Peering, Target, Transport};
 use sidestream_trust::{Identity, SpiffeId};
 use world::{SERVICE, Seen, Source, World, edge, id, receive, send, until, world};
+
+/// What carries the edges; the tests for QUIC include this file and say otherwise.
+#[allow(dead_code, reason = "where this file is included, the root says it")]
+const TRANSPORT: Transport = Transport::Tcp;
 
 /// Sends and expects that nothing arrives, and that the listener counts a reason that holds `reason`.
 async fn is_turned_away(mut sender: EdgeSender, hub: &Peering, reason: &str) {
@@ -42,7 +46,13 @@ async fn an_edge_that_no_plan_declares() {
     let (hub, _seen, _watching) = hub_of(&world).await;
     let app = world.process("app").await;
     let name = EdgeName { pipeline: "shop/orders".into(), edge: "x->y".into() };
-    let target = Target { name, service: SERVICE.into(), identity: id("hub"), slots: None };
+    let target = Target {
+        name,
+        service: SERVICE.into(),
+        identity: id("hub"),
+        slots: None,
+        transport: crate::TRANSPORT,
+    };
     is_turned_away(app.send_to(target), &hub, "no plan that runs here has this edge").await;
 }
 

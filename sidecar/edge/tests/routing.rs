@@ -8,9 +8,13 @@ use std::{
     time::Duration,
 };
 
-use sidestream_edge::{EdgeReceiver, EdgeSender, Peering, Place, Slot, Slots, Target};
+use sidestream_edge::{EdgeReceiver, EdgeSender, Peering, Place, Slot, Slots, Target, Transport};
 use sidestream_event::{Batch, Event, Value};
 use world::{SERVICE, Seen, Source, World, edge, id, receive, send, until, world};
+
+/// What carries the edges; the tests for QUIC include this file and say otherwise.
+#[allow(dead_code, reason = "where this file is included, the root says it")]
+const TRANSPORT: Transport = Transport::Tcp;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_receiver_on_the_same_machine_gets_everything_until_it_is_busy() {
@@ -195,7 +199,13 @@ async fn write_down(mut receiver: EdgeReceiver, hub: usize, log: Log) {
 }
 
 fn target(slots: Slots) -> Target {
-    Target { name: edge(), service: SERVICE.into(), identity: id("hub"), slots: Some(slots) }
+    Target {
+        name: edge(),
+        service: SERVICE.into(),
+        identity: id("hub"),
+        slots: Some(slots),
+        transport: crate::TRANSPORT,
+    }
 }
 
 /// A sender whose slots are spread over receivers with the ordinals 0, 1 …

@@ -16,7 +16,7 @@ use forged::{Forge, GOOD, Wrong};
 use log::Log;
 use rustls::{ClientConfig, ServerConfig, crypto::aws_lc_rs, sign::SingleCertAndKey};
 use sidestream_edge::{
-    EdgeSender, Peering, Target,
+    EdgeSender, Peering, Target, Transport,
     link::{Frame, Hello, Refused, Sending, Welcome},
 };
 use sidestream_event::frame::Writer;
@@ -28,6 +28,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use world::{Seen, Source, World, edge, id, receive, until, world};
 
+const TRANSPORT: Transport = Transport::Tcp;
 const ALPN: &[&[u8]] = &[b"sidestream-edge/1"];
 
 // ---- at the listener
@@ -321,7 +322,8 @@ async fn talk(mut stream: impl AsyncRead + AsyncWrite + Unpin, bytes: &[u8]) -> 
 /// A sender that has a batch for whoever is at `address`.
 async fn send_to(world: &World, app: &Peering, case: &str, address: SocketAddr) -> EdgeSender {
     world.dns.set(case, [address]);
-    let target = Target { name: edge(), service: case.into(), identity: id("app"), slots: None };
+    let target =
+        Target { name: edge(), service: case.into(), identity: id("app"), slots: None, transport: TRANSPORT };
     let mut sender = app.send_to(target);
     let batch = Arc::new(Source::default()).batch(0, 1);
     let sent = tokio::time::timeout(Duration::from_millis(20), sender.send(&batch)).await;

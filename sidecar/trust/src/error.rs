@@ -45,7 +45,7 @@ pub enum TrustError {
 }
 
 /// Why a peer is not believed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Refusal {
     /// It showed no certificate.
     NoCertificate,
@@ -149,6 +149,13 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for TrustError {}
 impl std::error::Error for Refusal {}
+
+/// In words: this is how rustls shows a verifier's own reasons, also where only its text is passed on.
+impl fmt::Debug for Refusal {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, out)
+    }
+}
 
 impl From<Refusal> for TrustError {
     fn from(refusal: Refusal) -> Self {

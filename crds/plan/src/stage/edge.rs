@@ -39,6 +39,26 @@ pub struct EdgeSink {
     /// may take any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slots: Option<EdgeSlots>,
+    /// What carries the edge. Receivers listen for either.
+    #[serde(default, skip_serializing_if = "EdgeTransport::is_tcp")]
+    pub transport: EdgeTransport,
+}
+
+/// What carries an edge; TLS 1.3 with both ends proved in either case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum EdgeTransport {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// QUIC over UDP.
+    Quic,
+}
+
+impl EdgeTransport {
+    fn is_tcp(&self) -> bool {
+        *self == EdgeTransport::Tcp
+    }
 }
 
 /// A share of the keys for each receiver. Receivers are numbered as pods of a StatefulSet are.

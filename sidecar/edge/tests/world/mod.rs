@@ -16,6 +16,8 @@ use tokio::{
     sync::watch,
 };
 
+use crate::TRANSPORT;
+
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 pub(crate) const SERVICE: &str = "hub-spl.shop.svc";
 
@@ -87,7 +89,13 @@ pub(crate) async fn app_and_hub() -> (World, Peering, Peering) {
 }
 
 pub(crate) fn send(process: &Peering, to: &str) -> EdgeSender {
-    process.send_to(Target { name: edge(), service: SERVICE.into(), identity: id(to), slots: None })
+    process.send_to(Target {
+        name: edge(),
+        service: SERVICE.into(),
+        identity: id(to),
+        slots: None,
+        transport: TRANSPORT,
+    })
 }
 
 /// Sends a batch as a sink does: delivered, it has ended well.
