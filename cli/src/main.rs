@@ -4,6 +4,7 @@ mod arguments;
 mod files;
 mod log;
 mod output;
+mod peers;
 #[cfg(test)]
 mod reference;
 mod verb;

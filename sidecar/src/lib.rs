@@ -16,6 +16,7 @@ mod door;
 mod edge;
 mod fleet;
 mod latch;
+mod local;
 pub mod observe;
 mod pipeline;
 mod prepare;
@@ -27,6 +28,7 @@ mod world;
 
 pub use door::{Door, PushError};
 pub use fleet::Fleet;
+pub use local::{JoinError, Neighbours, Seat};
 pub use pipeline::{Drained, Pipeline, RingView, StageView};
 pub use prepare::AssembleError;
 pub use reload::{ReloadError, Reloaded};

@@ -22,6 +22,7 @@ use crate::{
     files::{Compiled, compile_all, plural},
     log::{self, LogFormat},
     output::{complain, print},
+    peers::Peers,
     watch::Watch,
 };
 
@@ -34,6 +35,8 @@ pub(crate) struct Run {
     /// Folder of secrets: the key KEY of the secret NAME is the file DIR/NAME/KEY
     #[arg(long, value_name = "DIR", value_parser = folder)]
     secrets: Option<PathBuf>,
+    #[command(flatten)]
+    peers: Peers,
     /// Where to serve /metrics, /readyz, /stages and /tap; `off` for nowhere
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9464")]
     metrics: Listen,
@@ -76,15 +79,31 @@ impl Run {
             complain(format_args!("{}; nothing was started", compiled.summary()));
             return wrong();
         }
+        let (plans, part) = match self.peers.part(&self.files) {
+            Ok(None) => (compiled.plans, None),
+            Ok(Some(part)) => (vec![part.plan.clone()], Some(part)),
+            Err(reason) => {
+                complain(format_args!("error: {reason}"));
+                return wrong();
+            }
+        };
         if self.dry_run {
-            let plans: String = compiled.plans.iter().map(|plan| text(plan) + "\n").collect();
+            let plans: String = plans.iter().map(|plan| text(plan) + "\n").collect();
             return print(format_args!("{plans}dry run: nothing was started\n"));
         }
-        let sidecar = match Sidecar::start(self.config(&compiled.plans)) {
+        let sidecar = match Sidecar::start(self.config(&plans)) {
             Ok(sidecar) => sidecar,
             Err(error) => return self.refuse(format_args!("cannot start the worker threads: {error}")),
         };
-        self.run_in(&sidecar, compiled.plans, watch)
+        let seat = match part.map(|part| self.peers.join(&part, sidecar.world())).transpose() {
+            Ok(seat) => seat.flatten(),
+            Err(error) => return self.refuse(format_args!("{error}")),
+        };
+        let code = self.run_in(&sidecar, plans, watch);
+        if let Some(seat) = seat {
+            seat.leave();
+        }
+        code
     }
 
     fn run_in(&self, sidecar: &Sidecar, plans: Vec<Plan>, mut watch: Option<Watch>) -> ExitCode {
@@ -142,7 +161,11 @@ impl Run {
         let compiled = compile_all(&self.files);
         self.report(&compiled);
         if compiled.is_ok() {
-            fleet.change_to(compiled.plans, self.grace.get());
+            match self.peers.part(&self.files) {
+                Ok(None) => drop(fleet.change_to(compiled.plans, self.grace.get())),
+                Ok(Some(part)) => drop(fleet.change_to(vec![part.plan], self.grace.get())),
+                Err(reason) => tracing::error!("{reason}; what was running goes on"),
+            }
         } else {
             tracing::error!("{}: the files are not taken, and what was running goes on", compiled.summary());
         }

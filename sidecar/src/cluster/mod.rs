@@ -27,6 +27,7 @@ pub use cache::PlanCache;
 pub use duty::Duty;
 pub use enrol::{Enrolled, enrol};
 pub use orders::{Orders, Standing, follow};
+pub(crate) use whole::write_whole;
 
 /// Where the operator is, and where this pod keeps what it hears.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Writes a file whole or not at all, also where the machine loses its power, for this user's eyes only.
-pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?.to_owned();
     name.push(".new");
     let new = path.with_file_name(name);
