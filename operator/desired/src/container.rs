@@ -45,6 +45,7 @@ pub(crate) fn variables(facts: &Facts) -> Vec<EnvVar> {
         of_pod("POD_NAME", "metadata.name"),
         of_pod("POD_NAMESPACE", "metadata.namespace"),
         of_pod("POD_IP", "status.podIP"),
+        of_pod("NODE_NAME", "spec.nodeName"),
         variable("SIDESTREAM_OPERATOR", &facts.operator),
         variable("SIDESTREAM_OPERATOR_ID", &facts.operator_id),
     ]
