@@ -69,6 +69,11 @@ fn hostile_frames_are_refused_before_memory_is_taken_for_them() {
     let mut short = FrameReader::new(100);
     short.buffer().extend_from_slice(&101u32.to_le_bytes());
     assert_eq!(short.next_frame().unwrap_err(), ProtocolError::Length { bytes: 101 });
+    // What is announced and may come is not made room for before it does.
+    let mut long = FrameReader::new(FRAME_BYTES_MAX);
+    long.buffer().extend_from_slice(&(FRAME_BYTES_MAX as u32).to_le_bytes());
+    assert_eq!(long.next_frame(), Ok(None));
+    assert!(long.buffer().capacity() <= 2 * READ_BYTES, "{} bytes", long.buffer().capacity());
 }
 
 proptest! {
