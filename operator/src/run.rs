@@ -22,6 +22,9 @@ use crate::{
     webhook::{self, Injector},
 };
 
+/// How long requests are still answered after this replica has said that it is not ready: until the cluster has heard
+/// that, they come here.
+const LINGER: Duration = Duration::from_secs(5);
 /// How long what is under way may take to end.
 const END_MAX: Duration = Duration::from_secs(10);
 
@@ -63,23 +66,23 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> Result<(
         metrics: metrics.clone(),
         own: settings.pod_name.clone(),
         concurrency: settings.concurrency,
+        rotation_dwell: settings.rotation_dwell(),
     };
 
     // What it serves.
     let (stopping, stopped) = watch::channel(false);
-    let ended = || {
-        let mut stopped = stopped.clone();
-        async move { drop(stopped.wait_for(|stopped| *stopped).await) }
-    };
+    let (closing, closed) = watch::channel(false);
+    let ended = || until(stopped.clone());
+    let answers_end = || until(closed.clone());
     let (listener, reviews) = (bind(settings.control_listen).await?, bind(settings.webhook_listen).await?);
     let certifier = Certifier::new(client.clone(), news(), lifetime, clock.clone(), metrics.clone());
     let syncer = Syncer::new(fleet.clone(), news(), leadership.clone());
     let controlled = control::serve(listener, identity.clone(), certifier, syncer, ended());
     let injector = Injector::new(client.clone(), settings.facts(), &settings.namespace, metrics.clone());
-    let reviewed = webhook::serve(reviews, identity.clone(), injector, ended());
+    let reviewed = webhook::serve(reviews, identity.clone(), injector, answers_end());
     let (serving, is_serving) = watch::channel(true);
     let health = Health { metrics, fleet: fleet.clone(), leadership: leadership.clone(), is_serving };
-    let answered = metrics::serve(settings.metrics_listen, health, ended());
+    let answered = metrics::serve(settings.metrics_listen, health, answers_end());
     tracing::info!(%id, control = %settings.control_listen, metrics = %settings.metrics_listen, "serving");
 
     let electing = tokio::spawn(elector.run(ended()));
@@ -101,14 +104,32 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> Result<(
     serving.send_replace(false);
     stopping.send_replace(true);
     let _ = leading.await;
-    let _ = timeout(END_MAX, electing).await;
+    let electing = async { drop(timeout(END_MAX, electing).await) };
     if result.is_ok() {
-        let _ = timeout(END_MAX, controlled).await;
+        // The API server fails what it asks here and is not answered: a pod is not made.
+        let servers = async { drop(tokio::join!(controlled, reviewed, answered)) };
+        tokio::join!(electing, wind_down(servers, &closing, LINGER));
+    } else {
+        electing.await;
     }
     following.abort();
     renewing.abort();
     tracing::info!("ended");
     result
+}
+
+/// Lets `servers` go on for a while before they are told to close, and to an end after that.
+async fn wind_down(servers: impl Future<Output = ()>, closing: &watch::Sender<bool>, linger: Duration) {
+    let mut servers = std::pin::pin!(servers);
+    if timeout(linger, &mut servers).await.is_err() {
+        closing.send_replace(true);
+        let _ = timeout(END_MAX, servers).await;
+    }
+}
+
+/// Resolves when it is so.
+async fn until(mut so: watch::Receiver<bool>) {
+    let _ = so.wait_for(|so| *so).await;
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, RunError> {
@@ -184,3 +205,33 @@ impl fmt::Display for RunError {
 }
 
 impl std::error::Error for RunError {}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::{mpsc, oneshot};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_still_asks_a_replica_that_ends_is_answered() {
+        let (closing, closed) = watch::channel(false);
+        let (ask, mut asked) = mpsc::channel::<oneshot::Sender<()>>(1);
+        let servers = async move {
+            let mut closed = std::pin::pin!(until(closed));
+            loop {
+                tokio::select! {
+                    Some(answer) = asked.recv() => drop(answer.send(())),
+                    () = &mut closed => return,
+                }
+            }
+        };
+        let asking = async {
+            let (answer, answered) = oneshot::channel();
+            ask.send(answer).await.unwrap();
+            answered.await.unwrap();
+            assert!(!*closing.borrow(), "it has not closed yet");
+        };
+        tokio::join!(wind_down(servers, &closing, Duration::from_millis(200)), asking);
+        assert!(*closing.borrow());
+    }
+}

@@ -53,6 +53,10 @@ pub struct Settings {
     /// How long a sidecar's certificate is good for, in hours; it is renewed at 60 % of that.
     #[arg(long, env = "SIDESTREAM_LEAF_HOURS", default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=720))]
     pub leaf_hours: u32,
+    /// How long everything must have been ready for a step of a rotation of the roots before it is taken, in seconds: for
+    /// what cannot say that it is, as the API server's caches and the other replicas.
+    #[arg(long, env = "SIDESTREAM_ROTATION_DWELL_SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=3600))]
+    pub rotation_dwell_seconds: u32,
     /// How many Pipelines are worked on at once.
     #[arg(long, env = "SIDESTREAM_CONCURRENCY", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub concurrency: u16,
@@ -93,6 +97,11 @@ impl Settings {
     /// How long a sidecar's certificate is good for.
     pub fn leaf_lifetime(&self) -> Duration {
         Duration::from_secs(u64::from(self.leaf_hours) * 3600)
+    }
+
+    /// How long everything must have been ready for a step of a rotation.
+    pub fn rotation_dwell(&self) -> Duration {
+        Duration::from_secs(u64::from(self.rotation_dwell_seconds))
     }
 
     /// Where this replica itself is reached.

@@ -74,7 +74,7 @@ pub fn status(known: &Known<'_>, before: Option<&PipelineStatus>, now: Timestamp
         conditions.push(resolved(running));
     }
     conditions.push(ready(known, before));
-    conditions.extend(known.running.as_ref().and_then(drained));
+    conditions.extend(known.running.as_ref().and_then(|running| drained(running, before, known.generation)));
     let sidecars = known.running.as_ref().map(|running| &running.sidecars);
     let stages = sidecars.map(|all| all.iter().flat_map(|part| &part.sidecar.plan.stages));
     let is_edge = |kind: &Kind| matches!(kind, Kind::Sink(Sink::Edge(_)));
@@ -137,13 +137,18 @@ fn resolved(running: &Running<'_>) -> Said {
 fn unmounted(part: &Part<'_>) -> Vec<String> {
     let Crew::Users(pods) = part.crew else { return Vec::new() };
     let wanted = part.sidecar.plan.secrets();
-    let lacks = |pod: &&UserPod| {
+    let lacking = |pod: &UserPod| -> Vec<&str> {
         let has = |name: &String| pod.secrets.get(name).cloned().unwrap_or_default();
-        wanted.iter().any(|(name, keys)| !keys.is_subset(&has(name)))
+        let lacks = wanted.iter().filter(|(name, keys)| !keys.is_subset(&has(name)));
+        lacks.map(|(name, _)| name.as_str()).collect()
     };
-    let names = || wanted.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-    let all = pods.iter().filter(|pod| pod.has_sidecar && !pod.is_leaving).filter(lacks);
-    all.map(|pod| format!("Secret {} in pod `{}`", names(), pod.name)).collect()
+    let staying = pods.iter().filter(|pod| pod.runs(&part.sidecar.plan) && !pod.is_leaving);
+    staying
+        .filter_map(|pod| {
+            let lacking = lacking(pod);
+            (!lacking.is_empty()).then(|| format!("Secret {} in pod `{}`", lacking.join(", "), pod.name))
+        })
+        .collect()
 }
 
 /// Some names, and how many more there are.
@@ -180,8 +185,9 @@ fn ready(known: &Known<'_>, before: &PipelineStatus) -> Said {
     ("Ready", is, reason, message)
 }
 
-const REASONS: [&str; 10] = [
+const REASONS: [&str; 11] = [
     "PlanRefused",
+    "PortClash",
     "NotInjected",
     "SeveralAccounts",
     "NoPods",
@@ -226,6 +232,17 @@ fn injected(sidecar: &SidecarPlan, pods: &[UserPod]) -> Result<usize, (&'static 
             listed(&without, ", ")
         );
         return Err(("NotInjected", message));
+    }
+    let clash = |pod: &UserPod| Some((pod.name.clone(), pod.clash(&sidecar.plan)?));
+    let clashes: Vec<(String, i32)> = staying().filter_map(clash).collect();
+    if let Some((_, port)) = clashes.first() {
+        let names: Vec<String> = clashes.iter().map(|(pod, _)| pod.clone()).collect();
+        let message = format!(
+            "a stage of `{name}` listens on port {port}, which a container of the pod has, so these pods do not run the \
+             plan; choose another: {}",
+            listed(&names, ", ")
+        );
+        return Err(("PortClash", message));
     }
     let mut accounts: Vec<String> = staying().map(|pod| pod.account.clone()).collect();
     accounts.sort_unstable();
@@ -294,14 +311,33 @@ fn to_drain(part: &Part<'_>) -> usize {
             let wanted = current.map_or(1, |pods| pods.all.max(pods.wanted));
             usize::try_from(wanted).unwrap_or_default()
         }
-        Crew::Users(pods) => pods.iter().filter(|pod| pod.has_sidecar && !pod.is_leaving).count(),
+        Crew::Users(pods) => {
+            pods.iter().filter(|pod| pod.runs(&part.sidecar.plan) && !pod.is_leaving).count()
+        }
     }
 }
 
-/// Only of what is suspended. Never true before every pod has said that nothing is in flight.
-fn drained(running: &Running<'_>) -> Option<Said> {
+/// Whether every pod of a sidecar is connected and has said what it does.
+pub fn is_heard(part: &Part<'_>) -> bool {
+    part.said.heard >= to_drain(part).max(part.said.connected)
+}
+
+/// Whether the status `before` says of this generation and plan that all has drained.
+pub fn was_drained(before: Option<&PipelineStatus>, generation: Option<i64>, hash: &str) -> bool {
+    let Some(before) = before.filter(|before| before.plan.as_deref() == Some(hash)) else { return false };
+    let said = before.conditions.iter().find(|condition| condition.type_ == "Drained");
+    said.is_some_and(|said| said.status == "True" && said.observed_generation == generation)
+}
+
+/// Only of what is suspended. Never true before every pod has said that nothing is in flight; from then on nothing can be
+/// before the pipeline goes on, whoever is not connected at the moment.
+fn drained(running: &Running<'_>, before: &PipelineStatus, generation: Option<i64>) -> Option<Said> {
     if !running.is_suspended {
         return None;
+    }
+    let was_drained = was_drained(Some(before), generation, running.hash);
+    if let Some((_, _, message)) = said(Some(before), "Drained").filter(|_| was_drained) {
+        return Some(("Drained", Is::True, "Drained", message.to_owned()));
     }
     let mut sum = Counts::default();
     for part @ Part { sidecar, said: told, .. } in &running.sidecars {

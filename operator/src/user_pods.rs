@@ -5,7 +5,7 @@
 //! sidecar the webhook's.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -17,7 +17,8 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 use sidestream_crds::SidecarPlan;
-use sidestream_desired::{Secrets, inject, labels};
+use sidestream_desired::{Secrets, inject, labels, ports};
+use sidestream_plan::Plan;
 use tokio::sync::watch;
 
 use crate::{control::Account, observed::PAGE, stirred::Stirred};
@@ -35,10 +36,28 @@ pub struct UserPod {
     pub has_sidecar: bool,
     /// The Secrets that its sidecar has mounted.
     pub secrets: Secrets,
+    /// The ports that its other containers say they have.
+    pub ports: BTreeSet<i32>,
     /// Whether its containers run.
     pub is_running: bool,
     /// Whether it is being removed.
     pub is_leaving: bool,
+}
+
+impl UserPod {
+    /// Whether its sidecar is to run `plan`. Where a stage listened on a port of the app's, that could not when the pod is
+    /// next made: the sidecar is first up.
+    pub fn runs(&self, plan: &Plan) -> bool {
+        self.has_sidecar && self.clash(plan).is_none()
+    }
+
+    /// The port on which both a stage of `plan` and another container listen.
+    pub fn clash(&self, plan: &Plan) -> Option<i32> {
+        if self.ports.is_empty() {
+            return None;
+        }
+        ports::listened(plan).intersection(&self.ports).next().copied()
+    }
 }
 
 /// The pods that host each sidecar of a pipeline, by its name.
@@ -156,8 +175,14 @@ impl UserPods {
         self.entered.next().await
     }
 
-    /// Names a namespace as if pods asked there for the first time.
-    pub fn enter(&self, namespace: &str) {
+    /// Names a namespace as if pods asked there for the first time, if some do.
+    pub fn enter_again(&self, namespace: &str) {
+        if self.lock().contains_key(namespace) {
+            self.enter(namespace);
+        }
+    }
+
+    fn enter(&self, namespace: &str) {
         self.entered.add([namespace.to_owned()]);
     }
 
@@ -189,6 +214,7 @@ fn of(pod: &DynamicObject) -> Option<UserPod> {
         labels: pod.labels().clone(),
         has_sidecar: inject::has_sidecar(spec),
         secrets: inject::mounted_secrets(spec),
+        ports: inject::declared_ports(spec),
         is_running: phase == "Running",
         is_leaving: pod.metadata.deletion_timestamp.is_some(),
     })
@@ -196,8 +222,11 @@ fn of(pod: &DynamicObject) -> Option<UserPod> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use serde_json::json;
     use sidestream_crds::compile;
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -249,6 +278,8 @@ spec:
         let mut same = pod("a", json!({"app": "front"}), "Pending");
         same.metadata.resource_version = Some("7".into());
         pods.see(&same);
+        let silence = timeout(Duration::from_millis(20), pods.stirred()).await;
+        assert!(silence.is_err(), "nothing that matters has changed");
         pods.see(&pod("a", json!({"app": "front"}), "Running"));
         assert_eq!(pods.stirred().await, ["shop"]);
         pods.keep_only(&HashSet::new());

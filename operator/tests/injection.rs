@@ -15,7 +15,7 @@ use sidestream_operator::{
     trust::{Roots, own_identity},
     webhook::{Injector, serve},
 };
-use sidestream_plan::{Kind, Plan, Source, stage::Account};
+use sidestream_plan::{Kind, Plan, Sink, Source, stage::Account};
 use sidestream_trust::{Anchors, SpiffeId};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -118,6 +118,30 @@ async fn an_api_server_that_does_not_answer_keeps_no_pod_from_its_sidecar() {
     let response = reviewed(&server, "shop", &pod()).await;
     assert!(response["allowed"] == true && response["patch"].is_string(), "{response}");
     assert!(response["warnings"][0].as_str().unwrap().contains("no Secrets"), "{response}");
+}
+
+#[tokio::test]
+async fn a_pod_made_while_a_spec_does_not_compile_gets_the_secrets_of_what_runs() {
+    const GOOD: &str = "
+apiVersion: sidestream.dev/v1alpha1
+kind: Pipeline
+metadata: {name: hello}
+spec:
+  sidecars: [{name: app, inject: {podSelector: {matchLabels: {app: shopfront}}}}]
+  stages:
+  - {name: tick, source: {generator: {}}}
+  - {name: page, sink: {webhook: {url: 'http://a', credentials: {secretRef: {name: am, key: token}}}}}
+";
+    let server = Server::default();
+    for bad in [GOOD.replace("name: page", "name: page, from: [nobody]"), GOOD.replace("stages:", "steps:")] {
+        for spec in [GOOD, &bad] {
+            server.user_applies(spec);
+            Operator::new(&server).seeing().settle("hello").await;
+        }
+        let response = reviewed(&server, "shop", &pod()).await;
+        let pod = patched(pod(), &response).to_string();
+        assert!(pod.contains(r#""secretName":"am""#), "{bad}: {pod}");
+    }
 }
 
 /// What the API server gets who asks at `address`, trusting `anchors` and going by the Service's name.
@@ -259,6 +283,78 @@ async fn a_pod_without_the_sidecar_it_asks_for_is_named_in_the_status() {
     operator.settle("hello").await;
     let (reason, message) = ready(&server);
     assert!(reason == "NotInjected" && message.contains("front-1"), "{message}");
+}
+
+#[tokio::test]
+async fn a_plan_that_listens_on_a_port_of_the_apps_is_not_told_to_its_sidecar() {
+    let server = Server::default();
+    server.user_applies(&ORDERS.replace("generator: {rate: 10}", "http: {listen: '0.0.0.0:8080'}"));
+    let operator = Operator::new(&server).seeing();
+    operator.context.fleet.expect([]);
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "front-1", "namespace": "shop", "labels": {"app": "front"}},
+        "spec": {
+            "serviceAccountName": "till",
+            "initContainers": [{"name": "sidestream", "restartPolicy": "Always"}],
+            "containers": [{"name": "shop", "ports": [{"containerPort": 8080}]}],
+        },
+        "status": {"phase": "Running"},
+    });
+    operator.context.user_pods.see(&serde_json::from_value(pod).unwrap());
+    let front = connect(&operator, "till", "front-1");
+    operator.settle("hello").await;
+    assert_eq!(front.plans().unwrap().len(), 0);
+    let (reason, message) = ready(&server);
+    assert!(reason == "PortClash" && message.contains("8080") && message.contains("front-1"), "{message}");
+}
+
+#[tokio::test]
+async fn events_go_to_pods_that_stay_and_have_a_sidecar() {
+    let server = Server::default();
+    let back = ORDERS.replace(
+        "sidecar: hub, sink",
+        "sidecar: hub, process: {filter: {keep: 'true'}}}\n  - {name: end, sidecar: app, sink",
+    );
+    server.user_applies(&back.replace("name: show", "name: all"));
+    let operator = Operator::new(&server).seeing();
+    operator.context.fleet.expect([]);
+    let pod = |name: &str, account: &str, has_sidecar: bool, is_leaving: bool| {
+        see(&operator, name, account, has_sidecar);
+        if is_leaving {
+            leave(&operator, name, account);
+        }
+    };
+    pod("front-1", "anna", false, false);
+    pod("front-2", "bert", true, true);
+    pod("front-3", "carl", true, false);
+    operator.settle("hello").await;
+    let hub = connect(&operator, "hello-hub-spl", "hub-1");
+    let stages = plan(&hub, "shop/hello").stages;
+    let account = |name: &str| Account { namespace: "shop".into(), name: name.into() };
+    for stage in stages {
+        match stage.kind {
+            Kind::Source(Source::Edge(edge)) => assert_eq!(edge.from, [account("carl"), account("bert")]),
+            Kind::Sink(Sink::Edge(edge)) => assert_eq!(edge.to, account("carl")),
+            _ => {}
+        }
+    }
+}
+
+/// The same pod, being removed.
+fn leave(operator: &Operator, name: &str, account: &str) {
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": name, "namespace": "shop", "labels": {"app": "front"}, "deletionTimestamp": "2026-01-01T00:00:00Z",
+        },
+        "spec": {
+            "serviceAccountName": account,
+            "initContainers": [{"name": "sidestream", "restartPolicy": "Always"}],
+        },
+        "status": {"phase": "Running"},
+    });
+    operator.context.user_pods.see(&serde_json::from_value(pod).unwrap());
 }
 
 #[tokio::test]

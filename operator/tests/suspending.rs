@@ -25,13 +25,8 @@ fn told(sidecar: &Connected) -> (bool, String) {
     (plan.suspend, plan.hash)
 }
 
-#[tokio::test]
-async fn what_only_receives_stops_when_those_that_send_to_it_have_drained() {
-    let server = Server::default();
-    server.user_applies(TWO);
-    let operator = Operator::new(&server).seeing();
-    operator.context.fleet.expect([]);
-    operator.settle("hello").await;
+/// Every pod of both sidecars is there.
+fn pods_run(server: &Server) {
     for name in ["hello-door-spl", "hello-hub-spl"] {
         let path = format!("/apis/apps/v1/namespaces/shop/deployments/{name}");
         let mut deployment = server.get(&path).unwrap();
@@ -39,11 +34,78 @@ async fn what_only_receives_stops_when_those_that_send_to_it_have_drained() {
             json!({"replicas": 1, "observedGeneration": deployment["metadata"]["generation"]});
         server.put(&path, deployment);
     }
-    let connect =
-        |name: &str| operator.context.fleet.connect(("shop".into(), name.into()), format!("{name}-1"));
-    let (door, hub) = (connect("hello-door-spl"), connect("hello-hub-spl"));
+}
+
+fn connect(operator: &Operator, name: &str) -> Connected {
+    operator.context.fleet.connect(("shop".into(), name.into()), format!("{name}-1"))
+}
+
+/// It says that it has drained what it is told.
+fn drained(sidecar: &Connected, hash: &str) {
+    let (pipeline, counts) = ("shop/hello".into(), Some(Counts::default()));
+    sidecar.report(Report::Drained(Drained { pipeline, hash: hash.into(), counts }));
+}
+
+fn is_drained(server: &Server) -> bool {
+    let pipeline = server.get("/apis/sidestream.dev/v1alpha1/namespaces/shop/pipelines/hello").unwrap();
+    let conditions = pipeline["status"]["conditions"].as_array().unwrap();
+    conditions.iter().any(|condition| condition["type"] == "Drained" && condition["status"] == "True")
+}
+
+#[tokio::test]
+async fn what_has_stopped_stays_so_whoever_is_not_connected() {
+    let server = Server::default();
+    server.user_applies(TWO);
+    let operator = Operator::new(&server).seeing();
+    operator.context.fleet.expect([]);
     operator.settle("hello").await;
-    assert_eq!((told(&door).0, told(&hub).0), (true, false));
+    pods_run(&server);
+    let (door, hub) = (connect(&operator, "hello-door-spl"), connect(&operator, "hello-hub-spl"));
+    operator.settle("hello").await;
+    let door_hash = told(&door).1;
+    drained(&door, &door_hash);
+    operator.settle("hello").await;
+    assert!(told(&hub).0);
+    drop(door);
+    operator.settle("hello").await;
+    assert!(told(&hub).0, "the one before it is not connected, and has nothing for it");
+
+    // Another leader, which the receiver finds first.
+    let operator = Operator::new(&server).seeing();
+    operator.context.fleet.expect(["shop/hello".into()]);
+    let hub = connect(&operator, "hello-hub-spl");
+    operator.settle("hello").await;
+    assert!(hub.plans().is_none(), "it is told nothing before it is known what the one before it does");
+    let door = connect(&operator, "hello-door-spl");
+    operator.settle("hello").await;
+    assert!(hub.plans().is_none(), "nor before that one has said so");
+    drained(&door, &door_hash);
+    operator.settle("hello").await;
+    assert!(told(&hub).0);
+    drained(&hub, &told(&hub).1);
+    operator.settle("hello").await;
+    assert!(is_drained(&server));
+
+    // Yet another, to which nobody is connected.
+    let operator = Operator::new(&server).seeing();
+    operator.context.fleet.expect(["shop/hello".into()]);
+    operator.settle("hello").await;
+    assert!(is_drained(&server));
+    assert!(told(&connect(&operator, "hello-hub-spl")).0);
+}
+
+#[tokio::test]
+async fn what_only_receives_stops_when_those_that_send_to_it_have_drained() {
+    let server = Server::default();
+    server.user_applies(TWO);
+    let operator = Operator::new(&server).seeing();
+    operator.context.fleet.expect([]);
+    operator.settle("hello").await;
+    pods_run(&server);
+    let (door, hub) = (connect(&operator, "hello-door-spl"), connect(&operator, "hello-hub-spl"));
+    operator.settle("hello").await;
+    assert!(told(&door).0);
+    assert!(hub.plans().is_none(), "the one before it has not said yet whether it has stopped already");
 
     let drained = |in_flight| {
         let counts = Some(Counts { in_flight, ..Counts::default() });

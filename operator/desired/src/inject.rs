@@ -11,7 +11,7 @@
 //! probe, since the next container waits for it, which passes as soon as the process listens; it has no other, because a
 //! sidecar that is not ready, or is restarted for being slow, would take the app out of its Services.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::{
     api::core::v1::{Container, ResourceRequirements, SecurityContext},
@@ -94,6 +94,14 @@ pub fn mounted_secrets(spec: &Value) -> Secrets {
         .collect()
 }
 
+/// The ports for TCP that containers of `spec`, of a pod, say they have, the sidecar's own left out.
+pub fn declared_ports(spec: &Value) -> BTreeSet<i32> {
+    let containers = list(spec, "initContainers").chain(list(spec, "containers"));
+    let ports = containers.filter(|own| !is_sidecar(own)).flat_map(|own| list(own, "ports"));
+    let of_tcp = ports.filter(|port| port["protocol"].as_str().is_none_or(|protocol| protocol == "TCP"));
+    of_tcp.filter_map(|port| i32::try_from(port["containerPort"].as_i64()?).ok()).collect()
+}
+
 /// What to add to `pod`, an object with `metadata` and `spec`, so that it has a sidecar with these `secrets`. None where it
 /// has one already.
 ///
@@ -159,7 +167,8 @@ impl Injection {
     }
 }
 
-/// What it asks for and may take: a little, and no more than that where the pod is Guaranteed, which it stays.
+/// What it asks for and may take: a little, and no more than that where the pod is Guaranteed, which it stays. Processors
+/// are limited where every other container's are.
 fn resources(spec: &Value) -> Option<ResourceRequirements> {
     let of = |cpu: Option<&str>, memory: &str| {
         let cpu = cpu.map(|cpu| ("cpu".to_owned(), Quantity(cpu.into())));
@@ -171,7 +180,8 @@ fn resources(spec: &Value) -> Option<ResourceRequirements> {
     }
     let (requests, limits) = match is_guaranteed(spec) {
         true => (of(Some("100m"), "64Mi"), of(Some("100m"), "64Mi")),
-        false => (of(Some("10m"), "32Mi"), of(None, "256Mi")),
+        // A quota of the namespace's may ask for what the pod's own containers have.
+        false => (of(Some("10m"), "32Mi"), of(has_cpu_limits(spec).then_some("1"), "256Mi")),
     };
     Some(ResourceRequirements { requests, limits, ..ResourceRequirements::default() })
 }
@@ -185,6 +195,12 @@ fn is_guaranteed(spec: &Value) -> bool {
     };
     let mut all = list(spec, "initContainers").chain(list(spec, "containers"));
     all.all(|container| is_fixed(container, "cpu") && is_fixed(container, "memory"))
+}
+
+/// Whether every container has a limit of processors.
+fn has_cpu_limits(spec: &Value) -> bool {
+    let mut all = list(spec, "initContainers").chain(list(spec, "containers"));
+    all.all(|container| quantity::parse(&container["resources"]["limits"]["cpu"]).is_some())
 }
 
 fn to_value<T: serde::Serialize>(part: &T) -> Value {

@@ -22,15 +22,20 @@ pub const INJECTED_METRICS_NAME: &str = "spl-metrics";
 
 /// Ports on which stages of `plan` take requests from outside the pod, each once.
 pub fn of_stages(plan: &Plan) -> BTreeSet<i32> {
+    addresses(plan).filter(|(host, _)| !is_loopback(host)).map(|(_, port)| port).collect()
+}
+
+/// Ports on which stages of `plan` listen, each once: also those that only the pod itself reaches.
+pub fn listened(plan: &Plan) -> BTreeSet<i32> {
+    addresses(plan).map(|(_, port)| port).collect()
+}
+
+fn addresses(plan: &Plan) -> impl Iterator<Item = (&str, i32)> {
     let listened = plan.stages.iter().filter_map(|stage| match &stage.kind {
         Kind::Source(Source::Http(http)) => http.listen.rsplit_once(':'),
         _ => None,
     });
-    listened
-        .filter(|(host, _)| !is_loopback(host))
-        .filter_map(|(_, port)| port.parse::<u16>().ok())
-        .map(i32::from)
-        .collect()
+    listened.filter_map(|(host, port)| Some((host, i32::from(port.parse::<u16>().ok()?))))
 }
 
 /// What such a port is called: at most 15 characters, unique in the pod.

@@ -115,12 +115,28 @@ fn a_guaranteed_pod_stays_guaranteed_and_another_gets_a_bound_on_memory() {
         let own = resources(json!({"name": "shop", "resources": guaranteed}));
         assert!(own["limits"]["cpu"].is_string() && own["limits"] == own["requests"], "{guaranteed}: {own}");
     }
-    for other in [json!({}), json!({"requests": fixed}), json!({"limits": {"cpu": "1"}})] {
+    for other in [json!({}), json!({"requests": fixed}), json!({"limits": {"memory": "1Gi"}})] {
         let own = resources(json!({"name": "shop", "resources": other}));
         assert!(own["limits"]["cpu"].is_null() && own["limits"]["memory"].is_string(), "{other}: {own}");
     }
     let as_a_whole = pod(json!({"resources": {"limits": fixed}}));
     assert!(added(&as_a_whole)["resources"].is_null(), "its containers share what the pod has");
+}
+
+#[test]
+fn where_a_quota_may_want_limits_of_processors_the_sidecar_has_one_too() {
+    let limited = json!({"name": "shop", "resources": {"limits": {"cpu": "2"}}});
+    let free = json!({"name": "migrate"});
+    assert_eq!(resources(limited.clone())["limits"]["cpu"], "1");
+    let one_is_free = pod(json!({"initContainers": [free], "containers": [limited]}));
+    assert!(added(&one_is_free)["resources"]["limits"]["cpu"].is_null());
+}
+
+#[test]
+fn ports_that_the_app_has_are_known_and_the_sidecars_own_are_none_of_them() {
+    let ports = json!([{"containerPort": 8080}, {"containerPort": 53, "protocol": "UDP"}]);
+    let pod = with_sidecar(&pod(json!({"containers": [{"name": "shop", "ports": ports}]})));
+    assert_eq!(inject::declared_ports(&pod["spec"]), [8080].into());
 }
 
 #[test]

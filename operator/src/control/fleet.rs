@@ -58,6 +58,8 @@ struct Inner {
     plans: HashMap<Addressee, BTreeMap<String, Arc<Plan>>>,
     /// Who runs something of a pipeline.
     addressees: HashMap<String, BTreeSet<Addressee>>,
+    /// Who is told nothing yet for the sake of a pipeline.
+    held: HashMap<String, BTreeSet<Addressee>>,
     sessions: HashMap<u64, Session>,
     /// The session of each connected pod.
     by_account: HashMap<Account, BTreeMap<String, u64>>,
@@ -89,6 +91,8 @@ struct Said {
 pub struct Acknowledged {
     /// How many are connected.
     pub connected: usize,
+    /// How many of them have said anything about the pipeline.
+    pub heard: usize,
     /// How many of them run the plan.
     pub applied: usize,
     /// How many of those do their work.
@@ -105,11 +109,35 @@ pub struct Acknowledged {
     pub counts: Counts,
 }
 
+/// What the sidecars of a pipeline's part have been told by this leader.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// One of them has been told something.
+    pub is_anything: bool,
+    /// One of them has been told to stop.
+    pub is_to_stop: bool,
+}
+
 impl Fleet {
     /// From now on each addressee runs these plans of `pipeline`, and no others of it.
     pub fn publish(&self, pipeline: &str, plans: Vec<(Addressee, Arc<Plan>)>) {
+        self.publish_and_hold(pipeline, plans, BTreeSet::new());
+    }
+
+    /// The same, but those that are `held` are told nothing at all and run what they run: it is not known yet what is theirs
+    /// of `pipeline`.
+    pub fn publish_and_hold(
+        &self,
+        pipeline: &str,
+        plans: Vec<(Addressee, Arc<Plan>)>,
+        held: BTreeSet<Addressee>,
+    ) {
         let mut inner = self.lock();
         inner.settle(pipeline);
+        let released = match held.is_empty() {
+            true => inner.held.remove(pipeline),
+            false => inner.held.insert(pipeline.to_owned(), held),
+        };
         let addressees: BTreeSet<Addressee> = plans.iter().map(|(addressee, _)| addressee.clone()).collect();
         let before = inner.addressees.insert(pipeline.to_owned(), addressees.clone()).unwrap_or_default();
         let mut concerned: BTreeSet<Addressee> = before.difference(&addressees).cloned().collect();
@@ -123,19 +151,40 @@ impl Fleet {
                 concerned.insert(addressee);
             }
         }
+        concerned.extend(released.into_iter().flatten());
         inner.wake(&concerned);
     }
 
+    /// Whether `pipeline`'s part called `sidecar` has been told to stop with this plan, and whether it has been told anything.
+    pub fn told(&self, addressees: &[Addressee], pipeline: &str, sidecar: &str, hash: &str) -> Told {
+        let inner = self.lock();
+        let plans = addressees.iter().filter_map(|addressee| inner.plans.get(addressee)?.get(pipeline));
+        plans.fold(Told::default(), |told, plan| Told {
+            is_anything: true,
+            is_to_stop: told.is_to_stop || plan.suspend && plan.sidecar == sidecar && plan.hash == hash,
+        })
+    }
+
     /// `pipeline` is gone. Pods of the user's are told to stop it. Those that were made for it go with it, the receivers
-    /// last: each runs it until its pod ends, or what is on its way to them would be lost.
-    pub fn withdraw(&self, pipeline: &str) {
+    /// last: each runs it until its pod ends, or what is on its way to them would be lost. So their plan is forgotten only
+    /// when it is withdrawn once more after the last of them has gone, and nothing `remains` to make another.
+    pub fn withdraw(&self, pipeline: &str, remains: impl Fn(&Account) -> bool) {
         let mut inner = self.lock();
         inner.settle(pipeline);
+        let held = inner.held.remove(pipeline).unwrap_or_default();
+        inner.wake(&held);
         let addressees = inner.addressees.remove(pipeline).unwrap_or_default();
-        for addressee in &addressees {
+        let stays = |own: &Addressee| {
+            own.pod.is_none() && (inner.by_account.contains_key(&own.account) || remains(&own.account))
+        };
+        let (staying, gone): (BTreeSet<_>, BTreeSet<_>) = addressees.into_iter().partition(stays);
+        for addressee in &gone {
             inner.withdraw(addressee, pipeline);
         }
-        inner.wake(&addressees.into_iter().filter(|addressee| addressee.pod.is_some()).collect());
+        if !staying.is_empty() {
+            inner.addressees.insert(pipeline.to_owned(), staying);
+        }
+        inner.wake(&gone);
     }
 
     /// These are all the pipelines there are: once each has been published or withdrawn, sidecars are told their plans.
@@ -152,7 +201,7 @@ impl Fleet {
     /// Forgets every plan: another replica leads, and its are newer.
     pub fn clear(&self) {
         let mut inner = self.lock();
-        (inner.plans, inner.addressees, inner.unsettled) = Default::default();
+        (inner.plans, inner.addressees, inner.unsettled, inner.held) = Default::default();
         self.stirred.clear();
     }
 
@@ -180,6 +229,7 @@ impl Fleet {
         for session in addressees.iter().flat_map(|addressee| inner.sessions_of(addressee)) {
             sum.connected += 1;
             let Some(said) = session.said.get(pipeline) else { continue };
+            sum.heard += 1;
             if let Some((drained, counts)) = &said.drained
                 && drained == hash
             {
@@ -254,6 +304,9 @@ impl Connected {
         let inner = self.fleet.lock();
         let unsettled = inner.unsettled.as_ref()?;
         let [of_account, _] = &self.own;
+        if inner.held.values().any(|held| self.own.iter().any(|own| held.contains(own))) {
+            return None;
+        }
         let is_settled = !unsettled.contains_key(&of_account.account.0);
         let plans = self.own.iter().filter_map(|own| inner.plans.get(own)).flat_map(BTreeMap::values);
         (is_settled || inner.plans.contains_key(of_account))

@@ -107,7 +107,9 @@ impl Sync for Syncer {
     }
 }
 
-/// The first thing a sidecar says. What it says of itself is for people to read; what it may know is by its certificate.
+/// The first thing a sidecar says. What it may know is by its certificate, which names its account. Which of the account's
+/// pods it is, it says itself: pods of one account are one identity, and could take each other's plans as they could each
+/// other's token.
 async fn hello(up: &mut Streaming<SidecarReport>, namespace: &str) -> Result<Hello, Status> {
     let first =
         timeout(HELLO_MAX, up.message()).await.map_err(|_| Status::deadline_exceeded("no hello"))??;

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use sidestream_desired::anchors;
 use tokio::{sync::watch, time::sleep};
 
@@ -17,6 +18,8 @@ pub(super) async fn everywhere(
     user_pods: UserPods,
     mut roots: watch::Receiver<Arc<Roots>>,
 ) {
+    // Each namespace waits by itself: one that is being removed holds up no other.
+    let mut later: FuturesUnordered<BoxFuture<'static, String>> = FuturesUnordered::new();
     loop {
         let namespaces = tokio::select! {
             namespaces = user_pods.entered() => namespaces,
@@ -24,6 +27,10 @@ pub(super) async fn everywhere(
                 Ok(()) => user_pods.namespaces(),
                 Err(_) => return,
             },
+            Some(namespace) = later.next() => {
+                user_pods.enter_again(&namespace);
+                continue;
+            }
         };
         for namespace in namespaces {
             let trust = {
@@ -38,10 +45,10 @@ pub(super) async fn everywhere(
                 }
                 Err(error) => {
                     tracing::warn!(namespace, %error, "sidecars cannot trust yet");
-                    sleep(RETRY).await;
-                    if user_pods.namespaces().contains(&namespace) {
-                        user_pods.enter(&namespace);
-                    }
+                    later.push(Box::pin(async move {
+                        sleep(RETRY).await;
+                        namespace
+                    }));
                 }
             }
         }

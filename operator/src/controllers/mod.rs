@@ -40,7 +40,7 @@ use crate::{
     observed::Observed,
     trust::Roots,
     user_pods::UserPods,
-    webhook::vouch,
+    webhook::{Vouched, vouch},
 };
 
 pub use backoff::Backoff;
@@ -74,6 +74,8 @@ pub struct Leader {
     pub own: String,
     /// Looks at once.
     pub concurrency: u16,
+    /// How long everything must have been ready for a step of a rotation.
+    pub rotation_dwell: Duration,
 }
 
 impl Leader {
@@ -88,13 +90,20 @@ impl Leader {
             let _ = is_ready.wait_for(|ready| *ready).await;
             let _ = are_seen.wait_for(|ready| *ready).await;
             let Self { client, namespace, webhook_configuration, roots, fleet, clock, .. } = self.clone();
+            let vouched = webhook_configuration.as_ref().map(|_| Vouched::default());
             let vouching = async {
-                if let Some(name) = webhook_configuration {
-                    vouch(client.clone(), &name, &roots).await;
+                if let Some((name, vouched)) = webhook_configuration.as_ref().zip(vouched.as_ref()) {
+                    vouch(client.clone(), name, &roots, vouched).await;
                 }
             };
-            let told = rotation::Sources { fleet, observed: observed.clone(), user_pods: user_pods.clone() };
-            let rotating = rotation::rotate(client.clone(), namespace, roots.clone(), told, clock);
+            let told = rotation::Sources {
+                fleet,
+                observed: observed.clone(),
+                user_pods: user_pods.clone(),
+                vouched: vouched.clone(),
+            };
+            let dwell = self.rotation_dwell;
+            let rotating = rotation::rotate(client.clone(), namespace, roots.clone(), told, dwell, clock);
             let applier = Applier::new(client.clone(), observed.clone());
             let introducing = introduce::everywhere(applier, user_pods.clone(), roots.subscribe());
             tokio::join!(self.control(observed.clone(), user_pods.clone()), rotating, vouching, introducing);
@@ -128,7 +137,7 @@ impl Leader {
         let controlling = Controller::for_stream(changes, pipelines.clone())
             .with_config(Config::default().debounce(DEBOUNCE).concurrency(self.concurrency))
             .reconcile_on(spoken(self.fleet.clone()))
-            .reconcile_on(touched(observed, pipelines.clone()))
+            .reconcile_on(touched(observed, user_pods.clone(), pipelines.clone()))
             .reconcile_on(hosted(user_pods, pipelines.clone()))
             .reconcile_all_on(WatchStream::from_changes(self.roots.subscribe()).map(drop))
             .run(look, retry, context.clone())
@@ -138,7 +147,7 @@ impl Leader {
                     Ok((pipeline, _)) => tracing::debug!(%pipeline, "looked at"),
                     Err(Error::ObjectNotFound(gone)) => {
                         let name = format!("{}/{}", gone.namespace.unwrap_or_default(), gone.name);
-                        context.fleet.withdraw(&name);
+                        context.withdraw(&name);
                         context.backoff.forget(&name);
                     }
                     // Told where it happened.
@@ -192,9 +201,11 @@ fn spoken(fleet: Fleet) -> impl stream::Stream<Item = ObjectRef<Guarded>> + Send
         .flat_map(|names| stream::iter(names.into_iter().map(|name| reference(&name))))
 }
 
-/// The pipelines whose objects have changed; what is shared in a namespace belongs to all of its pipelines.
+/// The pipelines whose objects have changed; what is shared in a namespace belongs to all of its pipelines, and to the
+/// user's pods in it.
 fn touched(
     observed: Observed,
+    user_pods: UserPods,
     pipelines: Store<Guarded>,
 ) -> impl stream::Stream<Item = ObjectRef<Guarded>> + Send {
     stream::unfold(observed, |observed| async move { Some((observed.stirred().await, observed)) }).flat_map(
@@ -202,7 +213,10 @@ fn touched(
             let mut references = Vec::new();
             for group in groups {
                 match group.strip_suffix('/') {
-                    Some(namespace) => references.extend(all_of(namespace, &pipelines)),
+                    Some(namespace) => {
+                        user_pods.enter_again(namespace);
+                        references.extend(all_of(namespace, &pipelines));
+                    }
                     None => references.push(reference(&group)),
                 }
             }

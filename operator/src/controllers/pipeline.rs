@@ -9,7 +9,10 @@
 //! It may be cut off anywhere and begun again: what is done is found done. It decides by what the API server holds, never
 //! by what it did before.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use kube::{
@@ -32,10 +35,10 @@ use tokio::sync::watch;
 use super::{ReconcileError, backoff::Backoff, events};
 use crate::{
     apply::{Applier, ApplyError, key_of},
-    control::{Account, Addressee, Fleet},
+    control::{Account, Addressee, Fleet, Told},
     metrics::Metrics,
     observed::{Key, Observed},
-    status::{Crew, Known, Part, Running, has_drained, status},
+    status::{Crew, Known, Part, Running, has_drained, is_heard, status, was_drained},
     trust::Roots,
     user_pods::{Hosting, UserPods},
 };
@@ -71,6 +74,15 @@ pub struct Context {
     pub backoff: Backoff,
 }
 
+impl Context {
+    /// The Pipeline of this name is gone, or going.
+    pub(super) fn withdraw(&self, name: &str) {
+        let has_pods =
+            |(_, account): &Account| self.observed.get(name, &("Deployment", account.clone())).is_some();
+        self.fleet.withdraw(name, has_pods);
+    }
+}
+
 /// Looks at one Pipeline. True: it may be left alone until something changes.
 ///
 /// # Errors
@@ -81,7 +93,7 @@ pub async fn reconcile(
 ) -> Result<bool, ReconcileError> {
     let name = full_name(pipeline);
     if pipeline.meta().deletion_timestamp.is_some() {
-        context.fleet.withdraw(&name);
+        context.withdraw(&name);
         return Ok(true);
     }
     let (resource, sidecars, errors) = match &pipeline.0 {
@@ -178,12 +190,17 @@ impl Look<'_> {
     fn team(&self, sidecars: Vec<SidecarPlan>) -> Team {
         let namespace = self.resource.namespace().unwrap_or_default();
         let hosting = self.context.user_pods.hosting(&namespace, &sidecars);
-        let accounts = hosting.iter().map(|(sidecar, pods)| {
-            let account = |name: &String| stage::Account { namespace: namespace.clone(), name: name.clone() };
-            let mut accounts: Vec<_> = pods.iter().map(|pod| &pod.account).collect();
-            accounts.sort_unstable();
-            accounts.dedup();
-            (sidecar.clone(), accounts.into_iter().map(account).collect())
+        let accounts = sidecars.iter().filter_map(|own| {
+            let pods = hosting.get(&own.name)?.iter().filter(|pod| pod.runs(&own.plan));
+            // What leaves still delivers what it has; but nothing new is sent where only that is.
+            let all: BTreeSet<_> = pods.map(|pod| (pod.is_leaving, &pod.account)).collect();
+            let mut accounts: Vec<stage::Account> = Vec::new();
+            for (_, name) in all {
+                if accounts.iter().all(|known| known.name != *name) {
+                    accounts.push(stage::Account { namespace: namespace.clone(), name: name.clone() });
+                }
+            }
+            Some((own.name.clone(), accounts))
         });
         let accounts: BTreeMap<_, _> = accounts.collect();
         Team { told: with_accounts(&sidecars, &accounts), sidecars, hosting }
@@ -226,11 +243,18 @@ impl Look<'_> {
             }
         }
         // What runs goes on, whatever the API server refuses now.
-        let plans = team.told.iter().flat_map(|sidecar| {
-            let plan = Arc::new(self.plan(sidecar, team));
-            self.addressees(sidecar, &team.hosting).into_iter().map(move |own| (own, plan.clone()))
-        });
-        fleet.publish(&self.name, plans.collect());
+        let (mut plans, mut held) = (Vec::new(), BTreeSet::new());
+        for sidecar in &team.told {
+            let addressees = self.addressees(sidecar, &team.hosting);
+            match self.is_to_stop(sidecar, team) {
+                Some(is_to_stop) => {
+                    let plan = Arc::new(self.plan(sidecar, is_to_stop));
+                    plans.extend(addressees.into_iter().map(|own| (own, plan.clone())));
+                }
+                None => held.extend(addressees),
+            }
+        }
+        fleet.publish_and_hold(&self.name, plans, held);
         if let Some(failure) = failure {
             return Err(failure.into());
         }
@@ -244,7 +268,7 @@ impl Look<'_> {
     fn addressees(&self, sidecar: &SidecarPlan, hosting: &Hosting) -> Vec<Addressee> {
         let namespace = self.resource.namespace().unwrap_or_default();
         match hosting.get(&sidecar.name) {
-            Some(pods) => (pods.iter().filter(|pod| pod.has_sidecar))
+            Some(pods) => (pods.iter().filter(|pod| pod.runs(&sidecar.plan)))
                 .map(|pod| Addressee {
                     account: (namespace.clone(), pod.account.clone()),
                     pod: Some(pod.name.clone()),
@@ -277,19 +301,52 @@ impl Look<'_> {
         Ok(before.chain([key_of(&desired)]).collect())
     }
 
-    fn plan(&self, sidecar: &SidecarPlan, team: &Team) -> Plan {
-        Plan::wrap(&sidecar.plan, plan_hash(&sidecar.plan), &sidecar.name, self.is_to_stop(sidecar, team))
+    fn plan(&self, sidecar: &SidecarPlan, is_to_stop: bool) -> Plan {
+        Plan::wrap(&sidecar.plan, plan_hash(&sidecar.plan), &sidecar.name, is_to_stop)
     }
 
     /// Whether a sidecar of a suspended pipeline is to stop: what only receives goes on until those that send to it have
-    /// drained, or what they have in flight would have nowhere to go.
-    fn is_to_stop(&self, sidecar: &SidecarPlan, team: &Team) -> bool {
+    /// drained, or what they have in flight would have nowhere to go. Once it has been told to, nothing starts it again
+    /// before the pipeline goes on: nothing can be on its way to it, whoever is not connected at the moment.
+    ///
+    /// None where that is not known yet: a new leader has not heard of those that send to it, which may have drained long
+    /// ago.
+    fn is_to_stop(&self, sidecar: &SidecarPlan, team: &Team) -> Option<bool> {
+        if !self.is_suspended() {
+            return Some(false);
+        }
         let has_sources = sidecar.plan.stages.iter().any(|stage| match &stage.kind {
             Kind::Source(source) => !matches!(source, Source::Edge(_)),
             _ => false,
         });
-        let mut senders = team.told.iter().filter(|other| sends(other, sidecar));
-        self.is_suspended() && (has_sources || senders.all(|sender| has_drained(&self.part(sender, team))))
+        let generation = self.resource.metadata.generation;
+        let told = self.told(sidecar, team);
+        if has_sources
+            || told.is_to_stop
+            || was_drained(self.resource.status.as_ref(), generation, &hash(&team.sidecars))
+        {
+            return Some(true);
+        }
+        let senders = || {
+            let all = team.told.iter().filter(|other| sends(other, sidecar));
+            all.map(|sender| self.part(sender, team))
+        };
+        if senders().all(|sender| has_drained(&sender)) {
+            return Some(true);
+        }
+        let is_known = told.is_anything || !self.is_early() || senders().all(|sender| is_heard(&sender));
+        is_known.then_some(false)
+    }
+
+    /// What a sidecar has been told by this leader.
+    fn told(&self, sidecar: &SidecarPlan, team: &Team) -> Told {
+        let addressees = self.addressees(sidecar, &team.hosting);
+        self.context.fleet.told(&addressees, &self.name, &sidecar.name, &plan_hash(&sidecar.plan))
+    }
+
+    /// Whether the sidecars may not have had the time to connect to this replica yet.
+    fn is_early(&self) -> bool {
+        self.context.clock.now().since(self.context.began) < EARLY
     }
 
     /// Whom the pods that are made for a sidecar run as.
@@ -322,7 +379,7 @@ impl Look<'_> {
             errors,
             running,
             conflict: conflict.map(|error| error.to_string()),
-            is_early: clock.now().since(self.context.began) < EARLY,
+            is_early: self.is_early(),
         };
         let before = self.resource.status.as_ref();
         let new = status(&known, before, events::now(clock));

@@ -1,6 +1,9 @@
 //! Takes a rotation of the roots forward: Distribute, Issue, and back to Stable, each step when every sidecar is ready
 //! for it.
 //!
+//! What is not a sidecar is waited for as well: the API server's trust in the webhooks, and for a while the caches in
+//! between and the other replicas, none of which say that they are ready.
+//!
 //! `kubectl -n sidestream-system annotate secret sidestream-ca sidestream.dev/rotate=NOW` begins one; so does a root that
 //! has lived four fifths of its life. What is in the Secret says how far it is: see [`crate::trust`].
 
@@ -8,7 +11,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, api::PostParams};
-use sidestream_host::Clock;
+use sidestream_host::{Clock, Moment};
 use sidestream_trust::{Anchors, Authority};
 use tokio::{sync::watch, time::sleep};
 
@@ -18,6 +21,7 @@ use crate::{
     observed::Observed,
     trust::{AuthorityError, CA_SECRET, Phase, ROTATE, ROTATED, Roots, adopt},
     user_pods::UserPods,
+    webhook::Vouched,
 };
 
 /// How often it is asked whether the next step may be taken. Asking costs no request.
@@ -31,18 +35,23 @@ pub(super) async fn rotate(
     namespace: String,
     roots: watch::Sender<Arc<Roots>>,
     sources: Sources,
+    dwell: Duration,
     clock: Clock,
 ) {
     let api: Api<Secret> = Api::namespaced(client, &namespace);
     let backoff = Backoff::default();
+    let mut dwelling = Dwelling::default();
     loop {
         sleep(PERIOD).await;
         let now = clock.wall_nanos().div_euclid(1_000_000_000);
-        let told = sources.told();
         let current = roots.borrow().clone();
-        let next = match step(&current, &told, now, &clock) {
-            Ok(Some(next)) => next,
-            Ok(None) => continue,
+        let told = sources.told(&current);
+        let is_time = is_time(&current, &told, now);
+        if !dwelling.is_over(is_time.then(|| (current.phase(), current.generation)), dwell, clock.now()) {
+            continue;
+        }
+        let next = match step(&current, &clock) {
+            Ok(next) => next,
             Err(error) => {
                 tracing::error!(%error, "the roots do not rotate");
                 sleep(backoff.failed(CA_SECRET)).await;
@@ -73,25 +82,31 @@ pub(super) struct Sources {
     pub(super) observed: Observed,
     /// Which pods of the user's run.
     pub(super) user_pods: UserPods,
+    /// Whom the API server trusts; none where it asks us nothing.
+    pub(super) vouched: Option<Vouched>,
 }
 
 impl Sources {
-    fn told(&self) -> Told {
+    fn told(&self, roots: &Roots) -> Told {
         let mut pods = self.observed.pods_ready();
         for (account, count) in self.user_pods.running(&self.fleet.pods_told()) {
             *pods.entry(account).or_default() += count;
         }
-        Told { anchored: self.fleet.anchored(), pods }
+        let pem = roots.anchors.to_pem();
+        let is_vouched_for = self.vouched.as_ref().is_none_or(|vouched| vouched.is_for(&pem));
+        Told { anchored: self.fleet.anchored(), pods, is_vouched_for }
     }
 }
 
 /// What the sidecars say.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Told {
     /// Of each connected pod of an account: the generation it trusts, and who issued its certificate.
     anchored: HashMap<Account, Vec<Option<(u64, u64)>>>,
     /// How many pods of each account run.
     pods: HashMap<Account, usize>,
+    /// Whether the API server trusts all of the roots where it asks the webhooks.
+    is_vouched_for: bool,
 }
 
 impl Told {
@@ -103,16 +118,39 @@ impl Told {
     }
 }
 
-/// The roots after the next step; none where it is not time for one.
-fn step(current: &Roots, told: &Told, now: i64, clock: &Clock) -> Result<Option<Roots>, AuthorityError> {
-    let is_time = match current.phase() {
-        Phase::Stable => is_due(current, now),
-        Phase::Distribute => told.is_by_all(|(generation, _)| generation >= current.generation),
-        Phase::Issue => told.is_by_all(|(_, issuer)| issuer == current.issuer_number()),
-    };
-    if !is_time {
-        return Ok(None);
+/// Since when everybody who says so has been ready for the next step.
+#[derive(Debug, Default)]
+struct Dwelling(Option<((Phase, u64), Moment)>);
+
+impl Dwelling {
+    /// Whether all have been ready to leave this phase for as long as `dwell`; none: they are not now. A rotation begins at
+    /// once.
+    fn is_over(&mut self, leaves: Option<(Phase, u64)>, dwell: Duration, now: Moment) -> bool {
+        let Some(leaves) = leaves else {
+            self.0 = None;
+            return false;
+        };
+        let since = match self.0 {
+            Some((same, since)) if same == leaves => since,
+            _ => self.0.insert((leaves, now)).1,
+        };
+        leaves.0 == Phase::Stable || now.since(since) >= dwell
     }
+}
+
+/// Whether the next step may be taken.
+fn is_time(current: &Roots, told: &Told, now: i64) -> bool {
+    match current.phase() {
+        Phase::Stable => is_due(current, now),
+        Phase::Distribute => {
+            told.is_vouched_for && told.is_by_all(|(generation, _)| generation >= current.generation)
+        }
+        Phase::Issue => told.is_by_all(|(_, issuer)| issuer == current.issuer_number()),
+    }
+}
+
+/// The roots after the next step.
+fn step(current: &Roots, clock: &Clock) -> Result<Roots, AuthorityError> {
     let trust = AuthorityError::Trust;
     // Only now: to copy the roots is to read their keys.
     let mut next = current.copy(clock)?;
@@ -124,8 +162,7 @@ fn step(current: &Roots, told: &Told, now: i64, clock: &Clock) -> Result<Option<
             (next.next, next.generation) = (Some(new), current.generation + 1);
         }
         Phase::Distribute => {
-            let Some(new) = next.next.take() else { return Ok(None) };
-            next.issuer = new;
+            next.issuer = next.next.take().unwrap_or(next.issuer);
         }
         Phase::Issue => {
             next.anchors = next.issuer.anchors();
@@ -135,7 +172,7 @@ fn step(current: &Roots, told: &Told, now: i64, clock: &Clock) -> Result<Option<
             }
         }
     }
-    Ok(Some(next))
+    Ok(next)
 }
 
 fn is_due(roots: &Roots, now: i64) -> bool {
@@ -153,9 +190,12 @@ mod tests {
         let clock = Clock::machine();
         let now = clock.wall_nanos() / 1_000_000_000;
         let go = |roots: &Roots, anchored: Vec<Option<(u64, u64)>>, pods| {
-            let told =
-                Told { anchored: [(account("hub"), anchored)].into(), pods: [(account("hub"), pods)].into() };
-            step(roots, &told, now, &clock).unwrap()
+            let told = Told {
+                anchored: [(account("hub"), anchored)].into(),
+                pods: [(account("hub"), pods)].into(),
+                is_vouched_for: true,
+            };
+            is_time(roots, &told, now).then(|| step(roots, &clock).unwrap())
         };
         let mut roots = Roots::create("cluster.local", &clock).unwrap();
         let old = roots.issuer_number();
@@ -183,8 +223,31 @@ mod tests {
         let clock = Clock::machine();
         let roots = Roots::create("cluster.local", &clock).unwrap();
         let late = roots.issuer.not_after_seconds() - LEFT_MIN_SECONDS + 1;
-        let told = Told { anchored: HashMap::new(), pods: HashMap::new() };
-        assert!(step(&roots, &told, late, &clock).unwrap().is_some());
+        assert!(is_time(&roots, &Told::default(), late));
+    }
+
+    #[test]
+    fn no_certificate_of_a_new_root_is_issued_before_the_api_server_trusts_it() {
+        let clock = Clock::machine();
+        let distribute = step(&Roots::create("cluster.local", &clock).unwrap(), &clock).unwrap();
+        assert_eq!(distribute.phase(), Phase::Distribute);
+        assert!(!is_time(&distribute, &Told::default(), 0));
+        assert!(is_time(&distribute, &Told { is_vouched_for: true, ..Told::default() }, 0));
+    }
+
+    #[test]
+    fn all_must_have_been_ready_for_a_while_and_a_rotation_begins_at_once() {
+        let clock = Clock::machine();
+        let (now, dwell) = (clock.now(), Duration::from_secs(5));
+        let at = |seconds| now + Duration::from_secs(seconds);
+        let mut dwelling = Dwelling::default();
+        assert!(dwelling.is_over(Some((Phase::Stable, 1)), dwell, now));
+        let distribute = Some((Phase::Distribute, 2));
+        assert!(!dwelling.is_over(distribute, dwell, now));
+        assert!(!dwelling.is_over(None, dwell, at(4)), "one is not ready any more");
+        assert!(!dwelling.is_over(distribute, dwell, at(5)) && !dwelling.is_over(distribute, dwell, at(9)));
+        assert!(dwelling.is_over(distribute, dwell, at(10)));
+        assert!(!dwelling.is_over(Some((Phase::Issue, 2)), dwell, at(10)), "the next phase is another");
     }
 
     #[test]
@@ -196,6 +259,7 @@ mod tests {
             ]
             .into(),
             pods: [(account("hub"), 1), (account("door"), 1)].into(),
+            is_vouched_for: true,
         };
         assert!(told(1, 1).is_by_all(|_| true));
         assert!(!told(2, 0).is_by_all(|_| true));

@@ -62,6 +62,10 @@ fn of_users(pods: &[UserPod], said: Acknowledged) -> [(String, String); 2] {
         "console: {}",
         "webhook: {url: 'http://a', credentials: {secretRef: {name: am, key: token}}}",
     );
+    let text = text.replace(
+        "generator: {}",
+        "prometheus: {url: 'http://a', credentials: {secretRef: {name: other, key: token}}}",
+    );
     let compiled = compile(text.as_bytes(), "hello");
     assert!(compiled.is_ok(), "{:?}", compiled.diagnostics);
     let sidecars = &compiled.pipelines[0].sidecars;
@@ -81,7 +85,7 @@ fn said_of<'a>(status: &'a PipelineStatus, kind: &str) -> (&'a str, &'a str, &'a
 }
 
 fn user_pod(name: &str) -> UserPod {
-    let secrets = [("am".to_owned(), ["token".to_owned()].into())].into();
+    let secrets = ["am", "other"].map(|name| (name.to_owned(), ["token".to_owned()].into())).into();
     UserPod { name: name.into(), has_sidecar: true, secrets, ..UserPod::default() }
 }
 
@@ -100,12 +104,14 @@ fn of_the_users_pods_those_without_a_sidecar_are_named_and_those_with_one_are_wa
 
 #[test]
 fn a_secret_that_is_first_named_after_injection_asks_for_a_restart_of_the_pod_by_name() {
-    let old = UserPod { secrets: Default::default(), ..user_pod("old") };
+    let other = [("other".to_owned(), ["token".to_owned()].into())].into();
+    let old = UserPod { secrets: other, ..user_pod("old") };
     let [_, (reason, message)] = of_users(&[user_pod("new"), old], told(2, 2, 2));
     assert!(
         reason == "NeedsRestart" && message.contains("`old`") && message.contains("Secret am"),
         "{message}"
     );
+    assert!(!message.contains("other"), "which it has: {message}");
     assert!(!message.contains("`new`"), "{message}");
     assert_eq!(of_users(&[user_pod("new")], told(1, 1, 1))[1].0, "Resolved");
 }

@@ -12,24 +12,36 @@ mod mutate;
 mod validate;
 mod vouch;
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{Json, Router, extract::DefaultBodyLimit, routing::post};
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, Request},
+    http::StatusCode,
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::post,
+};
 use serde_json::{Value, json};
 use sidestream_trust::Identity;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
+    time::timeout,
 };
 use tokio_rustls::server::TlsStream;
 
 use crate::control::accept;
 
 pub use mutate::Injector;
-pub(crate) use vouch::vouch;
+pub(crate) use vouch::{Vouched, vouch};
 
 /// The largest review: an object has at most 1.5 MiB, and comes with its predecessor.
-const BODY_BYTES_MAX: usize = 8 << 20;
+const BODY_BYTES_MAX: usize = 4 << 20;
+/// Reviews at once, read or answered; more wait their turn. Anybody in the cluster may ask.
+const REVIEWS_MAX: usize = 32;
+/// How long a review may take from its head to its answer, its turn included: the API server waits no longer.
+const REVIEW_MAX: Duration = Duration::from_secs(5);
 /// Connections that wait to be served.
 const WAITING_MAX: usize = 64;
 /// The longest warning, in bytes: what `kubectl` shows well.
@@ -59,10 +71,32 @@ pub async fn serve(
     let router = Router::new()
         .route("/validate", post(validate))
         .route("/mutate", post(mutate))
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn(in_turn(REVIEWS_MAX, REVIEW_MAX)));
     let served = axum::serve(Connections { connections, address }, router).with_graceful_shutdown(stop).await;
     accepting.abort();
     served
+}
+
+/// Answers at most `turns` requests at once, each within `max`.
+fn in_turn(
+    turns: usize,
+    max: Duration,
+) -> impl Fn(Request, Next) -> futures_util::future::BoxFuture<'static, Response> + Clone {
+    let turns = Arc::new(Semaphore::new(turns));
+    move |request, next| {
+        let turns = turns.clone();
+        Box::pin(async move {
+            let answering = async {
+                let _turn = turns.acquire().await;
+                next.run(request).await
+            };
+            match timeout(max, answering).await {
+                Ok(answer) => answer,
+                Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "it took too long").into_response(),
+            }
+        })
+    }
 }
 
 /// What is said about an object.
@@ -131,7 +165,27 @@ impl axum::serve::Listener for Connections {
 
 #[cfg(test)]
 mod tests {
+    use tower::ServiceExt;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_review_that_takes_too_long_gives_way_to_the_next() {
+        let slow = post(std::future::pending::<()>);
+        let router = Router::new().route("/slow", slow).route("/quick", post(|| async {}));
+        let max = Duration::from_millis(300);
+        let router = router.layer(middleware::from_fn(in_turn(1, max)));
+        let ask = |path: &str| {
+            let request = Request::post(path).body(axum::body::Body::empty()).unwrap();
+            router.clone().oneshot(request)
+        };
+        let (slow, quick) = tokio::join!(timeout(max * 4, ask("/slow")), async {
+            tokio::time::sleep(max / 2).await;
+            ask("/quick").await
+        });
+        assert_eq!(slow.unwrap().unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(quick.unwrap().status(), StatusCode::OK);
+    }
 
     #[test]
     fn an_answer_has_the_number_of_its_question_and_the_patch_as_the_api_server_reads_it() {

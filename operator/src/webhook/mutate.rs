@@ -6,10 +6,15 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use kube::{Api, Client, api::ListParams, core::DeserializeGuard};
+use k8s_openapi::api::apps::v1::ControllerRevision;
+use kube::{
+    Api, Client, ResourceExt,
+    api::ListParams,
+    core::{ApiResource, DynamicObject, TypeMeta},
+};
 use serde_json::Value;
-use sidestream_crds::{Pipeline, SidecarPlan, compile_resource};
-use sidestream_desired::{Facts, inject};
+use sidestream_crds::{Diagnostic, Pipeline, SidecarPlan, compile_resource};
+use sidestream_desired::{Facts, inject, read_revision, revision_name};
 use tokio::time::timeout;
 
 use super::{Answer, reviewed};
@@ -47,7 +52,9 @@ impl Injector {
         let pod = &request["object"];
         let Some(labels) = self.asks(namespace, pod) else { return Answer::default() };
         let mut answer = Answer::default();
-        let pipelines = self.pipelines(namespace).await.unwrap_or_else(|reason| {
+        let pipelines = timeout(LIST_MAX, self.pipelines(namespace)).await;
+        let pipelines = pipelines.unwrap_or_else(|_| Err("the API server took too long".to_owned()));
+        let pipelines = pipelines.unwrap_or_else(|reason| {
             // Better without a Secret, which the status then tells, than no pod.
             answer.warnings.push(format!("the sidecar has no Secrets until the pod is made anew: {reason}"));
             Vec::new()
@@ -84,13 +91,34 @@ impl Injector {
         (!is_ours && !is_mirror && inject::is_wanted(&labels)).then_some(labels)
     }
 
-    /// The sidecars of every pipeline of a namespace.
+    /// The sidecars of every pipeline of a namespace, as they run: a spec that does not compile changes nothing.
     async fn pipelines(&self, namespace: &str) -> Result<Vec<Vec<SidecarPlan>>, String> {
-        let api: Api<DeserializeGuard<Pipeline>> = Api::namespaced(self.client.clone(), namespace);
-        let listed = timeout(LIST_MAX, api.list(&ListParams::default())).await;
-        let listed = listed.map_err(|_| "the API server took too long".to_owned())?;
-        let listed = listed.map_err(|error| error.to_string())?;
-        let sound = listed.items.into_iter().filter_map(|pipeline| pipeline.0.ok());
-        Ok(sound.map(|pipeline| compile_resource(&pipeline).0.sidecars).collect())
+        let resource = ApiResource::erase::<Pipeline>(&());
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &resource);
+        let listed = api.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
+        let mut all = Vec::new();
+        for mut object in listed {
+            object.types.get_or_insert_with(TypeMeta::resource::<Pipeline>);
+            let last_good = object.data["status"]["plan"].as_str().map(str::to_owned);
+            let name = object.name_any();
+            let compiled = object.try_parse::<Pipeline>().ok().map(|pipeline| compile_resource(&pipeline));
+            let (own, is_sound) = compiled.map_or_else(Default::default, |(compiled, found)| {
+                (compiled.sidecars, !found.iter().any(Diagnostic::is_error))
+            });
+            all.push(match last_good {
+                Some(hash) if !is_sound => {
+                    self.kept(namespace, &revision_name(&name, &hash)).await?.unwrap_or(own)
+                }
+                _ => own,
+            });
+        }
+        Ok(all)
+    }
+
+    /// What a revision keeps; none where it is gone.
+    async fn kept(&self, namespace: &str, revision: &str) -> Result<Option<Vec<SidecarPlan>>, String> {
+        let api: Api<ControllerRevision> = Api::namespaced(self.client.clone(), namespace);
+        let revision = api.get_opt(revision).await.map_err(|error| error.to_string())?;
+        Ok(revision.as_ref().and_then(read_revision))
     }
 }

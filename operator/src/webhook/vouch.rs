@@ -1,7 +1,10 @@
 //! Whom the API server is to trust when it asks: written into the configurations of the webhooks.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures_util::StreamExt;
 use k8s_openapi::{
@@ -22,12 +25,31 @@ use crate::trust::Roots;
 
 /// How long a configuration that could not be written is left alone.
 const RETRY: Duration = Duration::from_secs(10);
+/// One configuration of what changes objects, one of what only refuses them.
+const KINDS: usize = 2;
+
+/// Whom the configurations say to trust, as they were last seen. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Vouched(Arc<Mutex<HashMap<String, Option<DynamicObject>>>>);
+
+impl Vouched {
+    /// Whether every configuration has been seen, and those that are there have exactly this to trust.
+    pub(crate) fn is_for(&self, pem: &str) -> bool {
+        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_so = |own: &Option<DynamicObject>| own.as_ref().is_none_or(|own| patch(own, pem).is_none());
+        seen.len() == KINDS && seen.values().all(is_so)
+    }
+
+    fn saw(&self, kind: &str, configuration: Option<DynamicObject>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(kind.to_owned(), configuration);
+    }
+}
 
 /// Writes the roots of the moment into the configurations called `name`, for as long as it is polled.
-pub(crate) async fn vouch(client: Client, name: &str, roots: &watch::Sender<Arc<Roots>>) {
+pub(crate) async fn vouch(client: Client, name: &str, roots: &watch::Sender<Arc<Roots>>, vouched: &Vouched) {
     let of = |resource: ApiResource| {
         let api = Api::all_with(client.clone(), &resource);
-        vouch_in(api, resource.kind, name, roots.subscribe())
+        vouch_in(api, resource.kind, name, roots.subscribe(), vouched)
     };
     tokio::join!(
         of(ApiResource::erase::<ValidatingWebhookConfiguration>(&())),
@@ -35,14 +57,23 @@ pub(crate) async fn vouch(client: Client, name: &str, roots: &watch::Sender<Arc<
     );
 }
 
-async fn vouch_in(api: Api<DynamicObject>, kind: String, name: &str, mut roots: watch::Receiver<Arc<Roots>>) {
+async fn vouch_in(
+    api: Api<DynamicObject>,
+    kind: String,
+    name: &str,
+    mut roots: watch::Receiver<Arc<Roots>>,
+    vouched: &Vouched,
+) {
     let mut configurations = std::pin::pin!(watcher::watch_object(api.clone(), name).default_backoff());
     let mut current = None;
     let mut has_failed = false;
     loop {
         tokio::select! {
             seen = configurations.next() => match seen {
-                Some(Ok(seen)) => current = seen,
+                Some(Ok(seen)) => {
+                    vouched.saw(&kind, seen.clone());
+                    current = seen;
+                }
                 Some(Err(error)) => {
                     tracing::info!(%error, kind, name, "cannot be seen");
                     continue;
@@ -101,5 +132,11 @@ mod tests {
         configuration.data["webhooks"][0]["clientConfig"]["caBundle"] = "cGVt".into();
         assert_eq!(patch(&configuration, "pem"), None);
         assert!(patch(&configuration, "new").is_some());
+
+        let vouched = Vouched::default();
+        vouched.saw("MutatingWebhookConfiguration", Some(configuration));
+        assert!(!vouched.is_for("pem"), "the other has not been seen");
+        vouched.saw("ValidatingWebhookConfiguration", None);
+        assert!(vouched.is_for("pem") && !vouched.is_for("new"));
     }
 }

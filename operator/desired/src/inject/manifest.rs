@@ -22,15 +22,8 @@ pub fn into_manifest(
 ) -> Result<bool, Refusal> {
     let namespace = object["metadata"]["namespace"].as_str().unwrap_or(namespace).to_owned();
     let Some(pod) = template(object) else { return Ok(false) };
-    let labels = &mut pod["metadata"]["labels"];
-    if labels.get(labels::INJECT).is_none() {
-        if !labels.is_object() {
-            *labels = json!({});
-        }
-        labels[labels::INJECT] = labels::INJECT_ENABLED.into();
-    }
-    let labels: BTreeMap<String, String> =
-        serde_json::from_value(pod["metadata"]["labels"].clone()).unwrap_or_default();
+    let mut labels = labels_of(pod)?;
+    labels.entry(labels::INJECT.into()).or_insert_with(|| labels::INJECT_ENABLED.into());
     // It says that it wants none.
     if !is_wanted(&labels) {
         return Ok(false);
@@ -39,9 +32,23 @@ pub fn into_manifest(
         pipeline.resource.metadata.namespace.as_deref().unwrap_or("default") == namespace
     };
     let near = pipelines.iter().filter(is_near).map(|pipeline| pipeline.sidecars.as_slice());
-    let Some(injection) = injection(pod, secrets_of(&labels, near), facts)? else { return Ok(false) };
+    let injection = injection(pod, secrets_of(&labels, near), facts)?;
+    pod["metadata"]["labels"] = json!(labels);
+    let Some(injection) = injection else { return Ok(false) };
     injection.apply(pod);
     Ok(true)
+}
+
+/// The labels of `pod`; none where it has none.
+fn labels_of(pod: &Value) -> Result<BTreeMap<String, String>, Refusal> {
+    let malformed = |part: &str, expected| Refusal::Malformed { part: part.into(), expected };
+    let metadata = &pod["metadata"];
+    if !metadata.is_object() && !metadata.is_null() {
+        return Err(malformed("metadata", "an object"));
+    }
+    let labels: Option<_> = serde_json::from_value(metadata["labels"].clone())
+        .map_err(|_| malformed("metadata.labels", "an object of texts"))?;
+    Ok(labels.unwrap_or_default())
 }
 
 /// The pod in `object`, or the template of the pods it makes.
@@ -88,6 +95,23 @@ mod tests {
             assert!(text.contains(r#""sidestream.dev/inject":"enabled""#), "{text}");
             assert!(text.contains(r#""restartPolicy":"Always""#), "{text}");
             assert_eq!(into_manifest(&mut object, "default", &[], &facts()), Ok(false), "{kind}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_pod_is_refused_by_the_part_that_is_wrong() {
+        for (pod, part) in [
+            (json!({"metadata": "hello", "spec": {}}), "metadata"),
+            (json!({"metadata": {"labels": ["hello"]}, "spec": {}}), "metadata.labels"),
+            (json!({"metadata": {"labels": {"app": 1}}, "spec": {}}), "metadata.labels"),
+            (json!({"spec": {"initContainers": "hello"}}), "spec.initContainers"),
+            (json!({"spec": {"volumes": {"name": "hello"}}}), "spec.volumes"),
+        ] {
+            let mut object = json!({"kind": "Deployment", "spec": {"template": pod}});
+            let same = object.clone();
+            let refusal = into_manifest(&mut object, "default", &[], &facts()).unwrap_err();
+            assert!(refusal.to_string().contains(&format!("`{part}`")), "{refusal}");
+            assert_eq!(object, same);
         }
     }
 

@@ -24,6 +24,13 @@ pub enum Refusal {
         /// Which port.
         port: i32,
     },
+    /// A part of the pod is not what the API has it be.
+    Malformed {
+        /// Which: `metadata.labels`.
+        part: String,
+        /// What it should be.
+        expected: &'static str,
+    },
     /// Something has a name of the sidecar's.
     Name {
         /// `container` or `volume`.
@@ -35,6 +42,11 @@ pub enum Refusal {
 
 /// Whether a sidecar with these `volumes` gets in the way of what `spec` has.
 pub(super) fn check<'a>(spec: &Value, volumes: impl Iterator<Item = &'a str>) -> Result<(), Refusal> {
+    for field in ["initContainers", "containers", "volumes"] {
+        if !spec[field].is_array() && !spec[field].is_null() {
+            return Err(Refusal::Malformed { part: format!("spec.{field}"), expected: "a list" });
+        }
+    }
     if spec["hostNetwork"] == true {
         return Err(Refusal::HostNetwork);
     }
@@ -70,6 +82,12 @@ impl fmt::Display for Refusal {
         match self {
             Self::HostNetwork => {
                 out.write_str("the pod has `hostNetwork: true`, so the sidecar's ports would be its node's")
+            }
+            Self::Malformed { part, expected } => {
+                return write!(
+                    out,
+                    "`{part}` of the pod is not {expected}; the API server would refuse it, too"
+                );
             }
             Self::Windows => out.write_str("the pod runs on Windows, and the sidecar on Linux"),
             Self::Port { container, port } => {
