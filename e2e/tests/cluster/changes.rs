@@ -4,7 +4,6 @@ use serde_json::Value;
 use sidestream_e2e::eventually;
 
 use crate::{
-    collector::Account,
     flow::Flow,
     world::{Namespace, SOON, kubectl},
 };
@@ -26,7 +25,8 @@ fn plan_certificates_root_and_replicas_change_under_load_and_nothing_is_lost_rep
     flow.goes_on();
 
     let before = roots(&flow.shop).expect("there are some");
-    let now = format!("sidestream.dev/rotate={}", flow.shop.name);
+    // Another one each time, also on a cluster that was tested before.
+    let now = format!("sidestream.dev/rotate={}", std::process::id());
     let secret =
         ["--namespace", "sidestream-system", "annotate", "--overwrite", "secret", "sidestream-ca", &now];
     kubectl(&secret, "").expect("annotated");
@@ -36,6 +36,9 @@ fn plan_certificates_root_and_replicas_change_under_load_and_nothing_is_lost_rep
     });
     flow.goes_on();
 
+    assert_eq!(flow.so_far().reordered, 0, "by key");
+
+    // Of several receivers any may take an event, so from here on the order is not kept.
     for replicas in [2_usize, 1] {
         flow.shop
             .kubectl(&["scale", "deployment/flow-hub-spl", &format!("--replicas={replicas}")])
@@ -49,7 +52,7 @@ fn plan_certificates_root_and_replicas_change_under_load_and_nothing_is_lost_rep
     }
 
     let account = flow.all_arrive();
-    assert_eq!(account, Account { arrived: flow.count, lost: 0, repeated: 0, reordered: 0 });
+    assert_eq!((account.lost, account.repeated), (0, 0));
     let pods = flow.shop.get(&["pods"]).expect("pods can be listed");
     let restarts = |pod: &Value| pod["status"]["containerStatuses"][0]["restartCount"].as_u64();
     let all: Vec<_> = pods["items"].as_array().expect("a list").iter().map(restarts).collect();

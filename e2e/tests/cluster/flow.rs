@@ -51,6 +51,11 @@ impl Flow {
         });
     }
 
+    /// What has become of the events until now.
+    pub(crate) fn so_far(&self) -> Account {
+        self.collector.account(self.count)
+    }
+
     /// What became of all events; none of them may be lost.
     pub(crate) fn all_arrive(&self) -> Account {
         let limit = Duration::from_secs((self.count / RATE) as u64) + SOON;

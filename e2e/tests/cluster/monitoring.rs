@@ -7,12 +7,12 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use sidestream_e2e::eventually;
 
 use crate::{
     injection,
-    world::{Namespace, SOON, kubeconfig},
+    world::{Namespace, SOON, kubectl},
 };
 
 const PROMETHEUS: &str = "/usr/bin/prometheus";
@@ -66,11 +66,42 @@ fn queries() -> Vec<String> {
     queries
 }
 
+/// Every port of every pod, as Prometheus's own discovery labels them. Debian builds it without that, so it reads a file.
+fn discovered() -> Value {
+    let pods = kubectl(&["get", "pods", "--all-namespaces", "-o", "json"], "").expect("pods can be listed");
+    let pods: Value = serde_json::from_str(&pods).expect("JSON");
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut targets = Vec::new();
+    for pod in list(&pods["items"]) {
+        let (about, spec) = (&pod["metadata"], &pod["spec"]);
+        let mut labels = serde_json::Map::new();
+        labels.insert("__meta_kubernetes_namespace".into(), about["namespace"].clone());
+        labels.insert("__meta_kubernetes_pod_name".into(), about["name"].clone());
+        for (name, value) in about["labels"].as_object().into_iter().flatten() {
+            let name = name.replace(|letter: char| !letter.is_ascii_alphanumeric(), "_");
+            labels.insert(format!("__meta_kubernetes_pod_label_{name}"), value.clone());
+            labels.insert(format!("__meta_kubernetes_pod_labelpresent_{name}"), "true".into());
+        }
+        for container in list(&spec["containers"]).iter().chain(&list(&spec["initContainers"])) {
+            for port in list(&container["ports"]) {
+                let mut labels = labels.clone();
+                labels.insert("__meta_kubernetes_pod_container_name".into(), container["name"].clone());
+                labels.insert("__meta_kubernetes_pod_container_port_name".into(), port["name"].clone());
+                let target = format!("{}:{}", text(&pod["status"]["podIP"]), port["containerPort"]);
+                labels.retain(|_, value| value.is_string());
+                targets.push(json!({"targets": [target], "labels": labels}));
+            }
+        }
+    }
+    Value::from(targets)
+}
+
 fn manifest(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests").join(name)
 }
 
-/// Debian's, outside the cluster, that finds pods through the API server.
+/// Debian's, outside the cluster.
 struct Prometheus {
     process: Child,
     url: String,
@@ -81,12 +112,15 @@ impl Prometheus {
     fn start() -> Prometheus {
         let folder = tempfile::tempdir().expect("a folder");
         let shipped = fs::read_to_string(manifest("prometheus/scrape.yaml")).expect("the shipped file");
-        let outside = format!("- role: pod\n    kubeconfig_file: {}", kubeconfig());
-        assert!(shipped.contains("- role: pod"), "{shipped}");
+        let discovery = "kubernetes_sd_configs:\n  - role: pod";
+        assert!(shipped.contains(discovery), "{shipped}");
+        let targets = folder.path().join("targets.json");
+        fs::write(&targets, discovered().to_string()).expect("written");
+        let from_file = format!("file_sd_configs:\n  - files: [{}]", targets.display());
         let configuration = format!(
             "global: {{scrape_interval: 2s}}\nrule_files: [{}]\nscrape_configs:\n{}",
             manifest("prometheus/alerts.yaml").display(),
-            shipped.replace("- role: pod", &outside),
+            shipped.replace(discovery, &from_file),
         );
         let file = folder.path().join("prometheus.yml");
         fs::write(&file, configuration).expect("written");

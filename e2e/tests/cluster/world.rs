@@ -132,8 +132,10 @@ impl Drop for Namespace {
 
 /// Runs `kubectl` on the cluster that `make e2e` names.
 pub(crate) fn kubectl(arguments: &[&str], input: &str) -> Result<String, String> {
+    let config =
+        env::var("SIDESTREAM_E2E_KUBECONFIG").expect("a cluster: `make e2e` raises one and runs these tests");
     let mut child = Command::new("kubectl")
-        .args(["--kubeconfig", &kubeconfig()])
+        .args(["--kubeconfig", &config])
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -144,9 +146,4 @@ pub(crate) fn kubectl(arguments: &[&str], input: &str) -> Result<String, String>
     let output = child.wait_with_output().expect("kubectl ends");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
-}
-
-/// How the cluster is reached.
-pub(crate) fn kubeconfig() -> String {
-    env::var("SIDESTREAM_E2E_KUBECONFIG").expect("a cluster: `make e2e` raises one and runs these tests")
 }

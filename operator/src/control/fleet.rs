@@ -155,6 +155,11 @@ impl Fleet {
         inner.wake(&concerned);
     }
 
+    /// The plan of `pipeline` that an addressee is to run.
+    pub fn plan(&self, addressee: &Addressee, pipeline: &str) -> Option<Arc<Plan>> {
+        self.lock().plans.get(addressee)?.get(pipeline).cloned()
+    }
+
     /// Whether `pipeline`'s part called `sidecar` has been told to stop with this plan, and whether it has been told anything.
     pub fn told(&self, addressees: &[Addressee], pipeline: &str, sidecar: &str, hash: &str) -> Told {
         let inner = self.lock();
@@ -180,6 +185,10 @@ impl Fleet {
         let (staying, gone): (BTreeSet<_>, BTreeSet<_>) = addressees.into_iter().partition(stays);
         for addressee in &gone {
             inner.withdraw(addressee, pipeline);
+        }
+        // What they have said is none of another pipeline's of this name.
+        for id in staying.iter().flat_map(|own| inner.ids_of(own)).collect::<Vec<_>>() {
+            inner.sessions.get_mut(&id).map(|session| session.said.remove(pipeline));
         }
         if !staying.is_empty() {
             inner.addressees.insert(pipeline.to_owned(), staying);

@@ -10,6 +10,7 @@
 mod backoff;
 mod events;
 mod introduce;
+mod order;
 mod pipeline;
 mod rotation;
 

@@ -29,10 +29,10 @@ use sidestream_desired::{
     revision_name, sends, with_accounts,
 };
 use sidestream_host::{Clock, Moment};
-use sidestream_plan::{Kind, Source, stage};
+use sidestream_plan::stage;
 use tokio::sync::watch;
 
-use super::{ReconcileError, backoff::Backoff, events};
+use super::{ReconcileError, backoff::Backoff, events, order};
 use crate::{
     apply::{Applier, ApplyError, key_of},
     control::{Account, Addressee, Fleet, Told},
@@ -248,8 +248,12 @@ impl Look<'_> {
             let addressees = self.addressees(sidecar, &team.hosting);
             match self.is_to_stop(sidecar, team) {
                 Some(is_to_stop) => {
-                    let plan = Arc::new(self.plan(sidecar, is_to_stop));
-                    plans.extend(addressees.into_iter().map(|own| (own, plan.clone())));
+                    let new = Arc::new(self.plan(sidecar, is_to_stop));
+                    let waits = !is_to_stop && self.waits(sidecar, team);
+                    plans.extend(addressees.into_iter().map(|own| {
+                        let old = waits.then(|| fleet.plan(&own, &self.name)).flatten();
+                        (own, old.unwrap_or_else(|| new.clone()))
+                    }));
                 }
                 None => held.extend(addressees),
             }
@@ -315,13 +319,9 @@ impl Look<'_> {
         if !self.is_suspended() {
             return Some(false);
         }
-        let has_sources = sidecar.plan.stages.iter().any(|stage| match &stage.kind {
-            Kind::Source(source) => !matches!(source, Source::Edge(_)),
-            _ => false,
-        });
         let generation = self.resource.metadata.generation;
         let told = self.told(sidecar, team);
-        if has_sources
+        if order::has_sources(sidecar)
             || told.is_to_stop
             || was_drained(self.resource.status.as_ref(), generation, &hash(&team.sidecars))
         {
@@ -336,6 +336,14 @@ impl Look<'_> {
         }
         let is_known = told.is_anything || !self.is_early() || senders().all(|sender| is_heard(&sender));
         is_known.then_some(false)
+    }
+
+    /// Whether a sidecar goes on with the plan it has: one that sends to it has not taken the new one yet.
+    fn waits(&self, sidecar: &SidecarPlan, team: &Team) -> bool {
+        order::before(sidecar, &team.told).any(|sender| {
+            let said = self.part(sender, team).said;
+            said.connected > said.applied && said.refused.is_none()
+        })
     }
 
     /// What a sidecar has been told by this leader.
