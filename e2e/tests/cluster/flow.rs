@@ -56,6 +56,11 @@ impl Flow {
         self.collector.account(self.count)
     }
 
+    /// What has become of the first `count` events until now.
+    pub(crate) fn first(&self, count: usize) -> Account {
+        self.collector.account(count)
+    }
+
     /// What became of all events; none of them may be lost.
     pub(crate) fn all_arrive(&self) -> Account {
         let limit = Duration::from_secs((self.count / RATE) as u64) + SOON;

@@ -17,5 +17,6 @@ mod no_operator;
 mod node_drained;
 mod restarts;
 mod rights;
+mod suspend;
 mod wire;
 mod world;
