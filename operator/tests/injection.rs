@@ -213,10 +213,6 @@ fn see(operator: &Operator, name: &str, account: &str, has_sidecar: bool) {
     operator.context.user_pods.see(&serde_json::from_value(pod).unwrap());
 }
 
-fn connect(operator: &Operator, account: &str, pod: &str) -> Connected {
-    operator.context.fleet.connect(("shop".into(), account.into()), pod.into())
-}
-
 fn plan(connected: &Connected, pipeline: &str) -> Plan {
     let plans = connected.plans().expect("all pipelines have been looked at");
     plans.iter().find(|plan| plan.pipeline == pipeline).expect(pipeline).unwrap().unwrap()
@@ -236,7 +232,7 @@ async fn who_may_send_over_an_edge_is_whoever_the_pods_run_as() {
     let operator = Operator::new(&server).seeing();
     operator.context.fleet.expect([]);
     operator.settle("hello").await;
-    let hub = connect(&operator, "hello-hub-spl", "hub-1");
+    let hub = operator.connect("hello-hub-spl", "hub-1");
     let senders = || {
         let plan = plan(&hub, "shop/hello");
         match &plan.stages[0].kind {
@@ -263,7 +259,7 @@ async fn one_sidecar_is_told_the_plans_of_every_pipeline_that_selects_its_pod_an
     let operator = Operator::new(&server).seeing();
     operator.context.fleet.expect(["hello", "later", "other"].map(|name| format!("shop/{name}")));
     see(&operator, "front-1", "till", true);
-    let (front, stranger) = (connect(&operator, "till", "front-1"), connect(&operator, "till", "back-1"));
+    let (front, stranger) = (operator.connect("till", "front-1"), operator.connect("till", "back-1"));
     for name in ["hello", "other"] {
         operator.settle(name).await;
         assert!(front.plans().is_none(), "what is told is all there is");
@@ -302,7 +298,7 @@ async fn a_plan_that_listens_on_a_port_of_the_apps_is_not_told_to_its_sidecar() 
         "status": {"phase": "Running"},
     });
     operator.context.user_pods.see(&serde_json::from_value(pod).unwrap());
-    let front = connect(&operator, "till", "front-1");
+    let front = operator.connect("till", "front-1");
     operator.settle("hello").await;
     assert_eq!(front.plans().unwrap().len(), 0);
     let (reason, message) = ready(&server);
@@ -329,7 +325,7 @@ async fn events_go_to_pods_that_stay_and_have_a_sidecar() {
     pod("front-2", "bert", true, true);
     pod("front-3", "carl", true, false);
     operator.settle("hello").await;
-    let hub = connect(&operator, "hello-hub-spl", "hub-1");
+    let hub = operator.connect("hello-hub-spl", "hub-1");
     let stages = plan(&hub, "shop/hello").stages;
     let account = |name: &str| Account { namespace: "shop".into(), name: name.into() };
     for stage in stages {

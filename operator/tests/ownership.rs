@@ -51,7 +51,7 @@ async fn what_runs_goes_on_when_somebody_puts_an_object_in_our_place() {
     let operator = Operator::new(&server).seeing();
     operator.context.fleet.expect([]);
     operator.settle("hello").await;
-    let told = operator.context.fleet.connect(("shop".into(), "hello-main-spl".into()), "hello-1".into());
+    let told = operator.connect("hello-main-spl", "hello-1");
     for (path, kind) in [(TRUST, "ConfigMap"), (SERVICE, "Service")] {
         let ours = server.get(path).unwrap();
         let name = path.rsplit('/').next().unwrap();
@@ -124,7 +124,7 @@ async fn the_last_good_plan_goes_on_through_a_bad_edit_and_a_new_operator() {
     next.context.fleet.expect(["shop/hello".into()]);
     next.settle("hello").await;
     assert_eq!(server.get(DEPLOYMENT), good);
-    let told = next.context.fleet.connect(("shop".into(), "hello-main-spl".into()), "hello-1".into());
+    let told = next.connect("hello-main-spl", "hello-1");
     assert_eq!(told.plans().unwrap().len(), 1, "a sidecar that connects now is told the last good plan");
     let (reason, message) = condition(&server, "Accepted");
     assert_eq!(reason, "Invalid");

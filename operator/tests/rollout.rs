@@ -17,10 +17,6 @@ spec:
   - {name: show, sidecar: hub, sink: {console: {}}}
 ";
 
-fn connect(operator: &Operator, name: &str) -> Connected {
-    operator.context.fleet.connect(("shop".into(), name.into()), format!("{name}-1"))
-}
-
 /// The plan that the sidecar is told.
 fn told(sidecar: &Connected) -> String {
     sidecar.plans().unwrap().remove(0).hash
@@ -39,7 +35,7 @@ async fn a_receiver_follows_when_those_that_send_to_it_have_taken_the_new_plan()
         let operator = Operator::new(&server).seeing();
         operator.context.fleet.expect([]);
         operator.settle("hello").await;
-        let (door, hub) = (connect(&operator, "hello-door-spl"), connect(&operator, "hello-hub-spl"));
+        let (door, hub) = operator.connect_door_and_hub();
         operator.settle("hello").await;
         let before = (told(&door), told(&hub));
         answers(&door, None);
@@ -64,7 +60,7 @@ async fn a_receiver_waits_for_nobody_who_is_not_there() {
     let operator = Operator::new(&server).seeing();
     operator.context.fleet.expect([]);
     operator.settle("hello").await;
-    let hub = connect(&operator, "hello-hub-spl");
+    let hub = operator.connect("hello-hub-spl", "hello-hub-spl-1");
     operator.settle("hello").await;
     let before = told(&hub);
     server.user_applies(&TWO.replace("console: {}", "blackhole: {}"));

@@ -19,6 +19,19 @@ spec:
   - {name: show, sidecar: hub, sink: {console: {}}}
 ";
 
+/// It is applied, and both of its sidecars are connected.
+async fn suspended() -> (Server, Operator, Connected, Connected) {
+    let server = Server::default();
+    server.user_applies(TWO);
+    let operator = Operator::new(&server).seeing();
+    operator.context.fleet.expect([]);
+    operator.settle("hello").await;
+    pods_run(&server);
+    let (door, hub) = operator.connect_door_and_hub();
+    operator.settle("hello").await;
+    (server, operator, door, hub)
+}
+
 /// Whether the sidecar is told to stop, and which plan.
 fn told(sidecar: &Connected) -> (bool, String) {
     let plan = sidecar.plans().unwrap().remove(0);
@@ -36,10 +49,6 @@ fn pods_run(server: &Server) {
     }
 }
 
-fn connect(operator: &Operator, name: &str) -> Connected {
-    operator.context.fleet.connect(("shop".into(), name.into()), format!("{name}-1"))
-}
-
 /// It says that it has drained what it is told.
 fn drained(sidecar: &Connected, hash: &str) {
     let (pipeline, counts) = ("shop/hello".into(), Some(Counts::default()));
@@ -54,14 +63,7 @@ fn is_drained(server: &Server) -> bool {
 
 #[tokio::test]
 async fn what_has_stopped_stays_so_whoever_is_not_connected() {
-    let server = Server::default();
-    server.user_applies(TWO);
-    let operator = Operator::new(&server).seeing();
-    operator.context.fleet.expect([]);
-    operator.settle("hello").await;
-    pods_run(&server);
-    let (door, hub) = (connect(&operator, "hello-door-spl"), connect(&operator, "hello-hub-spl"));
-    operator.settle("hello").await;
+    let (server, operator, door, hub) = suspended().await;
     let door_hash = told(&door).1;
     drained(&door, &door_hash);
     operator.settle("hello").await;
@@ -73,10 +75,10 @@ async fn what_has_stopped_stays_so_whoever_is_not_connected() {
     // Another leader, which the receiver finds first.
     let operator = Operator::new(&server).seeing();
     operator.context.fleet.expect(["shop/hello".into()]);
-    let hub = connect(&operator, "hello-hub-spl");
+    let hub = operator.connect("hello-hub-spl", "hello-hub-spl-1");
     operator.settle("hello").await;
     assert!(hub.plans().is_none(), "it is told nothing before it is known what the one before it does");
-    let door = connect(&operator, "hello-door-spl");
+    let door = operator.connect("hello-door-spl", "hello-door-spl-1");
     operator.settle("hello").await;
     assert!(hub.plans().is_none(), "nor before that one has said so");
     drained(&door, &door_hash);
@@ -91,19 +93,12 @@ async fn what_has_stopped_stays_so_whoever_is_not_connected() {
     operator.context.fleet.expect(["shop/hello".into()]);
     operator.settle("hello").await;
     assert!(is_drained(&server));
-    assert!(told(&connect(&operator, "hello-hub-spl")).0);
+    assert!(told(&operator.connect("hello-hub-spl", "hello-hub-spl-1")).0);
 }
 
 #[tokio::test]
 async fn what_only_receives_stops_when_those_that_send_to_it_have_drained() {
-    let server = Server::default();
-    server.user_applies(TWO);
-    let operator = Operator::new(&server).seeing();
-    operator.context.fleet.expect([]);
-    operator.settle("hello").await;
-    pods_run(&server);
-    let (door, hub) = (connect(&operator, "hello-door-spl"), connect(&operator, "hello-hub-spl"));
-    operator.settle("hello").await;
+    let (_server, operator, door, hub) = suspended().await;
     assert!(told(&door).0);
     assert!(hub.plans().is_none(), "the one before it has not said yet whether it has stopped already");
 

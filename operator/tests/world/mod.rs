@@ -24,7 +24,7 @@ use sidestream_desired::Facts;
 use sidestream_host::Clock;
 use sidestream_operator::{
     apply::{Applier, key_of},
-    control::Fleet,
+    control::{Connected, Fleet},
     controllers::{Backoff, Context, reconcile},
     metrics::Metrics,
     observed::{Observed, group_of, of_dynamic},
@@ -360,6 +360,16 @@ impl Operator {
     pub fn seeing(self) -> Self {
         self.server.show(&self.context.observed);
         self
+    }
+
+    /// A pod of an account of the namespace `shop` connects.
+    pub fn connect(&self, account: &str, pod: &str) -> Connected {
+        self.context.fleet.connect(("shop".into(), account.into()), pod.into())
+    }
+
+    /// The pods of the sidecars `door` and `hub` of the pipeline `hello` connect.
+    pub fn connect_door_and_hub(&self) -> (Connected, Connected) {
+        (self.connect("hello-door-spl", "hello-door-spl-1"), self.connect("hello-hub-spl", "hello-hub-spl-1"))
     }
 
     /// Looks at a pipeline once. False where it could not finish.
