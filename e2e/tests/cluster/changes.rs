@@ -5,7 +5,8 @@ use sidestream_e2e::eventually;
 
 use crate::{
     flow::Flow,
-    world::{Namespace, SOON, kubectl},
+    no_operator::operator,
+    world::{Namespace, SOON},
 };
 
 /// Long enough for all of them, one after the other.
@@ -27,9 +28,7 @@ fn plan_certificates_root_and_replicas_change_under_load_and_nothing_is_lost_rep
     let before = roots(&flow.shop).expect("there are some");
     // Another one each time, also on a cluster that was tested before.
     let now = format!("sidestream.dev/rotate={}", std::process::id());
-    let secret =
-        ["--namespace", "sidestream-system", "annotate", "--overwrite", "secret", "sidestream-ca", &now];
-    kubectl(&secret, "").expect("annotated");
+    operator(&["annotate", "--overwrite", "secret", "sidestream-ca", &now]);
     eventually("another root is alone", SOON, || match roots(&flow.shop)? {
         roots if roots != before && roots.matches("BEGIN CERTIFICATE").count() == 1 => Ok(()),
         roots => Err(roots),

@@ -207,20 +207,7 @@ fn who_runs(shop: &Namespace) -> Vec<(String, Vec<i64>)> {
 
 /// Events that came into a stage in the user's pods.
 fn events_in(shop: &Namespace, pods: &[Value], stage: &str) -> Result<f64, String> {
-    let mut sum = 0.0;
-    for pod in pods {
-        let name = pod["metadata"]["name"].as_str().expect("a name");
-        let path = format!("/api/v1/namespaces/{}/pods/{name}:9464/proxy/metrics", shop.name);
-        let text = kubectl(&["get", "--raw", &path], "")?;
-        let of_stage = |line: &&str| {
-            line.starts_with("sidestream_stage_events_in_total")
-                && line.contains(&format!("stage=\"{stage}\""))
-        };
-        sum += text
-            .lines()
-            .filter(of_stage)
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum::<f64>();
-    }
-    Ok(sum)
+    let names = pods.iter().map(|pod| pod["metadata"]["name"].as_str().expect("a name").to_owned());
+    let names: Vec<String> = names.collect();
+    shop.metric_of(&names, "sidestream_stage_events_in_total", &format!("stage=\"{stage}\""))
 }

@@ -91,8 +91,7 @@ impl Namespace {
         pods["items"].as_array().expect("a list").iter().filter(living).map(name).collect()
     }
 
-    /// The sum of the samples of `metric` with `label` over the pods of one sidecar. Metrics go through the API server's
-    /// proxy, which works where pods' addresses are not reached from here.
+    /// The sum of the samples of `metric` with `label` over the pods of one sidecar.
     pub(crate) fn metric(
         &self,
         pipeline: &str,
@@ -100,8 +99,14 @@ impl Namespace {
         metric: &str,
         label: &str,
     ) -> Result<f64, String> {
+        self.metric_of(&self.pods(pipeline, sidecar), metric, label)
+    }
+
+    /// The same over `pods`. Metrics go through the API server's proxy, which works where pods' addresses are not reached
+    /// from here.
+    pub(crate) fn metric_of(&self, pods: &[String], metric: &str, label: &str) -> Result<f64, String> {
         let mut sum = 0.0;
-        for pod in self.pods(pipeline, sidecar) {
+        for pod in pods {
             let path = format!("/api/v1/namespaces/{}/pods/{pod}:9464/proxy/metrics", self.name);
             let text = kubectl(&["get", "--raw", &path], "")?;
             let samples = text.lines().filter(|line| line.starts_with(metric) && line.contains(label));
