@@ -147,7 +147,10 @@ fn open(sender: &Roster, peer: &Peer, welcome: &Welcome) -> Result<(), ProtocolE
 /// Pays what is owed no longer. Whoever hears of it may do so without our lock; and first that events have ended, then
 /// that nothing holds them.
 fn end(sender: &Roster, peer: &Peer, done: &mut Done<Owed, Share>) {
-    done.settled.clear();
+    if !done.settled.is_empty() {
+        done.settled.clear();
+        lock(&peer.link).paid();
+    }
     done.released.drain(..).for_each(Share::release);
     sender.say_lost(peer, std::mem::take(&mut done.lost));
 }
@@ -231,32 +234,11 @@ async fn read_frames(
 ) -> End {
     let mut done = Done::default();
     loop {
-        loop {
-            let frame = match reader.next_frame() {
-                Ok(Some(frame)) => frame,
-                Ok(None) => break,
-                Err(error) => return End::Lost(error.to_string()),
-            };
-            let taken = match frame {
-                Frame::Acknowledge { settled, released, credit } => {
-                    lock(&peer.link).acknowledge(settled, released, credit, &mut done)
-                }
-                Frame::Pong { token } => {
-                    let now = sender.peering.clock().now().as_nanos();
-                    lock(&peer.counts).rtt = Some(Duration::from_nanos(now.saturating_sub(token)));
-                    Ok(())
-                }
-                Frame::Bye => {
-                    lock(&peer.link).bye();
-                    Ok(())
-                }
-                _ => Err(ProtocolError::Unexpected { what: "a frame of a sender" }),
-            };
-            if let Err(error) = taken {
-                return End::Lost(error.to_string());
-            }
-        }
+        let taken = take_frames(sender, peer, &mut reader, &mut done);
         end(sender, peer, &mut done);
+        if let Err(error) = taken {
+            return End::Lost(error.to_string());
+        }
         sender.moved();
         peer.wake.notify_one();
         match timeout(SILENCE, stream.read_buf(reader.buffer())).await {
@@ -266,6 +248,29 @@ async fn read_frames(
             Err(_) => return End::Lost(format!("nothing was heard for {SILENCE:?}")),
         }
     }
+}
+
+/// Takes in what has come. What is owed no longer is in `done` also where it fails.
+fn take_frames(
+    sender: &Roster,
+    peer: &Peer,
+    reader: &mut FrameReader,
+    done: &mut Done<Owed, Share>,
+) -> Result<(), ProtocolError> {
+    while let Some(frame) = reader.next_frame()? {
+        match frame {
+            Frame::Acknowledge { settled, released, credit } => {
+                lock(&peer.link).acknowledge(settled, released, credit, done)?;
+            }
+            Frame::Pong { token } => {
+                let now = sender.peering.clock().now().as_nanos();
+                lock(&peer.counts).rtt = Some(Duration::from_nanos(now.saturating_sub(token)));
+            }
+            Frame::Bye => lock(&peer.link).bye(),
+            _ => return Err(ProtocolError::Unexpected { what: "a frame of a sender" }),
+        }
+    }
+    Ok(())
 }
 
 async fn write_frames(sender: &Roster, peer: &Peer, mut stream: impl AsyncWrite + Unpin) -> End {

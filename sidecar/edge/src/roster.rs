@@ -87,7 +87,7 @@ impl State {
 
     fn is_settled(&self) -> bool {
         self.homeless.iter().all(|(_, parcel)| parcel.settle.is_none())
-            && self.peers.iter().all(|peer| lock(&peer.link).unsettled() == 0)
+            && self.peers.iter().all(|peer| lock(&peer.link).is_settled())
     }
 
     fn has_ended(&self) -> bool {

@@ -2,10 +2,17 @@
 
 pub(crate) mod world;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use sidestream_edge::{Transport, link::CREDIT_BYTES};
-use sidestream_event::{Batch, Value};
+use sidestream_event::{Batch, Event, Mark, Settle, Settled, Span, Value};
 use world::{SERVICE, Seen, Source, app_and_hub, edge, finish, id, numbers, receive, send, until, world};
 
 /// What carries the edges; the tests for QUIC include this file and say otherwise.
@@ -35,6 +42,31 @@ async fn a_batch_is_settled_only_when_the_receiver_has_settled_it_in_whatever_or
     open.pop().unwrap().release();
     sender.settled().await;
     assert_eq!(source.settled(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sender_is_settled_only_when_its_sources_have_heard_of_it() {
+    #[derive(Default)]
+    struct Slow(AtomicU64);
+    impl Settle for Slow {
+        fn settled(&self, _: Settled) {
+            std::thread::sleep(Duration::from_millis(20));
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+        fn released(&self, _: Span) {}
+    }
+    let (_world, app, hub) = app_and_hub().await;
+    let seen = Seen::default();
+    let _watching = seen.watch(receive(&hub, "app"));
+    let (mut sender, source) = (send(&app, "hub"), Arc::new(Slow::default()));
+    for first in 0..10 {
+        let mark = Mark::new(Span { first, count: 1 }, source.clone());
+        let event = Event::new([("n", first as i64)].into_iter().collect::<Value>());
+        sender.send(&Batch::of(vec![event], mark)).await;
+    }
+    until("all is acknowledged", || sender.view().unsettled_batches == 0).await;
+    sender.settled().await;
+    assert_eq!(source.0.load(Ordering::Relaxed), 10);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -70,7 +102,7 @@ async fn a_receiver_that_takes_nothing_holds_no_more_than_its_credit_and_the_sen
     let mut receiver = receive(&hub, "app");
     let (mut sender, source) = (send(&app, "hub"), Arc::new(Source::default()));
     let mut big = Batch::default();
-    big.push(sidestream_event::Event::new("x".repeat(1 << 20)));
+    big.push(Event::new("x".repeat(1 << 20)));
     let mut taken = 0;
     while tokio::time::timeout(Duration::from_secs(1), sender.send(&big)).await.is_ok() {
         taken += 1;

@@ -40,6 +40,8 @@ pub struct Sending<S, R> {
     peer: Option<u128>,
     wire: Option<Wire>,
     resent: u64,
+    /// Some were given out as settled, and who is owed has not heard of it yet.
+    is_paying: bool,
 }
 
 /// What is owed when batches are released, of which several can be held as one.
@@ -97,6 +99,7 @@ impl<S, R: Held> Sending<S, R> {
             peer: None,
             wire: None,
             resent: 0,
+            is_paying: false,
         }
     }
 
@@ -229,6 +232,16 @@ impl<S, R: Held> Sending<S, R> {
         self.kept.is_empty() && self.unkept.is_empty()
     }
 
+    /// Whether every batch is settled, and who is owed has heard of it.
+    pub fn is_settled(&self) -> bool {
+        self.unsettled() == 0 && !self.is_paying
+    }
+
+    /// All are told that were owed for what was given out as [`Done::settled`].
+    pub fn paid(&mut self) {
+        self.is_paying = false;
+    }
+
     /// Batches that are not settled.
     pub fn unsettled(&self) -> u64 {
         self.end() - self.settled
@@ -264,6 +277,7 @@ impl<S, R: Held> Sending<S, R> {
     }
 
     fn advance(&mut self, settled: u64, released: u64, done: &mut Done<S, R>) {
+        self.is_paying |= self.settled < settled;
         while self.settled < settled {
             let batch = &mut self.kept[(self.settled - self.first) as usize];
             let bytes = cost(batch.events.len());
