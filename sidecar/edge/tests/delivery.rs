@@ -4,10 +4,7 @@ pub(crate) mod world;
 
 use std::{
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -47,11 +44,11 @@ async fn a_batch_is_settled_only_when_the_receiver_has_settled_it_in_whatever_or
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sender_is_settled_only_when_its_sources_have_heard_of_it() {
     #[derive(Default)]
-    struct Slow(AtomicU64);
+    struct Slow(Mutex<u64>);
     impl Settle for Slow {
         fn settled(&self, _: Settled) {
             std::thread::sleep(Duration::from_millis(20));
-            self.0.fetch_add(1, Ordering::Relaxed);
+            *self.0.lock().unwrap() += 1;
         }
         fn released(&self, _: Span) {}
     }
@@ -66,7 +63,7 @@ async fn a_sender_is_settled_only_when_its_sources_have_heard_of_it() {
     }
     until("all is acknowledged", || sender.view().unsettled_batches == 0).await;
     sender.settled().await;
-    assert_eq!(source.0.load(Ordering::Relaxed), 10);
+    assert_eq!(*source.0.lock().unwrap(), 10);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
