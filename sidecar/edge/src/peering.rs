@@ -47,9 +47,8 @@ struct Shared {
 impl Peering {
     /// Listens. Tasks run on the tokio runtime that this is called on, until the last clone and all edges are gone.
     pub async fn start(config: PeeringConfig) -> io::Result<Peering> {
-        let tcp = TcpListener::bind(config.listen).await?;
-        let address = tcp.local_addr()?;
-        let sockets = (tcp, UdpSocket::bind(address).await?);
+        let sockets = bind(config.listen).await?;
+        let address = sockets.0.local_addr()?;
         let node: String = config.node.chars().take(NODE_BYTES_MAX).collect();
         let listener = Listener::start(sockets, config.identity.clone(), config.clock.clone(), node.clone())?;
         let (senders, random) = (Mutex::default(), Mutex::new(Random::from_entropy()));
@@ -135,6 +134,22 @@ impl Peering {
     }
 }
 
+/// TCP and UDP on one port. One that the machine chooses is free for TCP; somebody may have it for UDP, so another is asked
+/// for then.
+async fn bind(listen: SocketAddr) -> io::Result<(TcpListener, UdpSocket)> {
+    let mut tries = 0;
+    loop {
+        let tcp = TcpListener::bind(listen).await?;
+        match UdpSocket::bind(tcp.local_addr()?).await {
+            Ok(udp) => return Ok((tcp, udp)),
+            Err(_) if listen.port() == 0 && tries < BIND_TRIES => tries += 1,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+const BIND_TRIES: u32 = 100;
+
 /// One view for each end of each edge: a plan that replaces another may leave a sender behind that still delivers.
 fn merged(views: impl Iterator<Item = EdgeView>) -> Vec<EdgeView> {
     let mut found: Vec<EdgeView> = Vec::new();
@@ -152,4 +167,25 @@ const NODE_BYTES_MAX: usize = 253;
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_that_is_taken_for_udp_is_passed_over_where_any_will_do() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut taken = Vec::new();
+        for _ in 0..600 {
+            taken.push(UdpSocket::bind(any).await.unwrap());
+        }
+        for _ in 0..500 {
+            let (tcp, udp) = bind(any).await.unwrap();
+            assert_eq!(tcp.local_addr().unwrap(), udp.local_addr().unwrap());
+        }
+        // One that was asked for is not replaced by another.
+        let own = taken[0].local_addr().unwrap();
+        assert_eq!(bind(own).await.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
 }
