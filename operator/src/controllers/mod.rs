@@ -46,6 +46,7 @@ use crate::{
 
 pub use backoff::Backoff;
 pub use pipeline::{Context, reconcile};
+pub use rotation::{Rotation, Sources};
 
 /// Changes that come together are looked at together.
 const DEBOUNCE: Duration = Duration::from_millis(50);
@@ -97,14 +98,14 @@ impl Leader {
                     vouch(client.clone(), name, &roots, vouched).await;
                 }
             };
-            let told = rotation::Sources {
+            let told = Sources {
                 fleet,
                 observed: observed.clone(),
                 user_pods: user_pods.clone(),
                 vouched: vouched.clone(),
             };
             let dwell = self.rotation_dwell;
-            let rotating = rotation::rotate(client.clone(), namespace, roots.clone(), told, dwell, clock);
+            let rotating = Rotation::new(client.clone(), &namespace, roots.clone(), told, dwell, clock).run();
             let applier = Applier::new(client.clone(), observed.clone());
             let introducing = introduce::everywhere(applier, user_pods.clone(), roots.subscribe());
             tokio::join!(self.control(observed.clone(), user_pods.clone()), rotating, vouching, introducing);

@@ -29,64 +29,91 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// A root that has less than this left is replaced: a fifth of ten years.
 const LEFT_MIN_SECONDS: i64 = 2 * 365 * 86_400;
 
-/// Rotates whenever that is due, until dropped.
-pub(super) async fn rotate(
-    client: Client,
-    namespace: String,
+/// Takes the roots from phase to phase.
+pub struct Rotation {
+    api: Api<Secret>,
     roots: watch::Sender<Arc<Roots>>,
     sources: Sources,
     dwell: Duration,
+    dwelling: Dwelling,
+    backoff: Backoff,
     clock: Clock,
-) {
-    let api: Api<Secret> = Api::namespaced(client, &namespace);
-    let backoff = Backoff::default();
-    let mut dwelling = Dwelling::default();
-    loop {
-        sleep(PERIOD).await;
-        let now = clock.wall_nanos().div_euclid(1_000_000_000);
-        let current = roots.borrow().clone();
-        let told = sources.told(&current);
-        let is_time = is_time(&current, &told, now);
-        if !dwelling.is_over(is_time.then(|| (current.phase(), current.generation)), dwell, clock.now()) {
-            continue;
-        }
-        let next = match step(&current, &clock) {
-            Ok(next) => next,
-            Err(error) => {
-                tracing::error!(%error, "the roots do not rotate");
-                sleep(backoff.failed(CA_SECRET)).await;
-                continue;
-            }
-        };
-        // Refused where somebody else wrote it meanwhile: the next look starts from what they wrote.
-        match api.replace(CA_SECRET, &PostParams::default(), &next.to_secret()).await {
-            Ok(written) => {
-                let phase = next.phase();
-                backoff.forget(CA_SECRET);
-                tracing::info!(?phase, generation = next.generation, "the roots rotate");
-                adopt(&roots, Roots { metadata: written.metadata, ..next });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the roots do not rotate now");
-                sleep(backoff.failed(CA_SECRET)).await;
+}
+
+impl Rotation {
+    /// Of the roots in the Secret of `namespace`; `dwell` is how long all must have been ready for a step.
+    pub fn new(
+        client: Client,
+        namespace: &str,
+        roots: watch::Sender<Arc<Roots>>,
+        sources: Sources,
+        dwell: Duration,
+        clock: Clock,
+    ) -> Self {
+        let api = Api::namespaced(client, namespace);
+        Self { api, roots, sources, dwell, dwelling: Dwelling::default(), backoff: Backoff::default(), clock }
+    }
+
+    /// Rotates whenever that is due, until dropped.
+    pub(super) async fn run(mut self) {
+        loop {
+            sleep(PERIOD).await;
+            match self.turn().await {
+                Ok(None) => {}
+                Ok(Some(phase)) => {
+                    self.backoff.forget(CA_SECRET);
+                    let generation = self.roots.borrow().generation;
+                    tracing::info!(?phase, generation, "the roots rotate");
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the roots do not rotate now");
+                    sleep(self.backoff.failed(CA_SECRET)).await;
+                }
             }
         }
     }
+
+    /// Takes the next step where it is time for it, and says which phase that is. It is one write.
+    ///
+    /// # Errors
+    /// Where it can't be written. What is known of the roots is then as before: a write whose answer was lost is refused
+    /// the next time, until the Secret is read again.
+    pub async fn turn(&mut self) -> Result<Option<Phase>, AuthorityError> {
+        let now = self.clock.wall_nanos().div_euclid(1_000_000_000);
+        let current = self.roots.borrow().clone();
+        let is_time = is_time(&current, &self.sources.told(&current), now);
+        let leaves = is_time.then(|| (current.phase(), current.generation));
+        if !self.dwelling.is_over(leaves, self.dwell, self.clock.now()) {
+            return Ok(None);
+        }
+        let next = step(&current, &self.clock)?;
+        // Refused where somebody else wrote it meanwhile: the next look starts from what they wrote.
+        let written = self.api.replace(CA_SECRET, &PostParams::default(), &next.to_secret()).await;
+        let metadata = written.map_err(AuthorityError::Kube)?.metadata;
+        let phase = next.phase();
+        adopt(&self.roots, Roots { metadata, ..next });
+        Ok(Some(phase))
+    }
 }
 
-/// Where it is known from.
-pub(super) struct Sources {
+/// Where it is known from who is ready.
+pub struct Sources {
     /// What the sidecars say.
-    pub(super) fleet: Fleet,
+    pub fleet: Fleet,
     /// Which pods of ours run.
-    pub(super) observed: Observed,
+    pub observed: Observed,
     /// Which pods of the user's run.
-    pub(super) user_pods: UserPods,
+    pub user_pods: UserPods,
     /// Whom the API server trusts; none where it asks us nothing.
-    pub(super) vouched: Option<Vouched>,
+    pub(crate) vouched: Option<Vouched>,
 }
 
 impl Sources {
+    /// Where the API server asks us nothing.
+    pub fn new(fleet: Fleet, observed: Observed, user_pods: UserPods) -> Self {
+        Self { fleet, observed, user_pods, vouched: None }
+    }
+
     fn told(&self, roots: &Roots) -> Told {
         let mut pods = self.observed.pods_ready();
         for (account, count) in self.user_pods.running(&self.fleet.pods_told()) {

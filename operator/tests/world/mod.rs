@@ -216,7 +216,14 @@ impl Inner {
                 }
                 ok(self.write(&path, body))
             }
-            Method::PUT => ok(self.write(path, body)),
+            Method::PUT => {
+                let (read, live) = (&body["metadata"]["resourceVersion"], self.objects.get(path));
+                let is_stale = live.is_some_and(|live| *read != live["metadata"]["resourceVersion"]);
+                if read.is_string() && is_stale {
+                    return refuse(409, "Conflict");
+                }
+                ok(self.write(path, body))
+            }
             Method::PATCH => self.apply(path, query.contains("force=true"), body),
             Method::DELETE => {
                 let wanted = body["preconditions"]["uid"].as_str();
