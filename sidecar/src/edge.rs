@@ -55,7 +55,7 @@ pub(crate) fn sink(stage: &EdgeSink, plan: &Plan, world: &World) -> Result<Sink,
 fn owned(slots: &EdgeSlots) -> Result<(KeyHash, Slots), BuildError> {
     let wrong = |field, reason: String| BuildError { field, reason };
     let keys = KeyHash::new(slots.by.as_ref()).map_err(|error| wrong("slots.by", error.to_string()))?;
-    let owners = Slots::new(slots.epoch, &slots.ordinals);
+    let owners = Slots::new(&slots.ordinals);
     let owners = owners.ok_or_else(|| {
         wrong("slots.ordinals", format!("there are 256 slots, and these are {}", slots.ordinals.len()))
     })?;

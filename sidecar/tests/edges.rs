@@ -179,7 +179,7 @@ fn events_cross_an_edge_by_quic_as_they_do_by_tcp() {
     let (mut registry, seen) = seen();
     let receiving = start(&hub, receives(custom("seen")), &mut registry);
     let to = json!({"namespace": "test", "name": "hub"});
-    let edge = json!({"edge": "tick->show", "to": to, "service": SERVICE, "transport": "quic"});
+    let edge = json!({"edge": "tick->show", "to": to, "service": SERVICE, "transport": "Quic"});
     let settings = json!({"count": 20_000, "payload": "256"});
     let sends = plan(
         &[("tick", &[], generator(settings)), ("tick->show", &[0], json!({"sink": {"edge": edge}}))],
@@ -268,7 +268,7 @@ fn two_pods_behind_an_edge_count_each_key_in_one_of_them() {
         (start(hub, count.clone(), &mut registry), seen)
     });
     let ordinals: Vec<u32> = (0..256).map(|slot| slot % 2).collect();
-    let slots = json!({"by": "event.sequence % 50", "epoch": 1, "ordinals": ordinals});
+    let slots = json!({"by": "event.sequence % 50", "ordinals": ordinals});
     let to = json!({"namespace": "test", "name": "hub"});
     let sink =
         json!({"sink": {"edge": {"edge": "tick->show", "to": to, "service": SERVICE, "slots": slots}}});

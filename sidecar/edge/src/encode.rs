@@ -54,12 +54,13 @@ impl Encoder {
         (parcels, refused)
     }
 
-    /// Divides what was written for one owner among those that own its events by `map`.
-    pub(crate) fn divide(&mut self, parcel: Parcel, map: &Slots) -> Vec<(u32, Parcel)> {
+    /// Divides what was written for one owner among those that own its events by `map`. What was written for anybody stays
+    /// so: nothing is known of its keys.
+    pub(crate) fn divide(&mut self, parcel: Parcel, map: &Slots) -> Vec<(Option<u32>, Parcel)> {
         let Kept { events, settle, release } = parcel;
         let owners = owners_of(&release.slots, map);
-        if let [owner] = owners[..] {
-            return vec![(owner, Kept { events, settle, release })];
+        if let [] | [_] = owners[..] {
+            return vec![(owners.first().copied(), Kept { events, settle, release })];
         }
         let mut batch = Batch::default();
         frame::read(&events, &mut batch).expect("it was written here");
@@ -73,7 +74,7 @@ impl Encoder {
                 let count = piece.slots.len() as u64;
                 let settle = settle.as_ref().map(|own| own.part(ended, count));
                 let release = release.part(piece.slots);
-                divided.push((owner, Kept { events: piece.events.into(), settle, release }));
+                divided.push((Some(owner), Kept { events: piece.events.into(), settle, release }));
                 ended += count;
             }
         }

@@ -43,9 +43,10 @@ struct State {
     abandoned: bool,
     /// Its task is gone.
     ended: bool,
-    /// Who owns what, and who will when all is settled that was sent before.
+    /// Who owns what; none where anybody may take anything.
     map: Option<Slots>,
-    next_map: Option<Slots>,
+    /// The same when all is settled that was sent before.
+    next_map: Option<Option<Slots>>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -79,10 +80,28 @@ impl State {
         Vec::new()
     }
 
-    /// Takes back everything that a peer keeps.
+    /// Takes back everything that a peer keeps, each with who is to have it.
     fn take_back(&mut self, peer: &Peer, lost: &mut Vec<Share>) -> Vec<(Option<u32>, Parcel)> {
-        let owner = self.map.as_ref().and(peer.place.ordinal);
-        lock(&peer.link).take_kept(lost).map(|parcel| (owner, parcel)).collect()
+        let kept = lock(&peer.link).take_kept(lost).map(|parcel| (None, parcel)).collect();
+        match self.owner(peer) {
+            None => self.divide(kept),
+            owner => kept.into_iter().map(|(_, parcel)| (owner, parcel)).collect(),
+        }
+    }
+
+    /// The ordinal under which what a peer keeps must stay, because it owns it.
+    fn owner(&self, peer: &Peer) -> Option<u32> {
+        peer.place.ordinal.filter(|_| self.map.as_ref().is_some_and(|map| map.has(peer.place.ordinal)))
+    }
+
+    /// Says who is to have each of these.
+    fn divide(&self, parcels: Vec<(Option<u32>, Parcel)>) -> Vec<(Option<u32>, Parcel)> {
+        let mut encoder = Encoder::default();
+        let parcels = parcels.into_iter().map(|(_, parcel)| parcel);
+        match &self.map {
+            None => parcels.map(|parcel| (None, parcel)).collect(),
+            Some(map) => parcels.flat_map(|parcel| encoder.divide(parcel, map)).collect(),
+        }
     }
 
     fn is_settled(&self) -> bool {
@@ -98,36 +117,29 @@ impl State {
 
     /// Whether the owners may change to those of `next`: nobody has something unsettled, but for those that own nothing any
     /// more and are gone.
-    fn may_turn_to(&self, next: &Slots) -> bool {
-        let owners = next.owners();
-        self.peers.iter().all(|peer| {
-            let link = lock(&peer.link);
-            let is_owner = peer.place.ordinal.is_some_and(|ordinal| owners.contains(&ordinal));
-            link.unsettled() == 0 || !is_owner && !link.is_connected()
-        })
+    fn may_turn_to(&self, next: Option<&Slots>) -> bool {
+        self.peers.iter().all(|peer| lock(&peer.link).unsettled() == 0 || is_gone(peer, next))
     }
 
     /// The owners are those of `next` from now on. Gives what died with a state and is not kept.
-    fn turn_to(&mut self, next: Slots) -> Vec<(Arc<Peer>, Vec<Share>)> {
-        let owners = next.owners();
-        let is_gone = |peer: &&Arc<Peer>| {
-            let is_owner = peer.place.ordinal.is_some_and(|ordinal| owners.contains(&ordinal));
-            !is_owner && !lock(&peer.link).is_connected()
-        };
-        let gone: Vec<_> = self.peers.iter().filter(is_gone).cloned().collect();
-        let (mut left, mut lost) = (std::mem::take(&mut self.homeless), Vec::new());
+    fn turn_to(&mut self, next: Option<Slots>) -> Vec<(Arc<Peer>, Vec<Share>)> {
+        let gone: Vec<_> = self.peers.iter().filter(|peer| is_gone(peer, next.as_ref())).cloned().collect();
+        self.map = next;
+        let homeless = std::mem::take(&mut self.homeless);
+        let (mut left, mut lost) = (self.divide(homeless), Vec::new());
         for peer in gone {
             let mut shares = Vec::new();
             left.extend(self.take_back(&peer, &mut shares));
             lost.push((peer, shares));
         }
-        let mut encoder = Encoder::default();
-        let divided = left.into_iter().flat_map(|(_, parcel)| encoder.divide(parcel, &next));
-        let divided = divided.map(|(owner, parcel)| (Some(owner), parcel)).collect();
-        self.map = Some(next);
-        self.place(divided);
+        self.place(left);
         lost
     }
+}
+
+/// Whether a peer has left, and owns nothing by `next`.
+fn is_gone(peer: &Peer, next: Option<&Slots>) -> bool {
+    !next.is_some_and(|next| next.has(peer.place.ordinal)) && !lock(&peer.link).is_connected()
 }
 
 /// These end as dropped; says how many events of them had not ended yet.
@@ -163,13 +175,13 @@ impl Roster {
             && self.target.service == target.service
             && self.target.identity == target.identity
             && self.target.transport == target.transport;
-        let (Some(map), Some(next)) = (&state.map, &target.slots) else { return false };
-        if !is_same || state.ended || state.abandoned {
+        let newest = state.next_map.as_ref().unwrap_or(&state.map);
+        let is_owned = [&state.map, newest, &target.slots].into_iter().any(Option::is_some);
+        if !is_same || !is_owned || state.ended || state.abandoned {
             return false;
         }
-        let newest = state.next_map.as_ref().unwrap_or(map);
-        if next.epoch() > newest.epoch() {
-            state.next_map = Some(next.clone());
+        if *newest != target.slots {
+            state.next_map = Some(target.slots.clone());
         }
         state.users += 1;
         true
@@ -227,7 +239,7 @@ impl Roster {
                 let mut state = lock(&self.state);
                 match state.next_map.take() {
                     None => return state.map.clone(),
-                    Some(next) if state.may_turn_to(&next) => state.turn_to(next),
+                    Some(next) if state.may_turn_to(next.as_ref()) => state.turn_to(next),
                     Some(next) => {
                         state.next_map = Some(next);
                         Vec::new()
@@ -304,9 +316,9 @@ impl Roster {
 
     /// Gives what `peer` keeps to others, if there is one: it has said that it goes, and has gone.
     pub(crate) fn move_from(&self, peer: &Peer) {
-        let is_owned = lock(&self.state).map.is_some();
+        let owner = lock(&self.state).owner(peer);
         let is_other = |own: &Arc<Peer>| {
-            let may_take = !is_owned || own.place.ordinal == peer.place.ordinal;
+            let may_take = owner.is_none() || own.place.ordinal == owner;
             own.place != peer.place && may_take && lock(&own.link).is_open()
         };
         if self.peers().iter().any(is_other) {

@@ -47,6 +47,12 @@ impl EdgeSender {
     /// position of its source until no state of the peer holds one. Gives the events that can never be sent, by index, and
     /// why. Dropped before it is ready, it has taken nothing.
     pub async fn send(&mut self, batch: &Batch) -> Vec<(usize, String)> {
+        // Those who owned the events before settle what they have.
+        self.roster.settled_map().await;
+        self.send_to_any(batch).await
+    }
+
+    async fn send_to_any(&mut self, batch: &Batch) -> Vec<(usize, String)> {
         let (parcels, refused) = self.encoder.encode(batch);
         if !parcels.is_empty() {
             let peer = self.roster.room().await;
@@ -58,7 +64,7 @@ impl EdgeSender {
     /// Like [`EdgeSender::send`], for an edge whose events are owned: `slots` has one for each event, and all the owners
     /// must have room.
     pub async fn send_by_slot(&mut self, batch: &Batch, slots: &[Slot]) -> Vec<(usize, String)> {
-        let Some(map) = self.roster.settled_map().await else { return self.send(batch).await };
+        let Some(map) = self.roster.settled_map().await else { return self.send_to_any(batch).await };
         let (parcels, refused): (_, Vec<Unfit>) = self.encoder.encode_by_owner(batch, slots, &map);
         let mut owners: Vec<u32> = parcels.iter().map(|(owner, _)| *owner).collect();
         owners.dedup();

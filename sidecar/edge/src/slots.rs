@@ -4,10 +4,10 @@
 //!   key ──hash──▶ slot 0..256 ──the plan's map──▶ ordinal of a receiver ──DNS──▶ where it is
 //! ```
 //!
-//! The map has an epoch. Under a later one slots have other owners; an edge goes over to it when every owner has settled
-//! what it was sent under the one before, so that the events of a key stay in order.
+//! A later plan may have another map, or none. An edge goes over to it when everybody has settled what it was sent under the
+//! one before, so that the events of a key stay in order.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 /// One of 256 parts of all keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,20 +23,14 @@ impl Slot {
 /// Which receiver owns which slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slots {
-    epoch: u64,
     /// By slot.
     owners: Arc<[u32]>,
 }
 
 impl Slots {
-    /// The map of `epoch`: of each of the 256 slots, the ordinal of its owner. None if they are not 256.
-    pub fn new(epoch: u64, owners: &[u32]) -> Option<Slots> {
-        (owners.len() == SLOTS).then(|| Slots { epoch, owners: owners.into() })
-    }
-
-    /// Grows with every change.
-    pub fn epoch(&self) -> u64 {
-        self.epoch
+    /// Of each of the 256 slots, the ordinal of its owner. None if they are not 256.
+    pub fn new(owners: &[u32]) -> Option<Slots> {
+        (owners.len() == SLOTS).then(|| Slots { owners: owners.into() })
     }
 
     /// Who owns `slot`.
@@ -44,9 +38,9 @@ impl Slots {
         self.owners[usize::from(slot.0)]
     }
 
-    /// Everybody who owns a slot.
-    pub(crate) fn owners(&self) -> BTreeSet<u32> {
-        self.owners.iter().copied().collect()
+    /// Whether a receiver with this ordinal owns a slot.
+    pub(crate) fn has(&self, ordinal: Option<u32>) -> bool {
+        ordinal.is_some_and(|ordinal| self.owners.contains(&ordinal))
     }
 }
 
@@ -59,10 +53,10 @@ mod tests {
 
     #[test]
     fn a_map_has_an_owner_for_every_slot() {
-        assert!(Slots::new(1, &[0; 255]).is_none());
+        assert!(Slots::new(&[0; 255]).is_none());
         let owners: Vec<u32> = (0..256).map(|slot| slot % 3).collect();
-        let slots = Slots::new(1, &owners).unwrap();
-        assert_eq!(slots.owners(), BTreeSet::from([0, 1, 2]));
+        let slots = Slots::new(&owners).unwrap();
+        assert!(slots.has(Some(2)) && !slots.has(Some(3)) && !slots.has(None));
         assert_eq!(slots.owner(Slot(5)), 2);
     }
 }

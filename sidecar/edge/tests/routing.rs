@@ -57,16 +57,16 @@ async fn every_key_has_one_owner_and_its_events_stay_in_order_while_owners_come_
     let hubs = Hubs::start(&world, 3).await;
     hubs.are_there(&world, &[0, 1]);
     let source = Arc::new(Source::default());
-    let mut sender = owned(&app, 1, 2);
+    let mut sender = owned(&app, 2);
     let mut sent = 0;
-    for (epoch, owners) in [(2, 3), (3, 1), (4, 2)] {
+    for owners in [3, 1, 2] {
         for _ in 0..200 {
             give(&mut sender, &source, sent, 20).await;
             sent += 20;
         }
         hubs.are_there(&world, &(0..3).collect::<Vec<_>>());
         // A new plan's sender comes before the old one's goes.
-        sender = owned(&app, epoch, owners);
+        sender = owned(&app, owners);
         give(&mut sender, &source, sent, 20).await;
         sent += 20;
         let first = hubs.seen().len();
@@ -74,11 +74,7 @@ async fn every_key_has_one_owner_and_its_events_stay_in_order_while_owners_come_
     }
     sender.settled().await;
     until("all is there", || hubs.seen().len() == sent as usize).await;
-    let mut last: BTreeMap<u64, u64> = BTreeMap::new();
-    for (_, key, number) in hubs.seen() {
-        let before = last.insert(key, number);
-        assert!(before.is_none_or(|before| before < number), "{key}: {number} after {before:?}");
-    }
+    hubs.saw_keys_in_order();
     let counts: Vec<usize> =
         (0..3).map(|hub| hubs.seen().iter().filter(|(own, ..)| *own == hub).count()).collect();
     assert!(counts.iter().all(|count| *count > 200), "{counts:?}");
@@ -92,7 +88,7 @@ async fn the_events_of_an_owner_wait_for_it_wherever_it_comes_back() {
     let hubs = Hubs::start(&world, 3).await;
     hubs.are_there(&world, &[0, 1]);
     let source = Arc::new(Source::default());
-    let mut sender = owned(&app, 1, 2);
+    let mut sender = owned(&app, 2);
     give(&mut sender, &source, 0, 100).await;
     sender.settled().await;
     // Number 1 dies, and comes back where number 2 was.
@@ -113,6 +109,59 @@ async fn the_events_of_an_owner_wait_for_it_wherever_it_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn receivers_begin_to_own_keys_when_the_one_before_them_has_settled_all_and_cease_to_with_nothing_lost()
+{
+    let world = world();
+    let app = world.process("app").await;
+    let hubs = Hubs::start(&world, 3).await;
+    // Number 1 is the slow one, and nobody's owner.
+    world.dns.set(SERVICE, [Place { address: hubs.processes[1].address(), ordinal: None }]);
+    let source = Arc::new(Source::default());
+    let mut sender = app.send_to(target(None));
+    give(&mut sender, &source, 0, 100).await;
+    give(&mut sender, &source, 100, 100).await;
+    world.dns.set(SERVICE, [hubs.place(1, 7), hubs.place(0, 0), hubs.place(2, 1)]);
+    sender = owned(&app, 2);
+    give(&mut sender, &source, 200, 200).await;
+    sender.settled().await;
+    hubs.saw_keys_in_order();
+    assert!(hubs.seen().iter().all(|(hub, _, number)| (*hub == 1) == (*number < 200)), "{:?}", hubs.seen());
+    sender = app.send_to(target(None));
+    give(&mut sender, &source, 400, 100).await;
+    sender.settled().await;
+    assert_eq!(hubs.seen().len(), 500);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_died_with_the_state_of_an_owner_that_owns_nothing_any_more_goes_to_its_heirs() {
+    let world = world();
+    let app = world.process("app").await;
+    let hubs = Hubs::start(&world, 2).await;
+    let leaving = world.process("hub").await;
+    let mut receiver = receive(&leaving, "app");
+    world.dns.set(SERVICE, [Place { address: leaving.address(), ordinal: Some(2) }]);
+    let source = Arc::new(Source::default());
+    let mut sender = app.send_to(target(Slots::new(&[2; 256])));
+    give(&mut sender, &source, 0, 100).await;
+    // In a state of its, and so kept by the sender.
+    let in_state = receiver.next().await.taken().settle();
+    sender.settled().await;
+    world.dns.set(
+        SERVICE,
+        [Place { address: leaving.address(), ordinal: Some(2) }, hubs.place(0, 0), hubs.place(1, 1)],
+    );
+    sender = owned(&app, 2);
+    give(&mut sender, &source, 100, 100).await;
+    sender.settled().await;
+    assert_eq!(hubs.seen().len(), 100, "what is settled stays where it is");
+    leaving.close(Duration::ZERO).await;
+    hubs.are_there(&world, &[0, 1]);
+    until("its heirs have it", || hubs.seen().len() == 200).await;
+    assert!(hubs.seen().iter().all(|(hub, key, _)| *hub as u64 == key % 2), "{:?}", hubs.seen());
+    drop(in_state);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_an_owner_never_took_goes_to_the_owners_that_follow_it() {
     let world = world();
     let app = world.process("app").await;
@@ -121,7 +170,7 @@ async fn what_an_owner_never_took_goes_to_the_owners_that_follow_it() {
     let mut receiver = receive(&leaving, "app");
     world.dns.set(SERVICE, [Place { address: leaving.address(), ordinal: Some(0) }]);
     let source = Arc::new(Source::default());
-    let mut sender = owned(&app, 1, 1);
+    let mut sender = owned(&app, 1);
     for n in 0..10 {
         give(&mut sender, &source, n * 10, 10).await;
     }
@@ -132,7 +181,7 @@ async fn what_an_owner_never_took_goes_to_the_owners_that_follow_it() {
     leaving.close(Duration::ZERO).await;
     world.dns.set(SERVICE, [hubs.place(0, 1), hubs.place(1, 2)]);
     let owners: Vec<u32> = (0..256).map(|slot| 1 + slot % 2).collect();
-    let mut next = app.send_to(target(Slots::new(2, &owners).unwrap()));
+    let mut next = app.send_to(target(Slots::new(&owners)));
     give(&mut next, &source, 100, 10).await;
     next.settled().await;
     let seen = hubs.seen();
@@ -174,6 +223,15 @@ impl Hubs {
         world.dns.set(SERVICE, hubs.iter().map(|hub| self.place(*hub, *hub as u32)));
     }
 
+    /// Of each key no event came behind a later one.
+    fn saw_keys_in_order(&self) {
+        let mut last: BTreeMap<u64, u64> = BTreeMap::new();
+        for (_, key, number) in self.seen() {
+            let before = last.insert(key, number);
+            assert!(before.is_none_or(|before| before < number), "{key}: {number} after {before:?}");
+        }
+    }
+
     fn seen(&self) -> Vec<(usize, u64, u64)> {
         self.log.lock().unwrap().clone()
     }
@@ -198,20 +256,14 @@ async fn write_down(mut receiver: EdgeReceiver, hub: usize, log: Log) {
     }
 }
 
-fn target(slots: Slots) -> Target {
-    Target {
-        name: edge(),
-        service: SERVICE.into(),
-        identity: id("hub"),
-        slots: Some(slots),
-        transport: crate::TRANSPORT,
-    }
+fn target(slots: Option<Slots>) -> Target {
+    Target { name: edge(), service: SERVICE.into(), identity: id("hub"), slots, transport: crate::TRANSPORT }
 }
 
 /// A sender whose slots are spread over receivers with the ordinals 0, 1 …
-fn owned(app: &Peering, epoch: u64, owners: u32) -> EdgeSender {
+fn owned(app: &Peering, owners: u32) -> EdgeSender {
     let owners: Vec<u32> = (0..256).map(|slot| slot % owners).collect();
-    app.send_to(target(Slots::new(epoch, &owners).unwrap()))
+    app.send_to(target(Slots::new(&owners)))
 }
 
 /// Sends events numbered from `first`, each with one of 64 keys.

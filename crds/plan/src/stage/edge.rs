@@ -46,12 +46,11 @@ pub struct EdgeSink {
 
 /// What carries an edge; TLS 1.3 with both ends proved in either case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
 pub enum EdgeTransport {
-    /// TCP.
+    /// TCP, port 7443.
     #[default]
     Tcp,
-    /// QUIC over UDP.
+    /// UDP, port 7443.
     Quic,
 }
 
@@ -61,6 +60,9 @@ impl EdgeTransport {
     }
 }
 
+/// How many parts all keys are in; each is owned as a whole.
+pub const SLOTS: u32 = 256;
+
 /// A share of the keys for each receiver. Receivers are numbered as pods of a StatefulSet are.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -68,8 +70,6 @@ pub struct EdgeSlots {
     /// The key of an event, as the stages behind the edge have it. Absent: all events have the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<Expression>,
-    /// Grows when owners change.
-    pub epoch: u64,
     /// Of each of the 256 slots of keys, the number of the receiver that owns it.
     pub ordinals: Vec<u32>,
 }

@@ -36,7 +36,7 @@ pub use blackhole::Blackhole;
 pub use console::{Console, ConsoleFormat};
 pub use custom::{Custom, Push};
 pub use dedupe::Dedupe;
-pub use edge::{Account, EdgeSink, EdgeSlots, EdgeSource, EdgeTransport};
+pub use edge::{Account, EdgeSink, EdgeSlots, EdgeSource, EdgeTransport, SLOTS};
 pub use encode::{Encode, EncodeCsv, EncodeText};
 pub use file::{FileSink, FileSource, ReadFrom};
 pub use filter::Filter;
