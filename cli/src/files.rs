@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde::Serialize;
-use sidestream_crds::{Diagnostic, FileCode, Severity, compile};
+use sidestream_crds::{Diagnostic, FileCode, Severity, SidecarPlan, compile};
 use sidestream_plan::Plan;
 
 /// What became of some files.
@@ -16,6 +16,8 @@ use sidestream_plan::Plan;
 pub(crate) struct Compiled {
     /// What may run: a plan for every pipeline without an error.
     pub(crate) plans: Vec<Plan>,
+    /// The same cut into its sidecars, for each.
+    pub(crate) sidecars: Vec<Vec<SidecarPlan>>,
     /// What the compiler says.
     pub(crate) diagnostics: Vec<Diagnostic>,
     /// What is wrong with the files as such.
@@ -47,7 +49,8 @@ pub(crate) fn compile_all(files: &[PathBuf]) -> Compiled {
         };
         let compiled = compile(&text, &file);
         all.diagnostics.extend(compiled.diagnostics);
-        for plan in compiled.pipelines.into_iter().filter_map(|own| own.plan) {
+        let plans = compiled.pipelines.into_iter().filter_map(|own| Some((own.plan?, own.sidecars)));
+        for (plan, sidecars) in plans {
             if all.plans.iter().any(|other| other.pipeline == plan.pipeline) {
                 let reason = format!("pipeline `{}` is in another file too", plan.pipeline);
                 all.trouble(
@@ -58,6 +61,7 @@ pub(crate) fn compile_all(files: &[PathBuf]) -> Compiled {
                 );
             } else {
                 all.plans.push(plan);
+                all.sidecars.push(sidecars);
             }
         }
     }

@@ -40,6 +40,26 @@ fn check_tells_programs_the_same_as_json() {
 }
 
 #[test]
+fn a_plan_shows_the_edges_between_sidecars_and_who_owns_what_they_carry() {
+    let folder = folder();
+    let file = folder.write(
+        "keyed.yaml",
+        "kind: Pipeline
+metadata: {name: keyed}
+spec:
+  sidecars: [{name: app, workload: {}}, {name: hub, workload: {replicas: 3}, transport: Quic}, {name: end, workload: {}}]
+  stages:
+  - {name: tick, sidecar: app, source: {generator: {}}}
+  - {name: once, sidecar: hub, process: {dedupe: {by: event.key, window: 1m}}}
+  - {name: show, sidecar: end, sink: {console: {}}}
+",
+    );
+    let out = text(&sidestream(&["plan", file.to_str().unwrap()]).stdout);
+    assert!(out.contains("│  tick->once  app ═▶ hub, 3 pods share the keys of event.key, Quic\n"), "{out}");
+    assert!(out.contains("│  once->show  hub ═▶ end\n"), "{out}");
+}
+
+#[test]
 fn a_plan_shows_what_is_fused_and_where_rings_are() {
     let folder = folder();
     let stages = [

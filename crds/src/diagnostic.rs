@@ -269,6 +269,7 @@ codes! {
     BadSelector "bad-selector" Error "A selector selects every pod, or is none that Kubernetes takes.",
     SamePods "same-pods" Error "Two sidecars of a pipeline are injected into the same pods.",
     NoService "no-service" Error "An edge leads into pods that no Service can select.",
+    UnusedTransport "unused-transport" Warning "A sidecar says what carries the edges into it, and there are none.",
     SpreadState "spread-state" Error "A stage that brings events together runs in several pods that share them.",
     LongName "long-name" Error "The objects of a pipeline would have a name that Kubernetes does not allow.",
 

@@ -7,7 +7,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sidestream_plan::{Expression, Input, Kind, Latency, OnError, Priority, Process, Sink, Source};
+use sidestream_plan::{
+    Expression, Input, Kind, Latency, OnError, Priority, Process, Sink, Source, stage::EdgeTransport,
+};
 
 use crate::selector::PodSelector;
 
@@ -85,6 +87,9 @@ pub struct SidecarSpec {
     /// Pods of your own. A sidecar has this or `workload`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inject: Option<Inject>,
+    /// What carries the edges that lead into it; Tcp by default. Either is TLS 1.3 with both ends proved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transport: Option<EdgeTransport>,
 }
 
 /// The pods that a sidecar runs in.
@@ -101,7 +106,9 @@ pub enum Host {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Workload {
-    /// How many. Absent: one, until `kubectl scale` or an autoscaler says otherwise.
+    /// How many. Absent: one, until `kubectl scale` or an autoscaler says otherwise. A sidecar where stages behind an edge
+    /// bring events together must say it. With several pods, each of them owns a share of the keys: another number here
+    /// moves keys once their events before have arrived.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: Option<i32>,

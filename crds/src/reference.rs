@@ -25,7 +25,12 @@ pub fn pipeline_page() -> String {
         [`sidestream check`](diagnostics.md) says so, for all of them at once. No text is longer than 4 KiB.");
     page.text(VALUES);
     page.text("## `spec`");
-    page.fields(spec, &["stages"]);
+    page.fields(spec, &["stages", "sidecars"]);
+    let sidecar = &spec["properties"]["sidecars"]["items"];
+    page.text("## A sidecar");
+    page.text(&description(sidecar));
+    page.fields(sidecar, &[]);
+    page.text(KEYED);
     page.text("## A stage");
     page.text(&description(stage));
     page.fields(stage, &["source", "process", "sink"]);
@@ -82,6 +87,11 @@ In a YAML flow map, quote an expression that has `:`, `,`, `{`, `[` or `#` in it
 What flows: a body, which is a map, a list, a text, a number or bytes, and what is known of it, which no stage has to name:
 its time, the source it came from, its number there, its key, headers and W3C trace context. Expressions read the body as
 `event` and the rest as [`meta`](expressions.md). A dead letter has two headers more, `sidestream-stage` and `sidestream-error`.";
+
+/// What several pods of a sidecar do.
+const KEYED: &str = "\
+Of several pods any may get an event, unless a stage behind an edge brings the events of a key together: a `window`,
+`threshold` or `throttle` with `by`, or a `dedupe`. Then [each pod owns a share of the keys](../how-to/share-keys-among-pods.md).";
 
 const GENERATED: &str = "<!-- Generated from the types by `make generate`. Do not edit. -->";
 

@@ -16,7 +16,7 @@ use std::fmt;
 
 use k8s_openapi::{
     api::{
-        apps::v1::{ControllerRevision, Deployment},
+        apps::v1::{ControllerRevision, Deployment, StatefulSet},
         core::v1::{ConfigMap, Service, ServiceAccount},
         networking::v1::NetworkPolicy,
         policy::v1::PodDisruptionBudget,
@@ -251,6 +251,7 @@ fn resource(kind: &str) -> ApiResource {
         "PodDisruptionBudget" => ApiResource::erase::<PodDisruptionBudget>(&()),
         "ConfigMap" => ApiResource::erase::<ConfigMap>(&()),
         "Deployment" => ApiResource::erase::<Deployment>(&()),
+        "StatefulSet" => ApiResource::erase::<StatefulSet>(&()),
         _ => ApiResource::erase::<ControllerRevision>(&()),
     }
 }

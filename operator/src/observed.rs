@@ -13,7 +13,7 @@ use std::{
 
 use futures_util::StreamExt;
 use k8s_openapi::api::{
-    apps::v1::{ControllerRevision, Deployment},
+    apps::v1::{ControllerRevision, Deployment, StatefulSet},
     core::v1::{ConfigMap, Service, ServiceAccount},
     networking::v1::NetworkPolicy,
     policy::v1::PodDisruptionBudget,
@@ -48,11 +48,11 @@ pub struct Seen {
     pub fingerprint: u64,
     /// Of a ControllerRevision: its number.
     pub revision: i64,
-    /// Of a Deployment: how its pods are.
+    /// Of a Deployment or a StatefulSet: how its pods are.
     pub pods: Pods,
 }
 
-/// How the pods of a Deployment are.
+/// How the pods of a workload are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pods {
     /// How many there should be.
@@ -85,7 +85,7 @@ struct Inner {
 impl Observed {
     /// Watches every kind until dropped; `ready` becomes true when everything there is has been seen.
     pub async fn watch(self, client: Client, ready: watch::Sender<bool>) {
-        let done = Arc::new(tokio::sync::Barrier::new(8));
+        let done = Arc::new(tokio::sync::Barrier::new(9));
         tokio::join!(
             self.watch_metadata::<Service>(&client, &done),
             self.watch_metadata::<ServiceAccount>(&client, &done),
@@ -93,6 +93,7 @@ impl Observed {
             self.watch_metadata::<PodDisruptionBudget>(&client, &done),
             self.watch_metadata::<ConfigMap>(&client, &done),
             self.watch_kind(Api::<Deployment>::all(client.clone()), "Deployment", &done, of_deployment),
+            self.watch_kind(Api::<StatefulSet>::all(client.clone()), "StatefulSet", &done, of_stateful_set),
             self.watch_kind(
                 Api::<ControllerRevision>::all(client.clone()),
                 "ControllerRevision",
@@ -225,17 +226,21 @@ impl Observed {
         objects.map(|(key, seen)| (key.clone(), seen.clone())).collect()
     }
 
-    /// How many pods of each account are ready: a sidecar's Deployment is called as the account its pods run as.
+    /// How many pods of each account are ready: a sidecar's workload is called as the account its pods run as, and of two
+    /// one takes the other's place.
     pub fn pods_ready(&self) -> HashMap<Account, usize> {
         let inner = self.lock();
         let all =
             inner.objects.iter().filter_map(|(group, objects)| Some((group.split_once('/')?.0, objects)));
         let all = all.flat_map(|(namespace, objects)| objects.iter().map(move |object| (namespace, object)));
-        all.filter(|(_, ((kind, _), _))| *kind == "Deployment")
-            .map(|(namespace, ((_, name), seen))| {
-                ((namespace.to_owned(), name.clone()), usize::try_from(seen.pods.ready).unwrap_or_default())
-            })
-            .collect()
+        let mut ready: HashMap<Account, usize> = HashMap::new();
+        for (namespace, ((kind, name), seen)) in all {
+            if matches!(*kind, "Deployment" | "StatefulSet") {
+                *ready.entry((namespace.to_owned(), name.clone())).or_default() +=
+                    usize::try_from(seen.pods.ready).unwrap_or_default();
+            }
+        }
+        ready
     }
 
     /// Whether the object was found to be as `hash` says, and has not changed since.
@@ -271,13 +276,14 @@ pub fn group_of(metadata: &ObjectMeta) -> String {
 
 /// The kind, as a name that lives for ever.
 pub fn kind_of(kind: &str) -> &'static str {
-    const KINDS: [&str; 7] = [
+    const KINDS: [&str; 8] = [
         "Service",
         "ServiceAccount",
         "NetworkPolicy",
         "PodDisruptionBudget",
         "ConfigMap",
         "Deployment",
+        "StatefulSet",
         "ControllerRevision",
     ];
     KINDS.into_iter().find(|known| *known == kind).unwrap_or("Unknown")
@@ -325,22 +331,27 @@ fn of_deployment(deployment: &Deployment) -> Seen {
     Seen { pods, ..of_metadata(&deployment.metadata) }
 }
 
+fn of_stateful_set(set: &StatefulSet) -> Seen {
+    let status = set.status.clone().unwrap_or_default();
+    let pods = Pods {
+        wanted: set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1),
+        updated: status.updated_replicas.unwrap_or_default(),
+        ready: status.ready_replicas.unwrap_or_default(),
+        all: status.replicas,
+        is_current: status.observed_generation >= set.metadata.generation,
+    };
+    Seen { pods, ..of_metadata(&set.metadata) }
+}
+
 /// What is remembered of an object that the API server has just answered with.
 pub fn of_dynamic(object: &kube::core::DynamicObject) -> Seen {
-    let parsed = |kind: &str| object.types.as_ref().is_some_and(|types| types.kind == kind);
-    if parsed("Deployment") {
-        return object
-            .clone()
-            .try_parse()
-            .map_or_else(|_| of_metadata(&object.metadata), |one| of_deployment(&one));
-    }
-    if parsed("ControllerRevision") {
-        return object
-            .clone()
-            .try_parse()
-            .map_or_else(|_| of_metadata(&object.metadata), |one| of_revision(&one));
-    }
-    of_metadata(&object.metadata)
+    let seen = match object.types.as_ref().map_or("", |types| &types.kind) {
+        "Deployment" => object.clone().try_parse().map(|one| of_deployment(&one)),
+        "StatefulSet" => object.clone().try_parse().map(|one| of_stateful_set(&one)),
+        "ControllerRevision" => object.clone().try_parse().map(|one| of_revision(&one)),
+        _ => return of_metadata(&object.metadata),
+    };
+    seen.unwrap_or_else(|_| of_metadata(&object.metadata))
 }
 
 #[cfg(test)]
@@ -348,11 +359,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_ready_pods_of_an_account_are_those_of_the_deployment_of_its_name() {
+    fn the_ready_pods_of_an_account_are_those_of_the_workloads_of_its_name() {
         let observed = Observed::default();
         observed.remember("shop/p", ("Deployment", "p-hub-spl".into()), seen(1, 2));
+        observed.remember("shop/p", ("StatefulSet", "p-hub-spl".into()), seen(1, 1));
         observed.remember("shop/p", ("Service", "p-hub-spl".into()), seen(1, 0));
-        assert_eq!(observed.pods_ready(), [(("shop".into(), "p-hub-spl".into()), 2)].into());
+        assert_eq!(observed.pods_ready(), [(("shop".into(), "p-hub-spl".into()), 3)].into());
     }
 
     fn seen(version: u64, ready: i32) -> Seen {

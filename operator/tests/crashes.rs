@@ -50,17 +50,62 @@ spec:
   - {name: show, from: [tock], sink: {console: {}}}
 ";
 
+/// The hub brings the events of a key together: in one pod, and in several, which own a share of the keys each.
+const TOGETHER: &str = "
+apiVersion: sidestream.dev/v1alpha1
+kind: Pipeline
+metadata: {name: hello}
+spec:
+  sidecars:
+  - {name: door, workload: {}}
+  - {name: hub, workload: {replicas: 1}}
+  stages:
+  - {name: tick, sidecar: door, source: {generator: {rate: 10}}}
+  - {name: once, sidecar: hub, process: {dedupe: {by: event.key, window: 1m}}}
+  - {name: show, sink: {console: {}}}
+";
+const OWNED: &str = "
+apiVersion: sidestream.dev/v1alpha1
+kind: Pipeline
+metadata: {name: hello}
+spec:
+  sidecars:
+  - {name: door, workload: {}}
+  - {name: hub, workload: {replicas: 2}}
+  stages:
+  - {name: tick, sidecar: door, source: {generator: {rate: 10}}}
+  - {name: once, sidecar: hub, process: {dedupe: {by: event.key, window: 1m}}}
+  - {name: show, sink: {console: {}}}
+";
+const OWNED_BY_MORE: &str = "
+apiVersion: sidestream.dev/v1alpha1
+kind: Pipeline
+metadata: {name: hello}
+spec:
+  sidecars:
+  - {name: door, workload: {}}
+  - {name: hub, workload: {replicas: 3}}
+  stages:
+  - {name: tick, sidecar: door, source: {generator: {rate: 10}}}
+  - {name: once, sidecar: hub, process: {dedupe: {by: event.key, window: 1m}}}
+  - {name: show, sink: {console: {}}}
+";
+
 /// What a user does; the last step is the one during which the operator dies. `None` deletes. Then the workloads that
 /// there are in the end.
 type Story = (&'static str, &'static [Option<&'static str>], &'static [&'static str]);
 
-const STORIES: [Story; 8] = [
+const STORIES: [Story; 11] = [
     ("create", &[Some(HELLO)], &["main"]),
     ("edit and rename a stage", &[Some(HELLO), Some(FASTER)], &["main"]),
     ("go back", &[Some(HELLO), Some(FASTER), Some(HELLO)], &["main"]),
     ("one sidecar becomes two others", &[Some(HELLO), Some(TWO)], &["door", "hub"]),
     ("two sidecars become one", &[Some(TWO), Some(HELLO)], &["main"]),
     ("scale", &[Some(TWO), Some(SCALED)], &["door", "hub"]),
+    ("share the keys among more", &[Some(OWNED), Some(OWNED_BY_MORE)], &["door", "hub"]),
+    // What was before stays until what comes is there, which nothing here says.
+    ("become owners of keys", &[Some(TOGETHER), Some(OWNED)], &["door", "hub", "hub"]),
+    ("own keys no more", &[Some(OWNED), Some(TWO)], &["door", "hub", "hub"]),
     ("break", &[Some(HELLO), Some(BROKEN)], &["main"]),
     ("delete and make anew", &[Some(TWO), None, Some(HELLO)], &["main"]),
 ];
@@ -70,6 +115,11 @@ fn act(server: &Server, step: Option<&str>) {
         Some(yaml) => server.user_applies(yaml),
         None => server.user_deletes("hello"),
     }
+}
+
+/// Of the path of an object of `hello`.
+fn is_workload((kind, _): &(&str, &str)) -> bool {
+    kind.ends_with("/deployment") || kind.ends_with("/statefulset")
 }
 
 /// Everything but the last step, undisturbed.
@@ -97,7 +147,7 @@ async fn an_operator_that_dies_at_any_write_leaves_what_the_next_one_completes()
         let (expected, writes) = undisturbed(steps).await;
         assert!(writes > 0, "{story}: nothing is written");
         let found: Vec<_> =
-            expected.keys().filter_map(|path| path.split_once("/deployments/hello-")).collect();
+            expected.keys().filter_map(|path| path.split_once("s/hello-").filter(is_workload)).collect();
         let found: Vec<_> = found.into_iter().filter_map(|(_, name)| name.strip_suffix("-spl")).collect();
         assert_eq!(found, workloads, "{story}");
         for at in 0..writes {

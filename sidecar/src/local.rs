@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   DIR/authority.pem     who signs: made by the first that comes, for this user's eyes only
-//!   DIR/<service>/<pid>   where a process of that service listens
+//!   DIR/<service>/<n>     where process n of that service listens: as a pod of a StatefulSet, it owns the keys of its number
 //! ```
 //!
 //! Whoever may read the folder may be anybody in it, so it is a user's own. Edges are those of a cluster: TLS 1.3, both ends
@@ -103,31 +103,47 @@ impl Neighbours {
     fn sit_down(&self, service: &str, address: SocketAddr) -> Result<PathBuf, JoinError> {
         let seats = self.0.join(service);
         fs::create_dir_all(&seats).map_err(|error| folder(&seats, error))?;
-        for (path, address) in taken(&seats) {
+        for (path, place) in taken(&seats) {
             // Whoever sat there has gone without a word.
-            if TcpStream::connect_timeout(&address, ANSWERS_WITHIN).is_err() {
+            if TcpStream::connect_timeout(&place.address, ANSWERS_WITHIN).is_err() {
                 let _ = fs::remove_file(path);
             }
         }
-        let path = seats.join(std::process::id().to_string());
-        write_whole(&path, address.to_string().as_bytes()).map_err(|error| folder(&path, error))?;
-        Ok(path)
+        let mine = self.0.join(format!("seat.{service}.{}", std::process::id()));
+        write_whole(&mine, address.to_string().as_bytes()).map_err(|error| folder(&mine, error))?;
+        let seat = free_seat(&mine, &seats);
+        let removed = fs::remove_file(&mine);
+        seat.and_then(|seat| removed.map(|()| seat)).map_err(|error| folder(&seats, error))
+    }
+}
+
+/// The first seat that nobody has, taken by a link to `mine`: it is there whole or not at all, and for one alone.
+fn free_seat(mine: &Path, seats: &Path) -> io::Result<PathBuf> {
+    let mut number = 0_u32;
+    loop {
+        let seat = seats.join(number.to_string());
+        match fs::hard_link(mine, &seat) {
+            Ok(()) => return Ok(seat),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+            Err(error) => return Err(error),
+        }
     }
 }
 
 impl Resolve for Neighbours {
     fn resolve<'a>(&'a self, service: &'a str) -> BoxFuture<'a, Result<Vec<Place>, ResolveError>> {
-        let places = taken(&self.0.join(service)).map(|(_, address)| address.into()).collect();
+        let places = taken(&self.0.join(service)).map(|(_, place)| place).collect();
         Box::pin(async move { Ok(places) })
     }
 }
 
-/// The files of those who sit, and their addresses.
-fn taken(seats: &Path) -> impl Iterator<Item = (PathBuf, SocketAddr)> {
+/// The files of those who sit, and where they are.
+fn taken(seats: &Path) -> impl Iterator<Item = (PathBuf, Place)> {
     let entries = fs::read_dir(seats).into_iter().flatten().flatten();
     entries.filter_map(|entry| {
         let address = fs::read_to_string(entry.path()).ok()?.trim().parse().ok()?;
-        Some((entry.path(), address))
+        let ordinal = Some(entry.file_name().to_str()?.parse().ok()?);
+        Some((entry.path(), Place { address, ordinal }))
     })
 }
 
@@ -183,3 +199,33 @@ const LIFE: Duration = Duration::from_secs(86_400);
 const RENEW_REST: Duration = Duration::from_secs(5);
 const CLOSES_WITHIN: Duration = Duration::from_secs(2);
 const ANSWERS_WITHIN: Duration = Duration::from_millis(200);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_process_of_a_service_has_a_number_and_one_that_goes_leaves_its_own_to_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let seats = folder.path().join("hub.shop.svc");
+        fs::create_dir(&seats).unwrap();
+        let sit = |port: u16| {
+            let mine = folder.path().join("mine");
+            fs::write(&mine, SocketAddr::from(([127, 0, 0, 1], port)).to_string()).unwrap();
+            let seat = free_seat(&mine, &seats).unwrap();
+            fs::remove_file(mine).unwrap();
+            seat
+        };
+        let (first, _second) = (sit(1), sit(2));
+        let found = || {
+            let mut found: Vec<_> =
+                taken(&seats).map(|(_, place)| (place.ordinal, place.address.port())).collect();
+            found.sort_unstable();
+            found
+        };
+        assert_eq!(found(), [(Some(0), 1), (Some(1), 2)]);
+        fs::remove_file(first).unwrap();
+        sit(3);
+        assert_eq!(found(), [(Some(0), 3), (Some(1), 2)]);
+    }
+}

@@ -1,12 +1,15 @@
 //! `sidestream plan`: what would run. Stages in a box are fused: one task calls them one after the other; between boxes
 //! stands a ring.
 
-use std::{fmt::Write, path::PathBuf, process::ExitCode};
+use std::{collections::BTreeSet, fmt::Write, path::PathBuf, process::ExitCode};
 
 use clap::{Args, ValueEnum};
 use serde_json::Value;
-use sidestream_crds::Severity;
-use sidestream_plan::{Overflow, Plan, Priority, Run, Stage};
+use sidestream_crds::{Severity, SidecarPlan};
+use sidestream_plan::{
+    Kind, Overflow, Plan, Priority, Run, Sink, Source, Stage,
+    stage::{EdgeSink, EdgeTransport},
+};
 
 use super::wrong;
 use crate::{
@@ -45,7 +48,12 @@ impl ShowPlan {
             return wrong();
         }
         match self.format {
-            Format::Text => print(compiled.plans.iter().map(text).collect::<Vec<_>>().join("\n")),
+            Format::Text => {
+                let all = compiled.plans.iter().zip(&compiled.sidecars);
+                print(
+                    all.map(|(plan, sidecars)| text(plan) + &edges(sidecars)).collect::<Vec<_>>().join("\n"),
+                )
+            }
             Format::Json => print(format_args!("{:#}\n", serde_json::json!(compiled.plans))),
             Format::Mermaid => print(compiled.plans.iter().map(mermaid).collect::<Vec<_>>().join("\n")),
         }
@@ -84,6 +92,38 @@ pub(crate) fn text(plan: &Plan) -> String {
         text += "╰─\n";
     }
     text
+}
+
+/// What joins the sidecars, for people.
+fn edges(sidecars: &[SidecarPlan]) -> String {
+    let name_of = |edge: &EdgeSink| {
+        let receives =
+            |stage: &Stage| matches!(&stage.kind, Kind::Source(Source::Edge(own)) if own.edge == edge.edge);
+        let receiver = sidecars.iter().find(|other| other.plan.stages.iter().any(receives));
+        receiver.map_or("", |receiver| &receiver.name)
+    };
+    let all: Vec<(&str, &EdgeSink)> = (sidecars.iter())
+        .flat_map(|own| own.plan.stages.iter().map(|stage| (own.name.as_str(), &stage.kind)))
+        .filter_map(
+            |(from, kind)| if let Kind::Sink(Sink::Edge(edge)) = kind { Some((from, edge)) } else { None },
+        )
+        .collect();
+    if all.is_empty() {
+        return String::new();
+    }
+    let width = all.iter().map(|(_, edge)| edge.edge.len()).max().unwrap_or(0);
+    let mut text = String::from("╭─ edges between sidecars\n");
+    for (from, edge) in all {
+        let owners = edge.slots.as_ref().map(|slots| {
+            let pods: BTreeSet<u32> = slots.ordinals.iter().copied().collect();
+            let by = slots.by.as_ref().map_or("nothing", |by| by.source());
+            format!(", {} share the keys of {by}", plural(pods.len(), "pod"))
+        });
+        let quic = if edge.transport == EdgeTransport::Quic { ", Quic" } else { "" };
+        let (name, to, owners) = (&edge.edge, name_of(edge), owners.unwrap_or_default());
+        let _ = writeln!(text, "│  {name:width$}  {from} ═▶ {to}{owners}{quic}");
+    }
+    text + "╰─\n"
 }
 
 /// The plan as a Mermaid flowchart.

@@ -33,11 +33,13 @@ mod parse;
 mod place;
 mod problem;
 mod program;
+mod reads;
 mod reference;
 mod shape;
 
 pub use error::EvalError;
 pub use problem::Problem;
 pub use program::Program;
+pub use reads::reads;
 pub use reference::expressions_page;
 pub use shape::{Field, Shape, Type};

@@ -9,17 +9,23 @@
 
 use sidestream_plan::{
     Input, Kind, OnError, Plan, Priority, Process, Sink, Source, Stage,
-    stage::{EdgeSink, EdgeSource, Merge},
+    stage::{EdgeSink, EdgeSlots, EdgeSource, Merge},
 };
 
-use super::{SidecarPlan, names, placement::Placement, plan};
-use crate::pipeline::Pipeline;
+use super::{SidecarPlan, keyed::Owners, names, placement::Placement, plan};
+use crate::pipeline::{Pipeline, SidecarSpec};
 
 /// The part of every sidecar, in their order.
-pub(super) fn at_borders(whole: &Plan, placement: &Placement, pipeline: &Pipeline) -> Vec<SidecarPlan> {
+pub(super) fn at_borders(
+    whole: &Plan,
+    placement: &Placement,
+    owners: &Owners,
+    pipeline: &Pipeline,
+) -> Vec<SidecarPlan> {
     let cut = Cut {
         whole,
         placement,
+        owners,
         namespace: pipeline.metadata.namespace.as_deref().unwrap_or("default"),
         name: pipeline.metadata.name.as_deref().unwrap_or_default(),
     };
@@ -38,6 +44,7 @@ pub(super) fn at_borders(whole: &Plan, placement: &Placement, pipeline: &Pipelin
 struct Cut<'a> {
     whole: &'a Plan,
     placement: &'a Placement,
+    owners: &'a Owners,
     namespace: &'a str,
     name: &'a str,
 }
@@ -106,7 +113,8 @@ impl Cut<'_> {
     fn send(&self, stage: &Stage, index: usize, own: usize, part: &mut Part) {
         for input in stage.from.iter().filter(|input| self.placement.of_stage[**input] == own) {
             let name = between(&self.whole.stages[*input], stage);
-            let mut sink = self.edge_sink(name, self.placement.of_stage[index], stage.priority);
+            let slots = self.owners.of(*input, index);
+            let mut sink = self.edge_sink(name, self.placement.of_stage[index], slots, stage.priority);
             sink.from.extend(part.of_whole[*input]);
             (sink.when, sink.otherwise) = (stage.when.clone(), stage.otherwise);
             // A peer that is away fills the queue here, not there.
@@ -123,7 +131,7 @@ impl Cut<'_> {
             let abroad = self.placement.of_stage[index];
             if abroad != own && self.letter_senders(sink).any(|sender| sender == own) {
                 let name = letters(&self.placement.sidecars[own].name, sink);
-                part.push(self.edge_sink(name, abroad, sink.priority));
+                part.push(self.edge_sink(name, abroad, None, sink.priority));
             }
         }
     }
@@ -163,21 +171,18 @@ impl Cut<'_> {
         bare(edge.clone(), priority, Kind::Source(Source::Edge(EdgeSource { edge, from })))
     }
 
-    fn edge_sink(&self, edge: String, receiver: usize, priority: Priority) -> Stage {
-        let receiver = &self.placement.sidecars[receiver].name;
-        let to = names::account(self.namespace, self.name, receiver);
-        let service = names::service(self.namespace, self.name, receiver);
-        bare(
-            edge.clone(),
-            priority,
-            Kind::Sink(Sink::Edge(EdgeSink {
-                edge,
-                to,
-                service,
-                slots: None,
-                transport: Default::default(),
-            })),
-        )
+    fn edge_sink(
+        &self,
+        edge: String,
+        receiver: usize,
+        slots: Option<EdgeSlots>,
+        priority: Priority,
+    ) -> Stage {
+        let SidecarSpec { name, transport, .. } = &self.placement.sidecars[receiver];
+        let to = names::account(self.namespace, self.name, name);
+        let service = names::service(self.namespace, self.name, name);
+        let transport = transport.unwrap_or_default();
+        bare(edge.clone(), priority, Kind::Sink(Sink::Edge(EdgeSink { edge, to, service, slots, transport })))
     }
 }
 

@@ -19,6 +19,12 @@ pub(super) fn check(
 ) {
     for (index, sidecar) in spec.sidecars.iter().enumerate() {
         let path = Path::top().field("spec").field("sidecars").element(index);
+        let receives = || receives(index, spec, wiring, on_error, placement);
+        if sidecar.transport.is_some() && !receives() {
+            let reason = format!("no edge leads into `{}`, so nothing is carried to it", sidecar.name);
+            let cure = "write it at the sidecar that receives, or leave it out";
+            report.say(Code::UnusedTransport, path.field("transport"), reason, cure);
+        }
         match (&sidecar.workload, &sidecar.inject) {
             (None, None) => {
                 let reason = format!("`{}` does not say which pods it runs in", sidecar.name);
@@ -32,8 +38,7 @@ pub(super) fn check(
             }
             (None, Some(_)) => {
                 let path = path.field("inject").field("podSelector");
-                let receives = receives(index, spec, wiring, on_error, placement);
-                check_selector(sidecar, &spec.sidecars[..index], receives, path, report);
+                check_selector(sidecar, &spec.sidecars[..index], receives(), path, report);
             }
             (Some(_), None) => {}
         }

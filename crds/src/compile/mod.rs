@@ -7,6 +7,7 @@
 //!                                                    +-> hosts -----> which pods each sidecar runs in
 //!                                                    +-> settings --> what a kind asks for beyond its schema
 //!                                                    +-> flow ------> what is in the events, and do expressions fit it
+//!                                                    +-> keyed -----> which of several pods owns which events
 //!                                                    \-> fuse ------> which stages one worker calls in a row --> Plan
 //!                                                          \-> cut -> the part of each sidecar, with edges between
 //! ```
@@ -20,6 +21,7 @@ mod failure;
 mod flow;
 mod fuse;
 mod hosts;
+mod keyed;
 mod mend;
 pub mod names;
 mod placement;
@@ -144,10 +146,12 @@ fn compile_sound(pipeline: &Pipeline, doubts: &Doubts) -> (Option<Parts>, Vec<Di
     }
     let wiring = wiring::resolve(spec, &kinds, &mut report);
     let on_error = failure::resolve(spec, &kinds, &mut report);
-    let placement = placement::resolve(pipeline, &kinds, &wiring, &on_error, &mut report);
+    let placement = placement::resolve(pipeline, &wiring, &on_error, &mut report);
     hosts::check(spec, &wiring, &on_error, &placement, &mut report);
     settings::check(&kinds, &mut report);
     flow::check(spec, &mut kinds, &wiring, doubts, &mut report);
+    let owners = keyed::resolve(spec, &kinds, &wiring, &placement, &mut report);
+    placement.check_names(pipeline, &owners, &mut report);
     if report.diagnostics.iter().any(Diagnostic::is_error) {
         // What is worth knowing of a pipeline that runs is noise beside what keeps it from running.
         report.diagnostics.retain(|diagnostic| diagnostic.severity != Severity::Note);
@@ -167,7 +171,7 @@ fn compile_sound(pipeline: &Pipeline, doubts: &Doubts) -> (Option<Parts>, Vec<Di
         })
         .collect();
     let plan = plan(pipeline.full_name(), spec.latency.unwrap_or(Latency::Park), stages);
-    let sidecars = cut::at_borders(&plan, &placement, pipeline);
+    let sidecars = cut::at_borders(&plan, &placement, &owners, pipeline);
     (Some((plan, sidecars)), report.diagnostics)
 }
 

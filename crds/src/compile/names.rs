@@ -8,6 +8,9 @@ pub const ONLY_SIDECAR: &str = "main";
 /// The longest name of a Service, in bytes (RFC 1035, section 2.3.4).
 pub const LABEL_BYTES_MAX: usize = 63;
 
+/// The longest name of a StatefulSet, in bytes: its pods wear it in a label, with a hash of ten characters behind it.
+pub const SET_BYTES_MAX: usize = LABEL_BYTES_MAX - 11;
+
 /// The name of every object that is made for a sidecar: `latency-watch-hub-spl`.
 pub fn object(pipeline: &str, sidecar: &str) -> String {
     format!("{pipeline}-{sidecar}-spl")

@@ -1,12 +1,12 @@
 //! Which sidecar each stage lives in: the one it names, or else that of its first input.
 
-use sidestream_plan::{Kind, OnError, Process};
+use sidestream_plan::OnError;
 
-use super::{Report, names};
+use super::{Report, keyed::Owners, names};
 use crate::{
     diagnostic::Code,
     path::{Path, shortened},
-    pipeline::{Host, Pipeline, PipelineSpec, SidecarSpec},
+    pipeline::{Pipeline, PipelineSpec, SidecarSpec},
     suggest::instead,
 };
 
@@ -21,7 +21,6 @@ pub(super) struct Placement {
 /// Puts every stage into a sidecar. Where that cannot be said, into the first.
 pub(super) fn resolve(
     pipeline: &Pipeline,
-    kinds: &[Kind],
     wiring: &[Vec<usize>],
     on_error: &[OnError],
     report: &mut Report,
@@ -31,11 +30,11 @@ pub(super) fn resolve(
         [] => vec![SidecarSpec {
             name: names::ONLY_SIDECAR.into(),
             workload: Some(Default::default()),
-            inject: None,
+            ..SidecarSpec::default()
         }],
         written => written.to_vec(),
     };
-    check_names(pipeline, &sidecars, report);
+    check_repeats(&sidecars, report);
     let mut of_stage: Vec<Option<usize>> = Vec::new();
     for (index, stage) in spec.stages.iter().enumerate() {
         let place = match &stage.sidecar {
@@ -67,72 +66,45 @@ pub(super) fn resolve(
         let cure = format!("write `sidecar: {}` at a stage, or take the sidecar out", sidecar.name);
         report.say(Code::UnusedSidecar, path, reason, cure);
     }
-    check_state(spec, kinds, wiring, &sidecars, &of_stage, report);
     Placement { sidecars, of_stage }
 }
 
-fn check_names(pipeline: &Pipeline, sidecars: &[SidecarSpec], report: &mut Report) {
-    let of_pipeline = pipeline.metadata.name.as_deref().unwrap_or_default();
+fn check_repeats(sidecars: &[SidecarSpec], report: &mut Report) {
     for (index, sidecar) in sidecars.iter().enumerate() {
-        let path = Path::top().field("spec").field("sidecars").element(index).field("name");
         if let Some(first) = sidecars[..index].iter().position(|other| other.name == sidecar.name) {
+            let path = Path::top().field("spec").field("sidecars").element(index).field("name");
             let reason = format!("`{}` is already the name of sidecar {}", sidecar.name, first + 1);
             report.say(Code::DuplicateSidecar, path, reason, "give every sidecar a name of its own");
-            continue;
-        }
-        let object = names::object(of_pipeline, &sidecar.name);
-        let is_label = object.len() <= names::LABEL_BYTES_MAX
-            && !object.contains('.')
-            && object.starts_with(|first: char| first.is_ascii_lowercase());
-        if !is_label {
-            let reason = format!(
-                "its Service would be called `{}`, and a Service's name begins with a letter, has no dot and at most {} \
-                 characters",
-                shortened(&object),
-                names::LABEL_BYTES_MAX
-            );
-            let path = Path::top().fields(&["metadata", "name"]);
-            report.say(Code::LongName, path, reason, "give the pipeline or the sidecar another name");
         }
     }
 }
 
-/// Events that come by an edge go to any of the receiving pods, so a stage there that brings events of a key together would
-/// see a part of them in each.
-fn check_state(
-    spec: &PipelineSpec,
-    kinds: &[Kind],
-    wiring: &[Vec<usize>],
-    sidecars: &[SidecarSpec],
-    of_stage: &[usize],
-    report: &mut Report,
-) {
-    let mut is_spread: Vec<bool> = Vec::new();
-    for (index, inputs) in wiring.iter().enumerate() {
-        let own = of_stage[index];
-        is_spread.push(inputs.iter().any(|input| of_stage[*input] != own || is_spread[*input]));
-        // How many pods of theirs there are is the user's to say, at any time.
-        let (replicas, pods) = match sidecars[own].host().unwrap_or_default() {
-            Host::Workload(workload) => {
-                let replicas = workload.replicas.unwrap_or(1);
-                (replicas, format!("each of the {replicas} pods of `{}`", sidecars[own].name))
+impl Placement {
+    /// Says where the objects of a sidecar could not be called as they would be.
+    pub(super) fn check_names(&self, pipeline: &Pipeline, owners: &Owners, report: &mut Report) {
+        let of_pipeline = pipeline.metadata.name.as_deref().unwrap_or_default();
+        for (index, sidecar) in self.sidecars.iter().enumerate() {
+            if self.sidecars[..index].iter().any(|other| other.name == sidecar.name) {
+                continue;
             }
-            Host::Inject(_) => (i32::MAX, format!("each of the pods that `{}` is in", sidecars[own].name)),
-        };
-        let keeps_state = matches!(
-            kinds[index],
-            Kind::Process(Process::Window(_) | Process::Dedupe(_) | Process::Threshold(_))
-        );
-        if is_spread[index] && keeps_state && replicas > 1 {
-            let (name, sidecar) = (&spec.stages[index].name, &sidecars[own].name);
-            let reason = format!("{pods} would see a part of the events that `{name}` brings together");
-            let cure = match sidecars[own].inject {
-                None => format!(
-                    "write `replicas: 1` at the sidecar `{sidecar}`, or run `{name}` where its events begin"
-                ),
-                Some(_) => format!("run `{name}` where its events begin, or in a sidecar with `workload`"),
+            let object = names::object(of_pipeline, &sidecar.name);
+            let is_owner = owners.lead_into(|stage| self.of_stage[stage] == index);
+            let (kind, most) = match is_owner {
+                true => ("StatefulSet", names::SET_BYTES_MAX),
+                false => ("Service", names::LABEL_BYTES_MAX),
             };
-            report.say(Code::SpreadState, Path::stage(index), reason, cure);
+            let is_label = object.len() <= most
+                && !object.contains('.')
+                && object.starts_with(|first: char| first.is_ascii_lowercase());
+            if !is_label {
+                let reason = format!(
+                    "its {kind} would be called `{}`, and a {kind}'s name begins with a letter, has no dot and at most \
+                     {most} characters",
+                    shortened(&object),
+                );
+                let path = Path::top().fields(&["metadata", "name"]);
+                report.say(Code::LongName, path, reason, "give the pipeline or the sidecar another name");
+            }
         }
     }
 }

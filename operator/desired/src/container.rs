@@ -76,6 +76,11 @@ pub(crate) fn port(name: &str, number: i32) -> ContainerPort {
     }
 }
 
+/// A port of the container for UDP.
+pub(crate) fn udp_port(name: &str, number: i32) -> ContainerPort {
+    ContainerPort { protocol: Some("UDP".into()), ..port(name, number) }
+}
+
 /// Asks the process at `path`.
 pub(crate) fn probe(path: &str, port: IntOrString, period_seconds: i32) -> Probe {
     Probe {

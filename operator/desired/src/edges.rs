@@ -1,7 +1,10 @@
 //! Which sidecars of a pipeline are joined: an edge has the same name at both of its ends.
 
 use sidestream_crds::SidecarPlan;
-use sidestream_plan::{Kind, Plan, Sink, Source};
+use sidestream_plan::{
+    Kind, Plan, Sink, Source,
+    stage::{EdgeSink, EdgeTransport},
+};
 
 /// Whether an edge leads into `plan`.
 pub fn receives(plan: &Plan) -> bool {
@@ -11,6 +14,25 @@ pub fn receives(plan: &Plan) -> bool {
 /// Whether an edge leads from `sender` to `receiver`.
 pub fn sends(sender: &SidecarPlan, receiver: &SidecarPlan) -> bool {
     arriving(&receiver.plan).any(|edge| leaving(&sender.plan).any(|other| other == edge))
+}
+
+/// Whether pods of `receiver` each own a share of the keys of what some of `all` send to it.
+pub fn is_keyed(receiver: &SidecarPlan, all: &[SidecarPlan]) -> bool {
+    into(receiver, all).any(|edge| edge.slots.is_some())
+}
+
+/// Whether an edge that leads into `receiver` is carried by QUIC.
+pub(crate) fn is_called_by_quic(receiver: &SidecarPlan, all: &[SidecarPlan]) -> bool {
+    into(receiver, all).any(|edge| edge.transport == EdgeTransport::Quic)
+}
+
+/// The sending ends of the edges that lead into `receiver`.
+fn into<'a>(receiver: &'a SidecarPlan, all: &'a [SidecarPlan]) -> impl Iterator<Item = &'a EdgeSink> {
+    let sinks = all.iter().flat_map(|other| &other.plan.stages).filter_map(|stage| match &stage.kind {
+        Kind::Sink(Sink::Edge(sink)) => Some(sink),
+        _ => None,
+    });
+    sinks.filter(|sink| arriving(&receiver.plan).any(|edge| edge == sink.edge))
 }
 
 /// The names of the edges that lead into `plan`.

@@ -22,7 +22,7 @@ use sidestream_crds::SidecarPlan;
 
 use crate::{
     Facts,
-    container::{self, CONTAINER, Secrets, Storage, USER, port},
+    container::{self, CONTAINER, Secrets, Storage, USER, port, udp_port},
     labels, ports, quantity,
 };
 
@@ -126,6 +126,7 @@ pub fn injection(pod: &Value, secrets: Secrets, facts: &Facts) -> Result<Option<
         env: Some(variables),
         ports: Some(vec![
             port(ports::INJECTED_EDGE_NAME, ports::EDGE),
+            udp_port(ports::INJECTED_QUIC_NAME, ports::EDGE),
             port(ports::INJECTED_METRICS_NAME, ports::METRICS),
         ]),
         resources: resources(spec),

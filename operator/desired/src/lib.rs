@@ -6,7 +6,7 @@
 //!     ServiceAccount  whom the pods run as, hence their SPIFFE ID
 //!     NetworkPolicy   who may connect
 //!     PodDisruptionBudget
-//!     Deployment      last: it needs the others
+//!     Deployment      last: it needs the others; a StatefulSet where each pod owns a share of the keys
 //!
 //! of a sidecar in the user's own pods only the Service, where an edge leads into it
 //! ```
@@ -22,10 +22,12 @@ mod container;
 mod deployment;
 mod edges;
 mod object;
+mod pod;
 mod policy;
 mod quantity;
 mod revision;
 mod service;
+mod stateful_set;
 
 pub mod inject;
 pub mod labels;
@@ -37,7 +39,7 @@ use sidestream_crds::{Host, Pipeline, SidecarPlan};
 pub use accounts::with_accounts;
 pub use anchors::{ANCHORS_KEY, ROTATION, TRUST_CONFIG_MAP, anchors};
 pub use container::{CONTAINER, Secrets};
-pub use edges::{receives, sends};
+pub use edges::{is_keyed, receives, sends};
 pub use object::{applied_hash, is_contained};
 pub use revision::{REVISIONS_KEPT, hash, plan_hash, read_revision, revision, revision_name};
 
@@ -73,12 +75,20 @@ pub fn objects(
             object::finish(account::build(&of), &of),
             object::finish(policy::build(&of), &of),
             object::finish(budget::build(&of), &of),
-            object::finish(deployment::build(&of, workload), &of),
+            match is_keyed(sidecar, sidecars) {
+                true => object::finish(stateful_set::build(&of, workload), &of),
+                false => object::finish(deployment::build(&of, workload), &of),
+            },
         ],
         // Nothing that would say how the user's pods are scaled, disrupted or reached.
         Host::Inject(_) if !receives(&sidecar.plan) => vec![],
-        Host::Inject(inject) => vec![object::finish(service::of_injected(&inject.pod_selector), &of)],
+        Host::Inject(inject) => vec![object::finish(service::of_injected(&of, &inject.pod_selector), &of)],
     }
+}
+
+/// What keeps the pods of `sidecar`, one of `sidecars`, of which the operator makes: a kind of object.
+pub fn workload_kind(sidecar: &SidecarPlan, sidecars: &[SidecarPlan]) -> &'static str {
+    if is_keyed(sidecar, sidecars) { "StatefulSet" } else { "Deployment" }
 }
 
 /// What an object is made of.

@@ -13,14 +13,22 @@ use k8s_openapi::{
 };
 use sidestream_crds::{Host, PodSelector};
 
-use crate::{Of, edges::sends, labels, ports};
+use crate::{
+    Of,
+    edges::{is_called_by_quic, sends},
+    labels, ports,
+};
 
 pub(crate) fn build(of: &Of<'_>) -> NetworkPolicy {
     let pipeline = of.pipeline.metadata.name.as_deref().unwrap_or_default();
     let mut ingress = Vec::new();
     let senders = senders(of);
     if !senders.is_empty() {
-        ingress.push(rule(vec![port(ports::EDGE_NAME)], Some(senders)));
+        let mut edges = vec![port(ports::EDGE_NAME)];
+        if is_called_by_quic(of.sidecar, of.sidecars) {
+            edges.push(NetworkPolicyPort { protocol: Some("UDP".into()), ..port(ports::QUIC_NAME) });
+        }
+        ingress.push(rule(edges, Some(senders)));
     }
     // Whoever scrapes, and the probes of the node.
     ingress.push(rule(vec![port(ports::METRICS_NAME)], None));

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use sidestream_plan::{Kind, Plan, Source};
 
-/// Where other sidecars connect.
+/// Where other sidecars connect, by TCP or by UDP.
 pub const EDGE: i32 = 7443;
 /// Where Prometheus and the probes ask: `/metrics`, `/livez`, `/readyz`, `/stages`.
 pub const METRICS: i32 = 9464;
@@ -13,10 +13,16 @@ pub const METRICS: i32 = 9464;
 pub const EDGE_NAME: &str = "edge";
 /// The name of [`EDGE`] in the Service, so that DNS has `_sidestream-edge._tcp` (RFC 2782).
 pub const EDGE_SERVICE_NAME: &str = "sidestream-edge";
+/// The name of [`EDGE`] in the container for UDP.
+pub const QUIC_NAME: &str = "edge-quic";
+/// The name of [`EDGE`] in the Service for UDP; it is found by the other name.
+pub const QUIC_SERVICE_NAME: &str = "sidestream-quic";
 /// The name of [`METRICS`].
 pub const METRICS_NAME: &str = "metrics";
 /// The name of [`EDGE`] in a pod of the user's, whose Services may go by names of ports.
 pub const INJECTED_EDGE_NAME: &str = "spl-edge";
+/// The name of [`EDGE`] in a pod of the user's for UDP.
+pub const INJECTED_QUIC_NAME: &str = "spl-edge-quic";
 /// The name of [`METRICS`] in a pod of the user's.
 pub const INJECTED_METRICS_NAME: &str = "spl-metrics";
 

@@ -11,7 +11,7 @@ use k8s_openapi::{
 
 use sidestream_crds::PodSelector;
 
-use crate::{Of, labels, ports};
+use crate::{Of, edges::is_called_by_quic, labels, ports};
 
 pub(crate) fn build(of: &Of<'_>) -> Service {
     let pipeline = of.pipeline.metadata.name.as_deref().unwrap_or_default();
@@ -19,6 +19,10 @@ pub(crate) fn build(of: &Of<'_>) -> Service {
         port(ports::EDGE_SERVICE_NAME, ports::EDGE, ports::EDGE_NAME),
         port(ports::METRICS_NAME, ports::METRICS, ports::METRICS_NAME),
     ];
+    all.extend(udp(of).into_iter().map(|number| ServicePort {
+        protocol: Some("UDP".into()),
+        ..port(ports::QUIC_SERVICE_NAME, number, ports::QUIC_NAME)
+    }));
     for number in ports::of_stages(&of.sidecar.plan) {
         let name = ports::name_of_stages(number);
         all.push(ServicePort { app_protocol: Some("http".into()), ..port(&name, number, &name) });
@@ -27,15 +31,25 @@ pub(crate) fn build(of: &Of<'_>) -> Service {
 }
 
 /// That of a sidecar in the user's pods: the way for edges and nothing else.
-pub(crate) fn of_injected(pods: &PodSelector) -> Service {
+pub(crate) fn of_injected(of: &Of<'_>, pods: &PodSelector) -> Service {
     let mut selector = pods.match_labels.clone();
     selector.insert(labels::INJECT.into(), labels::INJECT_ENABLED.into());
     // By its number: the names of a pod's ports are the user's.
-    let port = ServicePort {
-        target_port: Some(IntOrString::Int(ports::EDGE)),
-        ..port(ports::EDGE_SERVICE_NAME, ports::EDGE, "")
+    let by_number = |name: &str, number: i32| ServicePort {
+        target_port: Some(IntOrString::Int(number)),
+        ..port(name, number, "")
     };
-    headless(selector, vec![port])
+    let mut all = vec![by_number(ports::EDGE_SERVICE_NAME, ports::EDGE)];
+    all.extend(udp(of).into_iter().map(|number| ServicePort {
+        protocol: Some("UDP".into()),
+        ..by_number(ports::QUIC_SERVICE_NAME, number)
+    }));
+    headless(selector, all)
+}
+
+/// The port for QUIC, where an edge comes by it.
+fn udp(of: &Of<'_>) -> Option<i32> {
+    is_called_by_quic(of.sidecar, of.sidecars).then_some(ports::EDGE)
 }
 
 fn headless(selector: BTreeMap<String, String>, ports: Vec<ServicePort>) -> Service {

@@ -11,6 +11,7 @@ mod backoff;
 mod events;
 mod introduce;
 mod order;
+mod owners;
 mod pipeline;
 mod rotation;
 

@@ -26,13 +26,18 @@ use sidestream_control::Plan;
 use sidestream_crds::{Diagnostic, Pipeline, PipelineStatus, SidecarPlan, compile, compile_resource, names};
 use sidestream_desired::{
     FIELD_MANAGER, Facts, REVISIONS_KEPT, anchors, hash, objects, plan_hash, read_revision, revision,
-    revision_name, sends, with_accounts,
+    revision_name, sends, with_accounts, workload_kind,
 };
 use sidestream_host::{Clock, Moment};
 use sidestream_plan::stage;
 use tokio::sync::watch;
 
-use super::{ReconcileError, backoff::Backoff, events, order};
+use super::{
+    ReconcileError,
+    backoff::Backoff,
+    events, order,
+    owners::{WORKLOADS, are_there, awaits_owners, has_owners, has_taken},
+};
 use crate::{
     apply::{Applier, ApplyError, key_of},
     control::{Account, Addressee, Fleet, Told},
@@ -77,8 +82,9 @@ pub struct Context {
 impl Context {
     /// The Pipeline of this name is gone, or going.
     pub(super) fn withdraw(&self, name: &str) {
-        let has_pods =
-            |(_, account): &Account| self.observed.get(name, &("Deployment", account.clone())).is_some();
+        let has_pods = |(_, account): &Account| {
+            WORKLOADS.into_iter().any(|kind| self.observed.get(name, &(kind, account.clone())).is_some())
+        };
         self.fleet.withdraw(name, has_pods);
     }
 }
@@ -250,10 +256,14 @@ impl Look<'_> {
                 Some(is_to_stop) => {
                     let new = Arc::new(self.plan(sidecar, is_to_stop));
                     let waits = !is_to_stop && self.waits(sidecar, team);
-                    plans.extend(addressees.into_iter().map(|own| {
-                        let old = waits.then(|| fleet.plan(&own, &self.name)).flatten();
-                        (own, old.unwrap_or_else(|| new.clone()))
-                    }));
+                    for own in addressees {
+                        let old = fleet.plan(&own, &self.name).filter(|_| !is_to_stop);
+                        if waits || !is_to_stop && self.awaits_owners(sidecar, old.as_deref()) {
+                            plans.push((own, old.unwrap_or_else(|| new.clone())));
+                        } else {
+                            plans.push((own, new.clone()));
+                        }
+                    }
                 }
                 None => held.extend(addressees),
             }
@@ -262,6 +272,8 @@ impl Look<'_> {
         if let Some(failure) = failure {
             return Err(failure.into());
         }
+        let parts: Vec<Part<'_>> = team.told.iter().map(|sidecar| self.part(sidecar, team)).collect();
+        kept.extend(parts.iter().filter_map(|part| self.replaced(part, team, &parts)));
         if conflict.is_none() {
             applier.sweep(&self.name, &namespace, &self.resource.uid().unwrap_or_default(), &kept).await?;
         }
@@ -346,6 +358,29 @@ impl Look<'_> {
         })
     }
 
+    /// Whether a sidecar goes on with `old`, the plan it has: some who are to own what it sends are not there yet.
+    fn awaits_owners(&self, sidecar: &SidecarPlan, old: Option<&Plan>) -> bool {
+        let old = old.filter(|_| has_owners(&sidecar.plan)).and_then(|old| old.unwrap().ok());
+        let Some(old) = old else { return false };
+        awaits_owners(&sidecar.plan, &old, |receiver| {
+            Some(self.context.observed.get(&self.name, &("StatefulSet", receiver.name.clone()))?.pods)
+        })
+    }
+
+    /// The workload that a sidecar had before it had one of another kind: it stays until those that come after it are there,
+    /// and all that send to them know it.
+    fn replaced(&self, part: &Part<'_>, team: &Team, parts: &[Part<'_>]) -> Option<Key> {
+        let (observed, sidecar) = (&self.context.observed, part.sidecar);
+        let Crew::Made(pods) = part.crew else { return None };
+        let own = workload_kind(sidecar, &team.told);
+        let before = WORKLOADS.into_iter().find(|kind| *kind != own)?;
+        let key = (before, self.account(sidecar).1);
+        let seen = observed.get(&self.name, &key)?;
+        let mut senders = parts.iter().filter(|part| sends(part.sidecar, sidecar));
+        let is_replaced = pods.is_some_and(are_there) && senders.all(has_taken);
+        (seen.owner == self.resource.uid() && !is_replaced).then_some(key)
+    }
+
     /// What a sidecar has been told by this leader.
     fn told(&self, sidecar: &SidecarPlan, team: &Team) -> Told {
         let addressees = self.addressees(sidecar, &team.hosting);
@@ -406,8 +441,8 @@ impl Look<'_> {
         let crew = match team.hosting.get(&sidecar.name) {
             Some(pods) => Crew::Users(pods),
             None => {
-                let deployment = ("Deployment", self.account(sidecar).1);
-                Crew::Made(observed.get(&self.name, &deployment).map(|seen| seen.pods))
+                let workload = (workload_kind(sidecar, &team.told), self.account(sidecar).1);
+                Crew::Made(observed.get(&self.name, &workload).map(|seen| seen.pods))
             }
         };
         let addressees = match &crew {

@@ -120,6 +120,17 @@ impl Server {
         self.0.lock().unwrap().write(path, object);
     }
 
+    /// The pods of a workload, as many as there should be, are ready.
+    pub fn makes_ready(&self, path: &str) {
+        let mut workload = self.get(path).unwrap();
+        let pods = workload["spec"]["replicas"].as_i64().unwrap_or(1);
+        workload["status"] = json!({
+            "observedGeneration": workload["metadata"]["generation"],
+            "replicas": pods, "updatedReplicas": pods, "readyReplicas": pods,
+        });
+        self.put(path, workload);
+    }
+
     pub fn get(&self, path: &str) -> Option<Value> {
         self.0.lock().unwrap().objects.get(path).cloned()
     }
