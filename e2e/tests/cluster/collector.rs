@@ -1,5 +1,5 @@
 //! A web service on this machine that pods send events to, and that counts what it got: events of a `generator`, by their
-//! `sequence`.
+//! `sequence`, and windows by their `count`.
 
 use std::{
     collections::HashMap,
@@ -26,6 +26,8 @@ struct Came {
     last: HashMap<String, usize>,
     /// Events that came for the first time, behind a later one of their key.
     late: Vec<usize>,
+    /// The sum of what windows have counted.
+    counted: u64,
 }
 
 /// What became of the first events of a generator.
@@ -56,6 +58,11 @@ impl Collector {
             }
         });
         Some(Collector { url, came })
+    }
+
+    /// How many events were in the windows that came, where those count them.
+    pub(crate) fn counted(&self) -> u64 {
+        self.came.lock().expect("nobody panics with it").counted
     }
 
     /// What became of the first `count` events.
@@ -95,6 +102,7 @@ fn serve(stream: TcpStream, came: &Mutex<Came>) -> Option<()> {
         let events: Vec<Value> = serde_json::from_slice(&read_body(&mut reader)?).ok()?;
         let mut came = came.lock().expect("nobody panics with it");
         for event in &events {
+            came.counted += event["count"].as_u64().unwrap_or_default();
             if let (Some(number), Some(key)) = (event["sequence"].as_u64(), event["key"].as_str()) {
                 came.note(usize::try_from(number).ok()?, key);
             }

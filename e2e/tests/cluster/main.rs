@@ -11,6 +11,7 @@ mod edits;
 mod flow;
 mod handshake;
 mod injection;
+mod keyed;
 mod monitoring;
 mod no_api_server;
 mod no_operator;

@@ -24,13 +24,25 @@ const EVENTS: f64 = 10_000.0;
 fn nothing_of_an_event_is_read_off_an_edge_and_everything_off_plain_http() {
     let Some(collector) = Collector::listen() else { return };
     let shop = Namespace::new("e2e-wire");
-    assert_eq!(seen_while(&shop, "edge", "blackhole: {}"), 0, "in the clear on an edge");
+    assert_eq!(seen_while(&shop, "edge", "", "blackhole: {}").canaries, 0, "in the clear on an edge");
     let plain = format!("webhook: {{url: \"{}\"}}", collector.url);
-    assert!(seen_while(&shop, "http", &plain) > 0, "a capture that sees nothing proves nothing");
+    assert!(seen_while(&shop, "http", "", &plain).canaries > 0, "a capture that sees nothing proves nothing");
+    // The only edge of all tests that goes that way.
+    let by_quic = seen_while(&shop, "quic", ", transport: Quic", "blackhole: {}");
+    assert_eq!(by_quic.canaries, 0, "in the clear on an edge by QUIC");
+    assert!(by_quic.datagrams > 100, "{} datagrams to and from port 7443", by_quic.datagrams);
 }
 
-/// How often the canary is in what tcpdump saw of all nodes while the events of a pipeline passed.
-fn seen_while(shop: &Namespace, name: &str, sink: &str) -> usize {
+/// What tcpdump saw of all nodes while the events of a pipeline passed.
+struct Seen {
+    /// How often the canary was there.
+    canaries: usize,
+    /// By QUIC.
+    datagrams: usize,
+}
+
+/// `transport` is more of the sidecar that receives.
+fn seen_while(shop: &Namespace, name: &str, transport: &str, sink: &str) -> Seen {
     let captures: Vec<Capture> = nodes().iter().map(|node| Capture::start(node, name)).collect();
     shop.apply(&format!(
         "
@@ -38,7 +50,7 @@ apiVersion: sidestream.dev/v1alpha1
 kind: Pipeline
 metadata: {{name: {name}}}
 spec:
-  sidecars: [{{name: field, workload: {{}}}}, {{name: hub, workload: {{}}}}]
+  sidecars: [{{name: field, workload: {{}}}}, {{name: hub, workload: {{}}{transport}}}]
   stages:
   - {{name: numbers, sidecar: field, source: {{generator: {{rate: 1000, count: {EVENTS}}}}}}}
   - {{name: mark, process: {{set: {{fields: {{canary: \"{MAKES_CANARY}\"}}}}}}}}
@@ -52,9 +64,13 @@ spec:
             some => Err(format!("{some} did")),
         }
     });
-    let seen = captures.into_iter().map(Capture::canaries).sum();
-    println!("{EVENTS} events over {name}: the canary was seen {seen} times");
-    seen
+    let seen: Vec<Seen> = captures.into_iter().map(Capture::end).collect();
+    let (canaries, datagrams) =
+        (seen.iter().map(|own| own.canaries).sum(), seen.iter().map(|own| own.datagrams).sum());
+    println!(
+        "{EVENTS} events over {name}: the canary was seen {canaries} times, {datagrams} datagrams of edges"
+    );
+    Seen { canaries, datagrams }
 }
 
 /// tcpdump on every interface of a node.
@@ -82,13 +98,18 @@ impl Capture {
         Capture { tcpdump, file }
     }
 
-    fn canaries(mut self) -> usize {
+    fn end(mut self) -> Seen {
         let _ = self.tcpdump.kill();
         let _ = self.tcpdump.wait();
         let seen = fs::read(&self.file).expect("a capture");
+        let mut reading = Command::new("tcpdump");
+        reading.arg("-nr").arg(&self.file).args(["udp", "port", "7443"]).stderr(Stdio::null());
+        let shown = reading.output().expect("tcpdump reads").stdout;
+        let datagrams = shown.iter().filter(|byte| **byte == b'\n').count();
         let _ = fs::remove_file(&self.file);
         assert!(seen.len() > 1_000_000, "{} bytes were captured", seen.len());
-        seen.windows(CANARY.len()).filter(|window| *window == CANARY.as_bytes()).count()
+        let canaries = seen.windows(CANARY.len()).filter(|window| *window == CANARY.as_bytes()).count();
+        Seen { canaries, datagrams }
     }
 }
 
