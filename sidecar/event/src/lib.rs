@@ -15,6 +15,7 @@ mod map;
 mod mark;
 mod pool;
 pub mod prometheus;
+pub mod record;
 mod spares;
 mod time;
 mod value;

@@ -1,0 +1,505 @@
+//! The storage thread: writes the group that gathered, waits for the device, and tells everybody whose batch was in it.
+//!
+//! ```text
+//!   take ─▶ room in the segment? ─no─▶ begin another: head, name ─▶ finish the headers ─▶ write, barrier ─▶ readable ─▶ told
+//!                 └─────────────────────────yes────────────────────────────▲                   │ failed
+//!                                                                                               ▼
+//!                     what gathers meanwhile is the next group          the segment ends before the group; nobody is told
+//!                                                                       it was kept, and another segment begins
+//! ```
+//!
+//! It must never tell anybody before the barrier, write a byte twice, or try a barrier again.
+
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    sync::{Arc, PoisonError},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use sidestream_event::record::HEADER_BYTES;
+use sidestream_host::{
+    Moment,
+    disk::{Aligned, Barrier, DiskFile},
+};
+use tokio::sync::oneshot;
+
+use crate::{
+    AppendError, Durability, PartitionId,
+    control::Note,
+    head::{Before, Head, file_name},
+    keep::RESERVE,
+    scan::{End, place, scan},
+    settings::LARGE_GROUP,
+    state::{Group, Phase, Segment, Shared, State},
+};
+
+/// Groups up to this many bytes are copied out of their buffer, which is used again.
+const SMALL_GROUP: usize = 16 << 10;
+
+/// That a batch is as durable as was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// The offset of its first record.
+    pub base_offset: u64,
+    /// How many records.
+    pub count: u32,
+}
+
+/// A batch on its way to the disk. Whoever drops it is not told; the batch is written all the same.
+#[derive(Debug)]
+#[must_use = "only the receipt says that the batch was kept"]
+pub struct Appending {
+    /// The offset of its first record, if it is kept.
+    pub base_offset: u64,
+    pub(crate) waiting: oneshot::Receiver<Result<Receipt, AppendError>>,
+}
+
+impl Future for Appending {
+    type Output = Result<Receipt, AppendError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let told = ready!(Pin::new(&mut self.waiting).poll(context));
+        Poll::Ready(told.unwrap_or(Err(AppendError::Closed)))
+    }
+}
+
+/// A change of a partition on its way to the disk; it goes there whether or not this is awaited.
+#[derive(Debug)]
+#[must_use = "only its end says that the change is durable"]
+pub struct Done(pub(crate) Result<Appending, Option<AppendError>>);
+
+impl Future for Done {
+    type Output = Result<(), AppendError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            Ok(appending) => Poll::Ready(ready!(Pin::new(appending).poll(context)).map(|_| ())),
+            Err(refused) => Poll::Ready(refused.take().map_or(Ok(()), Err)),
+        }
+    }
+}
+
+/// The storage thread's own.
+pub(crate) struct Committer {
+    shared: Arc<Shared>,
+    /// The segment that is written; none before the first group, and after a failure.
+    tail: Option<Tail>,
+    /// Where the batches before it end.
+    before: Before,
+    next_number: u32,
+    /// The buffer of the group before.
+    spare: Aligned,
+    last_commit: Moment,
+}
+
+struct Tail {
+    number: u32,
+    file: Arc<dyn DiskFile>,
+    position: u32,
+    size: u32,
+    chain: u32,
+    /// Up to here the device has it.
+    durable: u32,
+    /// Since when something waits to be flushed.
+    flush_since: Option<Moment>,
+    /// Whether a mark says that all is durable.
+    is_settled: bool,
+}
+
+/// A group that was taken, and where it goes.
+struct Taken {
+    group: Group,
+    /// Another segment is to begin: its head, and what was removed before.
+    begin: Option<(Head, Vec<PartitionId>, u32)>,
+}
+
+impl Committer {
+    pub(crate) fn new(shared: Arc<Shared>, before: Before, next_number: u32) -> Self {
+        let last_commit = shared.clock.now();
+        Self { shared, tail: None, before, next_number, spare: Aligned::default(), last_commit }
+    }
+
+    /// The life of the thread.
+    pub(crate) fn run(mut self) {
+        loop {
+            if self.turn() || self.settle() {
+                continue;
+            }
+            let shared = self.shared.clone();
+            let state = shared.state();
+            if state.phase != Phase::Open && state.gather.batches.is_empty() {
+                drop(state);
+                self.mark();
+                return;
+            }
+            if state.gather.batches.is_empty() {
+                match self.due() {
+                    Some(wait) => {
+                        drop(shared.work.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner))
+                    }
+                    None => drop(shared.work.wait(state).unwrap_or_else(PoisonError::into_inner)),
+                }
+            }
+        }
+    }
+
+    /// Writes what has gathered; whether there was any.
+    pub(crate) fn turn(&mut self) -> bool {
+        let Some(taken) = self.take() else { return false };
+        self.shared.room.notify_waiters();
+        self.commit(taken);
+        true
+    }
+
+    /// Notes that all is durable where nothing has happened for long enough; whether it did.
+    pub(crate) fn settle(&mut self) -> bool {
+        let is_due = self.due().is_some_and(|wait| wait.is_zero());
+        if is_due {
+            self.mark();
+        }
+        is_due
+    }
+
+    /// Notes that all is durable.
+    pub(crate) fn mark(&mut self) {
+        if self.tail.as_ref().is_none_or(|tail| tail.is_settled) {
+            return;
+        }
+        let (header, body) = Note::Mark.batch();
+        drop(self.shared.state().gather.push(header, &body, 0, Durability::Device, Some(Note::Mark)));
+        while self.turn() {}
+    }
+
+    /// In how long all should be noted as durable, if it is not.
+    fn due(&self) -> Option<Duration> {
+        let tail = self.tail.as_ref().filter(|tail| !tail.is_settled)?;
+        let settings = &self.shared.settings;
+        let (since, limit) = match tail.flush_since {
+            Some(since) => (since, settings.flush),
+            None if tail.durable < tail.position => return None,
+            None => (self.last_commit, settings.settle),
+        };
+        Some(limit.saturating_sub(self.shared.clock.now().since(since)))
+    }
+
+    fn take(&mut self) -> Option<Taken> {
+        let shared = self.shared.clone();
+        let mut state = shared.state();
+        if state.gather.batches.is_empty() {
+            return None;
+        }
+        if !shared.settings.gather.is_zero() && state.phase == Phase::Open {
+            let limit = shared.settings.gather;
+            state = shared
+                .work
+                .wait_timeout_while(state, limit, |state| {
+                    state.phase == Phase::Open && state.gather.bytes.len() < shared.settings.group_bytes_max
+                })
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        let fresh = Group { bytes: std::mem::take(&mut self.spare), ..Group::default() };
+        let group = std::mem::replace(&mut state.gather, fresh);
+        let padded = group.bytes.len().next_multiple_of(shared.disk.block()) as u32;
+        let fits = self.tail.as_ref().is_some_and(|tail| tail.position + padded <= tail.size);
+        if fits {
+            state.tail_left = state.tail_left.saturating_sub(padded.into());
+            // Zeros must not be written over what is.
+            let end = self.tail.as_ref().map_or(0, |tail| tail.position + padded);
+            while state.zeroing.is_some_and(|from| from < end) {
+                state = shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            return Some(Taken { group, begin: None });
+        }
+        let begin = Some(self.plan(&mut state, padded));
+        Some(Taken { group, begin })
+    }
+
+    /// How the next segment begins, with room for a group of `padded` bytes.
+    fn plan(&mut self, state: &mut State, padded: u32) -> (Head, Vec<PartitionId>, u32) {
+        let number = self.next_number;
+        self.next_number += 1;
+        let head = Head {
+            number,
+            last: number,
+            generation: 0,
+            journal: self.shared.journal,
+            before: self.tail.as_ref().map_or(self.before, Tail::end),
+            partitions: state.kept(number),
+        };
+        let size = (head.bytes() + padded).max(self.shared.settings.segment_bytes).next_multiple_of(4096);
+        state.used += u64::from(size);
+        state.tail_left = u64::from(size - head.bytes() - padded);
+        (head, state.removing.keys().copied().collect(), size)
+    }
+
+    fn commit(&mut self, taken: Taken) {
+        let Taken { group, begin } = taken;
+        if let Some((head, removed, size)) = begin {
+            match self.begin(&head, &removed, size, !group.is_ordinary) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => return self.refuse(group, size),
+                Err(error) => {
+                    self.shared.state().used -= u64::from(size);
+                    return self.fail(group, &error);
+                }
+            }
+        }
+        self.write(group);
+    }
+
+    /// Begins a segment: its head and its name are durable before anything in it is.
+    fn begin(
+        &mut self,
+        head: &Head,
+        removed: &[PartitionId],
+        size: u32,
+        may_use_reserve: bool,
+    ) -> io::Result<()> {
+        // What the segment before it still owes the device; it will not be written again.
+        if let Some(tail) = self.tail.as_ref().filter(|tail| tail.durable < tail.position) {
+            tail.file.barrier(Barrier::Earlier)?;
+        }
+        let disk = self.shared.disk.clone();
+        let name = file_name(head.number, head.generation);
+        let file = disk.create(&name)?;
+        let mut allocated = file.allocate(size.into());
+        if allocated.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::StorageFull) {
+            self.shared.state().is_disk_full = true;
+            if may_use_reserve && self.shared.state().reserve > 0 {
+                disk.remove(RESERVE)?;
+                self.shared.state().reserve = 0;
+                allocated = file.allocate(size.into());
+            }
+        }
+        if let Err(error) = allocated {
+            disk.remove(&name)?;
+            return Err(error);
+        }
+        // From here on the head may be found, and says that the segment before ends where it does now.
+        if let Some(tail) = self.tail.take() {
+            self.before = tail.end();
+        }
+        let (bytes, chain) = head.write();
+        file.write_durable(0, &Aligned::of(&bytes), Barrier::Head)?;
+        disk.sync_names(Barrier::Name)?;
+        let mut state = self.shared.state();
+        let start = head.bytes();
+        let segment = Segment {
+            last: head.last,
+            generation: head.generation,
+            start,
+            end: start,
+            chain: Some(chain),
+            end_chain: Some(chain),
+            size: size.into(),
+            live: 0,
+        };
+        let strands = std::mem::take(&mut state.strands);
+        if self.before.end > 0 {
+            let end = End { position: self.before.end, chain: self.before.chain };
+            state.finished.push_back((self.before.segment, end, strands));
+        }
+        state.begin(head, removed, segment);
+        (state.zeroed, state.tail) = (start, start);
+        state.counts.segments += 1;
+        state.counts.written_bytes += bytes.len() as u64;
+        state.is_chore_due = true;
+        drop(state);
+        self.shared.chores.notify_one();
+        self.tail = Some(Tail {
+            number: head.number,
+            file,
+            position: start,
+            size,
+            chain,
+            durable: start,
+            flush_since: None,
+            is_settled: true,
+        });
+        Ok(())
+    }
+
+    fn write(&mut self, mut group: Group) {
+        let Some(tail) = self.tail.as_mut() else {
+            return self.fail(group, &io::Error::other("no segment to write to"));
+        };
+        let start = tail.position;
+        let is_all_durable = tail.durable == start;
+        let mut chain = tail.chain;
+        for batch in &mut group.batches {
+            batch.header.place = place(tail.number, start + batch.at);
+            batch.header.frontier = tail.durable;
+            batch.header.chain = chain;
+            let at = batch.at as usize;
+            if let Some(bytes) = group.bytes[at..].first_chunk_mut::<HEADER_BYTES>() {
+                batch.header.write(bytes);
+                let [.., a, b, c, d] = *bytes;
+                chain = u32::from_le_bytes([a, b, c, d]);
+            }
+        }
+        let length = group.bytes.len();
+        group.bytes.pad(self.shared.disk.block());
+        let now = self.shared.clock.now();
+        let must_flush = tail.flush_since.is_some_and(|since| now.since(since) >= self.shared.settings.flush);
+        let is_durable = group.is_durable || must_flush;
+        let written = match (is_durable, is_all_durable) {
+            (true, true) => tail.file.write_durable(start.into(), &group.bytes, Barrier::Batches),
+            (true, false) => {
+                tail.file.write(start.into(), &group.bytes).and_then(|()| tail.file.barrier(Barrier::Earlier))
+            }
+            (false, _) => tail.file.write(start.into(), &group.bytes),
+        };
+        if let Err(error) = written {
+            return self.fail(group, &error);
+        }
+        tail.position += group.bytes.len() as u32;
+        tail.chain = chain;
+        if is_durable {
+            tail.durable = tail.position;
+            tail.flush_since = None;
+        } else if group.is_flushed {
+            tail.flush_since = tail.flush_since.or(Some(now));
+        }
+        tail.is_settled = group.batches.iter().all(|batch| batch.note == Some(Note::Mark));
+        self.last_commit = now;
+        let (number, position) = (tail.number, tail.position);
+        let written = (start, length, is_durable);
+        self.publish(group, number, position, written);
+    }
+
+    /// Everybody may read it, and who waits is told.
+    fn publish(&mut self, mut group: Group, number: u32, position: u32, written: (u32, usize, bool)) {
+        let (start, length, is_durable) = written;
+        let mut buffer = std::mem::take(&mut group.bytes);
+        let padded = buffer.len();
+        let key = (number, 0);
+        if buffer.capacity() <= SMALL_GROUP || length <= buffer.capacity() / 8 {
+            self.shared.cache.put(key, start, Bytes::copy_from_slice(&buffer), padded);
+            buffer.truncate(0);
+            if buffer.capacity() <= LARGE_GROUP {
+                self.spare = buffer;
+            }
+        } else {
+            let cost = buffer.capacity();
+            self.shared.cache.put(key, start, Bytes::from_owner(buffer), cost);
+        }
+        let mut state = self.shared.state();
+        for batch in &group.batches {
+            state.commit(batch, number, start + batch.at);
+        }
+        if let Some(segment) = state.segments.get_mut(&number) {
+            segment.end = position;
+            segment.end_chain = self.tail.as_ref().map(|tail| tail.chain);
+        }
+        state.tail = position;
+        state.counts.groups += 1;
+        state.counts.barriers += u64::from(is_durable);
+        state.counts.written_bytes += padded as u64;
+        let ahead = self.shared.settings.zero_ahead_bytes;
+        state.wants_zeros = padded < LARGE_GROUP && state.zeroed.saturating_sub(position) < ahead / 2;
+        let has_chore = state.wants_zeros || state.is_chore_due;
+        // Everybody who follows a partition is told once, of all that is new.
+        for batch in group.batches.iter().filter(|batch| batch.note.is_none()) {
+            if let Some(partition) = state.partitions.get(&PartitionId(batch.header.partition))
+                && let Some(watch) = &partition.watch
+            {
+                watch.send_if_modified(|readable| {
+                    std::mem::replace(readable, partition.readable) != partition.readable
+                });
+            }
+        }
+        drop(state);
+        if has_chore {
+            self.shared.chores.notify_one();
+        }
+        for batch in &mut group.batches {
+            if let Some(done) = batch.done.take() {
+                let receipt = Receipt { base_offset: batch.header.base_offset, count: batch.header.count };
+                let _ = done.send(Ok(receipt));
+            }
+        }
+    }
+
+    /// The disk failed: the segment ends before this group, and what had gathered behind it is gone as well.
+    fn fail(&mut self, mut group: Group, error: &io::Error) {
+        let reason: Arc<str> = error.to_string().into();
+        let shared = self.shared.clone();
+        let mut state = shared.state();
+        let mut gathered = std::mem::take(&mut state.gather);
+        state.roll_back(&group, &reason);
+        state.roll_back(&gathered, &reason);
+        state.tail_left = 0;
+        state.counts.failed += 1;
+        let ended = self.tail.take();
+        drop(state);
+        let failed = AppendError::Failed { reason };
+        group.fail(&failed);
+        gathered.fail(&failed);
+        self.shared.room.notify_waiters();
+        if let Some(tail) = ended {
+            self.before = tail.end();
+            self.look_again(tail);
+        }
+    }
+
+    /// Reads what was acknowledged in a segment whose disk failed, past what the kernel thinks of it.
+    fn look_again(&self, tail: Tail) {
+        let key = (tail.number, 0);
+        self.shared.files.forget(key);
+        let name = file_name(key.0, key.1);
+        drop(tail.file);
+        let segment = self.shared.state().segments.get(&tail.number).copied();
+        let Some(segment) = segment else { return };
+        let end = End { position: tail.position, chain: tail.chain };
+        let read = self.shared.disk.open(&name).and_then(|file| file.read(0, tail.position as usize));
+        // What can't be read now is found out about by who reads it.
+        let Ok(bytes) = read else { return };
+        let found = scan(&bytes, tail.number, segment.start, segment.chain, Some(end));
+        self.shared.state().damage.extend(found.damage);
+    }
+
+    /// No room for another segment: what may use the reserve does, the rest is refused.
+    fn refuse(&mut self, group: Group, size: u32) {
+        let shared = self.shared.clone();
+        let mut state = shared.state();
+        state.used -= u64::from(size);
+        let full = AppendError::Full { used: state.used, capacity: None };
+        let (privileged, mut refused) = group.split();
+        let (gathered, mut gathered_refused) = std::mem::take(&mut state.gather).split();
+        let reason: Arc<str> = full.to_string().into();
+        state.roll_back(&refused, &reason);
+        state.roll_back(&gathered_refused, &reason);
+        state.gather = gathered;
+        state.tail_left = self.tail.as_ref().map_or(0, |tail| u64::from(tail.size - tail.position));
+        let retried = (!refused.batches.is_empty() && !privileged.batches.is_empty()).then(|| {
+            let padded = privileged.bytes.len().next_multiple_of(shared.disk.block()) as u32;
+            let fits = self.tail.as_ref().is_some_and(|tail| tail.position + padded <= tail.size);
+            (!fits).then(|| self.plan(&mut state, padded))
+        });
+        drop(state);
+        refused.fail(&full);
+        gathered_refused.fail(&full);
+        self.shared.room.notify_waiters();
+        match retried {
+            Some(begin) => self.commit(Taken { group: privileged, begin }),
+            None => {
+                let mut privileged = privileged;
+                let mut state = self.shared.state();
+                state.roll_back(&privileged, &reason);
+                drop(state);
+                privileged.fail(&full);
+            }
+        }
+    }
+}
+
+impl Tail {
+    fn end(&self) -> Before {
+        Before { segment: self.number, end: self.position, chain: self.chain }
+    }
+}

@@ -1,0 +1,458 @@
+//! The handle: what anybody may ask of a journal.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+    thread::{self, JoinHandle},
+};
+
+use sidestream_event::record::{BATCH_BYTES_MAX, HEADER_BYTES, Header};
+use sidestream_host::{
+    Clock,
+    disk::{Disk, Driver},
+};
+use tokio::sync::{Semaphore, oneshot, watch};
+
+use crate::{
+    AppendError, Appending, Bounds, Counts, Damage, Done, Durability, OpenError, PartitionId, Read,
+    ReadError, Recovered, Settings, Usage, Verified,
+    commit::Committer,
+    control::{NOTE_BYTES, Note},
+    keep::Keeper,
+    read,
+    recover::recover,
+    state::{Partition, Phase, Shared, State, UNBORN, is_privileged},
+    verify::verify,
+};
+
+/// Threads that ask the disk for readers, and how many reads may wait for them.
+const READERS: usize = 2;
+const READS_MAX: usize = 256;
+
+/// The journal of a disk. Clones are the same journal; it goes on until it is closed or the last one is dropped.
+#[derive(Clone)]
+pub struct Journal(Arc<Inner>);
+
+struct Inner {
+    shared: Arc<Shared>,
+    /// None where it is stepped: reads are done where they are asked for.
+    readers: Option<Readers>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+struct Readers {
+    jobs: Mutex<Option<SyncSender<Job>>>,
+    permits: Semaphore,
+}
+
+/// The work of a journal without threads, done when its caller says so: a simulation with one seed owns every order.
+pub struct Steps {
+    committer: Committer,
+    keeper: Keeper,
+}
+
+impl Steps {
+    /// Writes the group that has gathered; whether there was one.
+    pub fn commit(&mut self) -> bool {
+        self.committer.turn()
+    }
+
+    /// Notes that all is durable, if that is due.
+    pub fn settle(&mut self) -> bool {
+        self.committer.settle()
+    }
+
+    /// Does one chore: a footer, zeros, freeing, cleaning; whether there was one.
+    pub fn keep(&mut self) -> bool {
+        self.keeper.turn()
+    }
+
+    /// Ends as a thread does when the journal is closed.
+    pub fn close(mut self) {
+        while self.committer.turn() {}
+        self.committer.mark();
+    }
+}
+
+impl Journal {
+    /// Opens the journal on `disk`, a new one where there is none. Reads the end of it, so it takes a moment.
+    ///
+    /// # Errors
+    /// Where the disk fails, or a newer program wrote it. Damage is no error: see [`Recovered`].
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        settings: Settings,
+        clock: Clock,
+    ) -> Result<(Self, Recovered), OpenError> {
+        let (shared, committer, recovered) = start(disk, settings, clock)?;
+        let (jobs, waiting) = sync_channel::<Job>(READS_MAX);
+        let waiting = Arc::new(Mutex::new(waiting));
+        let mut threads = vec![
+            spawn("journal", move || committer.run()),
+            spawn("journal-keep", {
+                let keeper = Keeper::new(shared.clone());
+                move || keeper.run()
+            }),
+        ];
+        threads.extend((0..READERS).map(|_| {
+            let waiting = waiting.clone();
+            spawn("journal-read", move || serve(&waiting))
+        }));
+        let readers = Readers { jobs: Mutex::new(Some(jobs)), permits: Semaphore::new(READS_MAX) };
+        Ok((
+            Self(Arc::new(Inner { shared, readers: Some(readers), threads: Mutex::new(threads) })),
+            recovered,
+        ))
+    }
+
+    /// The same without threads: nothing happens but in [`Steps`], and a read asks the disk itself.
+    ///
+    /// # Errors
+    /// As [`open`](Journal::open).
+    pub fn open_stepped(
+        disk: Arc<dyn Disk>,
+        settings: Settings,
+        clock: Clock,
+    ) -> Result<(Self, Steps, Recovered), OpenError> {
+        let (shared, committer, recovered) = start(disk, settings, clock)?;
+        let keeper = Keeper::new(shared.clone());
+        let journal = Self(Arc::new(Inner { shared, readers: None, threads: Mutex::default() }));
+        Ok((journal, Steps { committer, keeper }, recovered))
+    }
+
+    /// Makes a partition that begins at offset 0. Nothing changes where it exists.
+    pub fn create(&self, partition: PartitionId) -> Done {
+        self.create_at(partition, 0)
+    }
+
+    /// Makes a partition that begins at offset `first`. Nothing changes where it exists.
+    pub fn create_at(&self, partition: PartitionId, first: u64) -> Done {
+        if partition == PartitionId::CONTROL {
+            return Done(Err(Some(AppendError::Malformed)));
+        }
+        self.note(Note::Create(partition, first), |state| {
+            if state.removing.contains_key(&partition) {
+                return Err(AppendError::Busy);
+            }
+            let instance = state.instances + 1;
+            let known = state
+                .partitions
+                .entry(partition)
+                .or_insert_with(|| Partition::new(first, first, UNBORN, instance));
+            let instance = known.instance;
+            state.instances = state.instances.max(instance);
+            Ok(instance)
+        })
+    }
+
+    /// Takes a partition and all its batches away. Nobody can read it from now on; its number can be used again when this
+    /// is durable.
+    pub fn remove(&self, partition: PartitionId) -> Done {
+        self.note(Note::Remove(partition), |state| {
+            if partition == PartitionId::STATE {
+                return Err(AppendError::Malformed);
+            }
+            let known = state.partitions.remove(&partition).ok_or(AppendError::Unknown { partition })?;
+            let instance = known.instance;
+            state.removing.insert(partition, known);
+            Ok(instance)
+        })
+    }
+
+    /// Takes what is before `before` away. Nobody can read it from now on; the first offset is `before`, though the batch
+    /// that holds it may begin earlier. Trimming less than was trimmed changes nothing.
+    pub fn trim(&self, partition: PartitionId, before: u64) -> Done {
+        let mut state = self.0.shared.state();
+        let Some(known) = state.partitions.get_mut(&partition) else {
+            return Done(Err(Some(AppendError::Unknown { partition })));
+        };
+        known.first = known.first.max(before.min(known.next));
+        let before = known.first;
+        drop(state);
+        self.note(Note::Trim(partition, before), |_| Ok(0))
+    }
+
+    /// Has the batch written. Offsets are in the order of the calls; the header's place in partition and journal is
+    /// filled in, the rest of it and the body, which is copied once, stay as they are.
+    ///
+    /// # Errors
+    /// Refused before anything is kept; [`AppendError::Busy`] asks to try again after [`room`](Journal::room).
+    pub fn append(
+        &self,
+        partition: PartitionId,
+        mut header: Header,
+        body: &[u8],
+        durability: Durability,
+    ) -> Result<Appending, AppendError> {
+        let shared = &self.0.shared;
+        let settings = &shared.settings;
+        let bytes = HEADER_BYTES + body.len();
+        let max = BATCH_BYTES_MAX.min(settings.segment_bytes as usize / 2);
+        if bytes > max {
+            return Err(AppendError::TooLarge { bytes, max });
+        }
+        if header.count == 0 || header.length as usize != bytes || partition == PartitionId::CONTROL {
+            return Err(AppendError::Malformed);
+        }
+        let mut state = shared.state();
+        let was_empty = admit(&mut state, settings, bytes, is_privileged(partition))?;
+        let known = state.partitions.get_mut(&partition).ok_or(AppendError::Unknown { partition })?;
+        if let Some(reason) = &known.failed {
+            return Err(AppendError::Failed { reason: reason.clone() });
+        }
+        header.partition = partition.0;
+        header.base_offset = known.next;
+        known.next += u64::from(header.count);
+        let instance = known.instance;
+        let waiting = state.gather.push(header, body, instance, durability, None);
+        drop(state);
+        if was_empty {
+            shared.work.notify_one();
+        }
+        Ok(Appending { base_offset: header.base_offset, waiting })
+    }
+
+    /// When there may be room for what was refused as busy.
+    pub async fn room(&self) {
+        let shared = &self.0.shared;
+        let notified = shared.room.notified();
+        tokio::pin!(notified);
+        notified.as_mut().enable();
+        {
+            let state = shared.state();
+            if state.gather.bytes.len() < shared.settings.group_bytes_max || state.phase != Phase::Open {
+                return;
+            }
+        }
+        notified.await;
+    }
+
+    /// After a failure of the disk: where a partition stands now, for whoever appends to it to go on from there.
+    pub fn resume(&self, partition: PartitionId) -> Option<Bounds> {
+        let mut state = self.0.shared.state();
+        let known = state.partitions.get_mut(&partition)?;
+        known.failed = None;
+        Some(known.bounds())
+    }
+
+    /// Batches from the one that holds offset `from` on, of at most `max_bytes`, though at least one where there is one;
+    /// none at the end.
+    ///
+    /// # Errors
+    /// [`ReadError::Damaged`] where `from` itself can't be read: go on at its `to`.
+    pub async fn read(&self, partition: PartitionId, from: u64, max_bytes: usize) -> Result<Read, ReadError> {
+        // What is in memory is given at once, on the thread that asks.
+        if let Some(read) = read::read(&self.0.shared, partition, from, max_bytes, false)? {
+            return Ok(read);
+        }
+        self.ask(move |shared| Ok(read::read(shared, partition, from, max_bytes, true)?.unwrap_or_default()))
+            .await
+    }
+
+    /// The headers of the same, up to some `max_bytes` of batches, and the offset to go on at.
+    ///
+    /// # Errors
+    /// As [`read`](Journal::read).
+    pub async fn headers(
+        &self,
+        partition: PartitionId,
+        from: u64,
+        max_bytes: usize,
+    ) -> Result<(Vec<Header>, u64), ReadError> {
+        self.ask(move |shared| read::headers(shared, partition, from, max_bytes)).await
+    }
+
+    /// The offset of the first batch appended at or after `time`, by its header's append time in nanoseconds since 1970;
+    /// the readable end where there is none.
+    ///
+    /// # Errors
+    /// Where the partition is unknown or the disk fails.
+    pub async fn offset_at(&self, partition: PartitionId, time: i64) -> Result<u64, ReadError> {
+        self.ask(move |shared| read::offset_at(shared, partition, time)).await
+    }
+
+    /// The lowest offset such that the batches from it on have at most `bytes`: where to trim to keep so many.
+    ///
+    /// # Errors
+    /// Where the partition is unknown or the disk fails.
+    pub async fn offset_keeping(&self, partition: PartitionId, bytes: u64) -> Result<u64, ReadError> {
+        self.ask(move |shared| read::offset_keeping(shared, partition, bytes)).await
+    }
+
+    /// From where to where the partition is there.
+    pub fn bounds(&self, partition: PartitionId) -> Option<Bounds> {
+        self.0.shared.state().partitions.get(&partition).map(Partition::bounds)
+    }
+
+    /// Every partition.
+    pub fn partitions(&self) -> Vec<PartitionId> {
+        let mut all: Vec<_> = self.0.shared.state().partitions.keys().copied().collect();
+        all.sort();
+        all
+    }
+
+    /// The offset after the last one that can be read, whenever it changes; it ends with the partition.
+    pub fn watch(&self, partition: PartitionId) -> Option<watch::Receiver<u64>> {
+        let mut state = self.0.shared.state();
+        let known = state.partitions.get_mut(&partition)?;
+        let readable = known.readable;
+        Some(known.watch.get_or_insert_with(|| watch::Sender::new(readable)).subscribe())
+    }
+
+    /// How much of the disk is in use.
+    pub fn usage(&self) -> Usage {
+        self.0.shared.state().usage(&self.0.shared.settings)
+    }
+
+    /// Which disk runs, and why.
+    pub fn driver(&self) -> Driver {
+        self.0.shared.disk.driver()
+    }
+
+    /// What happened since it was opened.
+    pub fn counts(&self) -> Counts {
+        let (cache_hits, cache_misses) = self.0.shared.cache.counts();
+        Counts { cache_hits, cache_misses, ..self.0.shared.state().counts }
+    }
+
+    /// Every damage that was met since it was opened.
+    pub fn damage(&self) -> Vec<Damage> {
+        self.0.shared.state().damage.clone()
+    }
+
+    /// Reads everything and checks every sum.
+    ///
+    /// # Errors
+    /// Where the disk fails.
+    pub async fn verify(&self) -> Result<Verified, ReadError> {
+        self.ask(verify).await
+    }
+
+    /// Writes what was taken in, notes that all is durable, and ends the threads.
+    pub async fn close(&self) {
+        let threads = self.0.end();
+        let (done, joined) = oneshot::channel();
+        let joining = spawn("journal-end", move || {
+            threads.into_iter().for_each(|thread| drop(thread.join()));
+            let _ = done.send(());
+        });
+        let _ = joined.await;
+        let _ = joining.join();
+        self.0.shared.state().phase = Phase::Closed;
+    }
+
+    fn note(&self, note: Note, change: impl FnOnce(&mut State) -> Result<u32, AppendError>) -> Done {
+        let shared = &self.0.shared;
+        let mut state = shared.state();
+        let admitted = admit(&mut state, &shared.settings, HEADER_BYTES + NOTE_BYTES, true)
+            .and_then(|was_empty| Ok((was_empty, change(&mut state)?)));
+        let (was_empty, instance) = match admitted {
+            Ok(admitted) => admitted,
+            Err(refused) => return Done(Err(Some(refused))),
+        };
+        let (header, body) = note.batch();
+        let waiting = state.gather.push(header, &body, instance, Durability::Device, Some(note));
+        drop(state);
+        if was_empty {
+            shared.work.notify_one();
+        }
+        Done(Ok(Appending { base_offset: 0, waiting }))
+    }
+
+    /// Has a thread that may wait for the disk do it.
+    async fn ask<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Shared) -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let Some(readers) = &self.0.readers else { return job(&self.0.shared) };
+        let _permit = readers.permits.acquire().await.map_err(|_| ReadError::Closed)?;
+        let (told, answer) = oneshot::channel();
+        let shared = self.0.shared.clone();
+        let job = Box::new(move || drop(told.send(job(&shared))));
+        let sender = readers.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match sender.ok_or(ReadError::Closed)?.try_send(job) {
+            // As many permits as places: a full queue is one whose readers have gone.
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(ReadError::Closed),
+            Ok(()) => answer.await.map_err(|_| ReadError::Closed)?,
+        }
+    }
+}
+
+/// Whether a batch of `bytes` may gather; whether it is the first.
+fn admit(
+    state: &mut State,
+    settings: &Settings,
+    bytes: usize,
+    is_privileged: bool,
+) -> Result<bool, AppendError> {
+    if state.phase != Phase::Open {
+        return Err(AppendError::Closed);
+    }
+    let gathered = state.gather.bytes.len();
+    // Notes are few and small, and what they free may be what is waited for.
+    if gathered > 0 && gathered + bytes > settings.group_bytes_max && !(is_privileged && bytes < 1024) {
+        return Err(AppendError::Busy);
+    }
+    let needed = (gathered + bytes) as u64 + sidestream_host::disk::SECTOR as u64;
+    let may_grow =
+        if is_privileged { state.may_grow_into_reserve(settings) } else { state.may_grow(settings) };
+    if needed > state.tail_left && !may_grow {
+        let capacity = settings.capacity_bytes.filter(|_| !state.is_disk_full);
+        return Err(AppendError::Full { used: state.used + state.reserve, capacity });
+    }
+    Ok(gathered == 0)
+}
+
+fn start(
+    disk: Arc<dyn Disk>,
+    settings: Settings,
+    clock: Clock,
+) -> Result<(Arc<Shared>, Committer, Recovered), OpenError> {
+    let found = recover(&*disk)?;
+    let shared = Arc::new(Shared::new(disk, settings.checked(), clock, found.journal, found.state));
+    let committer = Committer::new(shared.clone(), found.before, found.next_number);
+    Ok((shared, committer, found.recovered))
+}
+
+fn serve(waiting: &Mutex<Receiver<Job>>) {
+    loop {
+        let job = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        match job {
+            Ok(job) => job(),
+            Err(_) => return,
+        }
+    }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    thread::Builder::new().name(name.to_owned()).spawn(work).expect("the system refuses threads")
+}
+
+impl Inner {
+    /// Has the threads end once what was taken in is written.
+    fn end(&self) -> Vec<JoinHandle<()>> {
+        {
+            let mut state = self.shared.state();
+            if state.phase == Phase::Open {
+                state.phase = Phase::Closing;
+            }
+        }
+        self.shared.work.notify_all();
+        self.shared.chores.notify_all();
+        self.shared.room.notify_waiters();
+        if let Some(readers) = &self.readers {
+            readers.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
+        std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.end().into_iter().for_each(|thread| drop(thread.join()));
+    }
+}

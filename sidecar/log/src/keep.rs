@@ -1,0 +1,342 @@
+//! The keeper: everything about segments that nobody waits for.
+//!
+//! ```text
+//!   footers    the index of a finished segment, behind its batches
+//!   zeros      ahead of the end while groups are small
+//!   freeing    segments that nobody can read any more
+//!   cleaning   segments that are mostly dead: what lives is copied into one that stands for them all
+//!   reserve    a file whose room is given to trims and cursors when the disk is full
+//! ```
+//!
+//! A copy and its name are durable before what it stands for is removed; where both are found at a start, the finished copy
+//! counts. It must never write where the storage thread does, nor remove the segment whose head is the newest.
+
+use std::{
+    io,
+    sync::{Arc, PoisonError},
+};
+
+use sidestream_event::record::HEADER_BYTES;
+use sidestream_host::disk::{Aligned, Barrier};
+
+use crate::{
+    PartitionId,
+    footer::Footer,
+    head::{Head, file_name},
+    index::Strands,
+    scan::{End, Found, place, scan, sum_of},
+    state::{Phase, Segment, Shared},
+    walk::is_of,
+};
+
+/// The file whose room is set aside.
+pub(crate) const RESERVE: &str = "reserve";
+/// Zeros are written so many bytes at a time: what a group may have to wait for.
+const ZEROS: u32 = 256 << 10;
+
+pub(crate) struct Keeper {
+    shared: Arc<Shared>,
+    /// An error of the disk in keeping is no reason to stop; it is tried again with the next chore.
+    is_failing: bool,
+}
+
+impl Keeper {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, is_failing: false }
+    }
+
+    /// The life of the thread.
+    pub(crate) fn run(mut self) {
+        loop {
+            while self.turn() {}
+            let state = self.shared.state();
+            if state.phase != Phase::Open {
+                return;
+            }
+            if !(state.is_chore_due || state.wants_zeros || !state.finished.is_empty()) || self.is_failing {
+                drop(self.shared.chores.wait(state).unwrap_or_else(PoisonError::into_inner));
+            }
+        }
+    }
+
+    /// Does one thing; whether there was one.
+    pub(crate) fn turn(&mut self) -> bool {
+        let done = self.zero_ahead() || self.write_footer() || self.free();
+        let done = if done { Ok(true) } else { self.set_aside() };
+        let done = done.and_then(|done| if done { Ok(true) } else { self.clean() });
+        self.is_failing = done.is_err();
+        if !matches!(done, Ok(true)) {
+            self.shared.state().is_chore_due = false;
+        }
+        done.unwrap_or(false)
+    }
+
+    fn zero_ahead(&self) -> bool {
+        let (key, from, length) = {
+            let mut state = self.shared.state();
+            if !std::mem::take(&mut state.wants_zeros) {
+                return false;
+            }
+            let Some((number, segment)) = state.segments.last_key_value() else { return false };
+            let (number, generation, size) = (*number, segment.generation, segment.size as u32);
+            // Behind what may be on its way: the storage thread waits for zeros, not the other way round.
+            let from = (state.zeroed.max(state.tail) + ZEROS / 4).next_multiple_of(4096);
+            if state.zeroed > state.tail + self.shared.settings.zero_ahead_bytes || from >= size {
+                return false;
+            }
+            let from =
+                if state.zeroed >= state.tail && state.zeroed > segment.start { state.zeroed } else { from };
+            let length = ZEROS.min(size - from);
+            state.zeroing = Some(from);
+            ((number, generation), from, length)
+        };
+        let written = self
+            .shared
+            .files
+            .open(&*self.shared.disk, key)
+            .and_then(|file| file.zero(from.into(), length.into()));
+        let mut state = self.shared.state();
+        state.zeroing = None;
+        if state.segments.last_key_value().is_some_and(|(number, _)| *number == key.0) {
+            state.zeroed = from + length;
+            state.wants_zeros = written.is_ok()
+                && state.zeroed < state.tail.saturating_add(self.shared.settings.zero_ahead_bytes);
+        }
+        drop(state);
+        self.shared.work.notify_one();
+        written.is_ok()
+    }
+
+    fn write_footer(&self) -> bool {
+        let Some((number, end, strands)) = self.shared.state().finished.front().cloned() else {
+            return false;
+        };
+        let generation = self.shared.state().segments.get(&number).map(|segment| segment.generation);
+        let written = generation.map(|generation| {
+            let file = self.shared.files.open(&*self.shared.disk, (number, generation))?;
+            Footer::write(&*file, self.shared.disk.block(), (number, generation), end, &strands)
+        });
+        let mut state = self.shared.state();
+        state.finished.pop_front();
+        // Without a footer the segment is read at the next start.
+        if let Some(Ok(length)) = written
+            && let Some(segment) = state.segments.get_mut(&number)
+        {
+            let freed = segment.size.saturating_sub(length);
+            segment.size = length;
+            state.used -= freed;
+        }
+        true
+    }
+
+    fn free(&self) -> bool {
+        let mut state = self.shared.state();
+        let newest = state.segments.last_key_value().map(|(number, _)| *number);
+        let dead =
+            state.segments.iter().find(|(number, segment)| Some(**number) != newest && segment.live == 0);
+        let Some((number, segment)) = dead.map(|(number, segment)| (*number, *segment)) else { return false };
+        state.segments.remove(&number);
+        state.finished.retain(|(finished, ..)| *finished != number);
+        state.used -= segment.size;
+        state.is_disk_full = false;
+        state.counts.freed += 1;
+        drop(state);
+        let key = (number, segment.generation);
+        self.shared.files.forget(key);
+        // One that can't be removed is removed at the next start.
+        let _ = self.shared.disk.remove(&file_name(key.0, key.1));
+        self.shared.room.notify_waiters();
+        true
+    }
+
+    fn set_aside(&self) -> io::Result<bool> {
+        let wanted = self.shared.settings.reserve_bytes;
+        {
+            let state = self.shared.state();
+            if wanted == 0 || state.reserve > 0 || state.is_disk_full {
+                return Ok(false);
+            }
+        }
+        let disk = &self.shared.disk;
+        let file = match disk.create(RESERVE) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => disk.open(RESERVE)?,
+            file => file?,
+        };
+        if let Err(error) = file.allocate(wanted) {
+            let _ = disk.remove(RESERVE);
+            return Err(error);
+        }
+        self.shared.state().reserve = wanted;
+        Ok(true)
+    }
+
+    /// Copies what lives of the segments that are mostly dead.
+    fn clean(&self) -> io::Result<bool> {
+        let Some(victims) = self.victims() else { return Ok(false) };
+        let (first, last) = (victims[0].0, victims[victims.len() - 1].1.last);
+        let generation = victims.iter().map(|(_, segment)| segment.generation).max().unwrap_or(0) + 1;
+        let mut copy = Copy::new(Head {
+            number: first,
+            last,
+            generation,
+            journal: self.shared.journal,
+            ..Head::default()
+        });
+        for (number, segment) in &victims {
+            let file = self.shared.files.open(&*self.shared.disk, (*number, segment.generation))?;
+            let bytes = file.read(0, segment.end as usize)?;
+            let end = segment.end_chain.map(|chain| End { position: segment.end, chain });
+            let scanned = scan(&bytes, *number, segment.start, segment.chain, end);
+            self.shared.state().damage.extend(scanned.damage.iter().filter(|damage| damage.lost.is_some()));
+            for found in scanned.found {
+                if self.lives(&found, (*number, segment.generation), segment.last) {
+                    copy.add(found, &bytes);
+                }
+            }
+        }
+        self.replace(&victims, copy)
+    }
+
+    /// Finished segments, one after the other, that are to be one.
+    fn victims(&self) -> Option<Vec<(u32, Segment)>> {
+        let state = self.shared.state();
+        let newest = *state.segments.last_key_value()?.0;
+        let settings = &self.shared.settings;
+        let dead = |segment: &Segment| {
+            u64::from(segment.end.saturating_sub(segment.start)).saturating_sub(segment.live)
+        };
+        let is_finished =
+            |number: u32| number != newest && state.finished.iter().all(|(other, ..)| *other != number);
+        let all_dead: u64 = state
+            .segments
+            .iter()
+            .filter(|(number, _)| is_finished(**number))
+            .map(|(_, segment)| dead(segment))
+            .sum();
+        let is_tight = !state.may_grow(settings);
+        let is_worth_it = all_dead > (state.used / 4).max(u64::from(settings.segment_bytes));
+        if !is_worth_it && !is_tight {
+            return None;
+        }
+        let mut victims: Vec<(u32, Segment)> = Vec::new();
+        let mut live = 0;
+        for (number, segment) in state.segments.iter().filter(|(number, _)| is_finished(**number)) {
+            let fits = live + segment.live <= u64::from(settings.segment_bytes) / 2;
+            // In the middle of a run anything that fits is taken along: fewer files.
+            if dead(segment) >= segment.live && fits {
+                victims.push((*number, *segment));
+                live += segment.live;
+            } else if !victims.is_empty() {
+                break;
+            }
+        }
+        (!victims.is_empty()).then_some(victims)
+    }
+
+    fn lives(&self, found: &Found, key: (u32, u32), last: u32) -> bool {
+        let state = self.shared.state();
+        state.partitions.get(&PartitionId(found.header.partition)).is_some_and(|partition| {
+            found.header.next_offset() > partition.first && is_of(partition.born, key, last, found.position)
+        })
+    }
+
+    fn replace(&self, victims: &[(u32, Segment)], copy: Copy) -> io::Result<bool> {
+        let Copy { head, mut bytes, strands, chain, start, head_chain } = copy;
+        let disk = &self.shared.disk;
+        let (number, generation) = (head.number, head.generation);
+        let name = file_name(number, generation);
+        let end = End { position: bytes.len() as u32, chain };
+        bytes.pad(disk.block());
+        let file = disk.create(&name)?;
+        let written = file.allocate(bytes.len() as u64).and_then(|()| {
+            file.write(0, &bytes)?;
+            let length = Footer::write(&*file, disk.block(), (number, generation), end, &strands)?;
+            file.barrier(Barrier::Copy)?;
+            disk.sync_names(Barrier::CopyName)?;
+            Ok(length)
+        });
+        let length = match written {
+            Ok(length) => length,
+            Err(error) => {
+                let _ = disk.remove(&name);
+                return Err(error);
+            }
+        };
+        let mut state = self.shared.state();
+        for (victim, segment) in victims {
+            state.segments.remove(victim);
+            state.used -= segment.size;
+        }
+        state.used += length;
+        let mut segment = Segment {
+            last: head.last,
+            generation,
+            start,
+            end: end.position,
+            chain: Some(head_chain),
+            end_chain: Some(chain),
+            size: length,
+            live: 0,
+        };
+        let is_replaced = |span: u32| victims.iter().any(|(victim, _)| *victim == span);
+        for (id, partition) in &mut state.partitions {
+            let Some(at) = partition.spans.iter().position(|span| is_replaced(span.segment)) else {
+                continue;
+            };
+            partition.spans.retain(|span| !is_replaced(span.segment));
+            // What was trimmed while it was copied is dead in the copy.
+            if let Some(span) =
+                strands.get(id).map(|strand| strand.span(number)).filter(|span| span.end > partition.first)
+            {
+                segment.live += u64::from(span.bytes);
+                partition.spans.insert(at, span);
+            }
+        }
+        for partition in state.removing.values_mut() {
+            partition.spans.retain(|span| !is_replaced(span.segment));
+        }
+        state.segments.insert(number, segment);
+        state.counts.cleaned += victims.len() as u64;
+        state.is_disk_full = false;
+        drop(state);
+        for (victim, segment) in victims {
+            self.shared.files.forget((*victim, segment.generation));
+            let _ = disk.remove(&file_name(*victim, segment.generation));
+        }
+        Ok(true)
+    }
+}
+
+/// A segment that stands for others.
+struct Copy {
+    head: Head,
+    head_chain: u32,
+    start: u32,
+    bytes: Aligned,
+    strands: Strands,
+    chain: u32,
+}
+
+impl Copy {
+    fn new(head: Head) -> Self {
+        let (bytes, chain) = head.write();
+        let start = head.bytes();
+        Self { head, head_chain: chain, start, bytes: Aligned::of(&bytes), strands: Strands::new(), chain }
+    }
+
+    fn add(&mut self, found: Found, bytes: &[u8]) {
+        let position = self.bytes.len() as u32;
+        let mut header = found.header;
+        header.place = place(self.head.number, position);
+        // Nothing of a copy was ever acknowledged before all of it was durable.
+        header.frontier = position;
+        header.chain = self.chain;
+        let mut written = [0; HEADER_BYTES];
+        header.write(&mut written);
+        let from = found.position as usize;
+        self.bytes.extend(&written);
+        self.bytes.extend(&bytes[from + HEADER_BYTES..from + header.length as usize]);
+        self.chain = sum_of(&header);
+        self.strands.entry(PartitionId(header.partition)).or_default().note(&header, position);
+    }
+}

@@ -1,0 +1,458 @@
+//! Opening a journal: what there is, from the newest head and what was written after it.
+//!
+//! ```text
+//!   segment 7 ── 8 ── 9 ── 10 ─────┐
+//!   footer  footer footer  newest head: partitions, their bounds    then all batches behind it, to the end
+//!      └──────┴──────┴── spans
+//! ```
+//!
+//! Only the newest segment is read: of the others the footers, and where one is missing its segment. Whatever is found is
+//! made durable before it is served, for a process that was killed may have left it in the kernel. Nothing is written into
+//! a segment of an earlier process: the next group begins another one, whose head says where this one ended.
+//!
+//! It must never need a human, nor take what it can't read for what was never there.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    sync::Arc,
+};
+
+use sidestream_event::record::Header;
+use sidestream_host::{
+    Random,
+    disk::{Barrier, Disk, DiskFile},
+};
+
+use crate::{
+    Bounds, Damage, Lost, OpenError, PartitionId,
+    control::Note,
+    footer::Footer,
+    head::{self, Before, Head, HeadError, parse_file_name},
+    index::Span,
+    keep::RESERVE,
+    scan::{End, Scanned, place, scan},
+    state::{Partition, Segment, State},
+    walk::{is_of, strands_of},
+};
+
+/// Bytes of a head that are read at first: enough for 120 partitions.
+const HEAD_BYTES: usize = 8192;
+
+/// What a start found.
+#[derive(Clone, Debug, Default)]
+pub struct Recovered {
+    /// Every partition.
+    pub partitions: BTreeMap<PartitionId, Bounds>,
+    /// What can't be read, of what was read.
+    pub damage: Vec<Damage>,
+    /// What was written at the end and never acknowledged, and is left alone.
+    pub torn: Option<Damage>,
+    /// The headers of all batches that were read, in their order.
+    pub tail: Vec<Header>,
+    /// Bytes that were read for them.
+    pub scanned_bytes: u64,
+}
+
+/// A journal that was found, ready to go on.
+pub(crate) struct Found {
+    pub(crate) state: State,
+    pub(crate) journal: u64,
+    pub(crate) before: Before,
+    pub(crate) next_number: u32,
+    pub(crate) recovered: Recovered,
+}
+
+/// One file, and what it says of itself.
+struct File {
+    number: u32,
+    generation: u32,
+    name: String,
+    file: Arc<dyn DiskFile>,
+    length: u64,
+    footer: Option<Footer>,
+    head: Option<head::Read>,
+}
+
+impl File {
+    fn last(&self) -> u32 {
+        self.head.as_ref().map_or(self.number, |read| read.head.last)
+    }
+
+    /// Where its batches begin, and with what chain, as far as its head was read.
+    fn start(&self) -> (u32, Option<u32>) {
+        self.head.as_ref().map_or((0, None), |read| (read.head.bytes(), Some(read.chain)))
+    }
+}
+
+pub(crate) fn recover(disk: &dyn Disk) -> Result<Found, OpenError> {
+    Recovery { disk, found: Found::default(), newest: None }.run()
+}
+
+impl Default for Found {
+    fn default() -> Self {
+        let journal = Random::from_entropy().next_u64();
+        Self {
+            state: State::default(),
+            journal,
+            before: Before::default(),
+            next_number: 1,
+            recovered: Recovered::default(),
+        }
+    }
+}
+
+struct Recovery<'a> {
+    disk: &'a dyn Disk,
+    found: Found,
+    newest: Option<u32>,
+}
+
+impl Recovery<'_> {
+    fn run(mut self) -> Result<Found, OpenError> {
+        let mut files = self.files()?;
+        self.found.next_number = files.iter().map(|file| file.last() + 1).max().unwrap_or(1);
+        self.drop_superseded(&mut files)?;
+        self.drop_unborn(&mut files)?;
+        // The newest head says how things stood; behind it everything is read.
+        let base = files.iter().rposition(|file| file.generation == 0 && file.head.is_some());
+        if let Some(read) = base.and_then(|base| files[base].head.as_ref()) {
+            self.found.journal = read.head.journal;
+            for kept in &read.head.partitions {
+                let partition = Partition::new(kept.first, kept.next, kept.born, 0);
+                self.found.state.partitions.insert(kept.partition, partition);
+            }
+        }
+        let state_partition = Partition::new(0, 0, 0, 0);
+        self.found.state.partitions.entry(PartitionId::STATE).or_insert(state_partition);
+        self.newest = files.last().map(|file| file.number);
+        for index in 0..files.len() {
+            let is_older = base.is_some_and(|base| index < base);
+            if is_older && self.has_spans(&files[index])? {
+                continue;
+            }
+            // Its footer is missing or damaged: it is read, from its head on.
+            if files[index].head.is_none() {
+                files[index].head = self.head(&files[index])?;
+            }
+            let (file, next) = (&files[index], files.get(index + 1));
+            if is_older {
+                self.older(file, next)?;
+            } else {
+                self.behind_head(file, next)?;
+            }
+        }
+        self.note_gaps();
+        self.set_live();
+        let state = &mut self.found.state;
+        state.partitions.values_mut().for_each(|partition| {
+            partition.next = partition.next.max(partition.first);
+            partition.readable = partition.next;
+        });
+        let bounds = state.partitions.iter().map(|(id, partition)| (*id, partition.bounds()));
+        self.found.recovered.partitions = bounds.collect();
+        state.damage = self.found.recovered.damage.clone();
+        state.is_chore_due = true;
+        Ok(self.found)
+    }
+
+    /// Every segment's file, by number and generation.
+    fn files(&mut self) -> Result<Vec<File>, OpenError> {
+        let names = self.disk.list().map_err(|error| self.error("listing", ".", error))?;
+        let mut files = Vec::new();
+        for name in names {
+            if name == RESERVE {
+                let length = self.disk.open(RESERVE).and_then(|file| file.length());
+                self.found.state.reserve = length.map_err(|error| self.error("opening", &name, error))?;
+            }
+            if let Some((number, generation)) = parse_file_name(&name) {
+                let opened = self.disk.open(&name).and_then(|file| {
+                    let (length, footer) = (file.length()?, Footer::find(&*file)?);
+                    let footer =
+                        footer.filter(|footer| (footer.number, footer.generation) == (number, generation));
+                    Ok((file, length, footer))
+                });
+                let (file, length, footer) = opened.map_err(|error| self.error("opening", &name, error))?;
+                files.push(File { number, generation, name, file, length, footer, head: None });
+            }
+        }
+        files.sort_by_key(|file| (file.number, file.generation));
+        // Of finished segments nobody asks what partitions there were when they began.
+        let newest = files.len().saturating_sub(1);
+        for index in 0..files.len() {
+            // The next one's says where a segment without a footer ends.
+            let is_asked = index > 0 && files[index - 1].footer.is_none();
+            if files[index].generation > 0 || files[index].footer.is_none() || index == newest || is_asked {
+                files[index].head = self.head(&files[index])?;
+            }
+        }
+        // The newest one that can be read is asked how things stood, whatever comes behind it.
+        for index in (0..files.len()).rev().filter(|index| *index < newest) {
+            if files.iter().any(|file| file.generation == 0 && file.head.is_some()) {
+                break;
+            }
+            if files[index].generation == 0 {
+                files[index].head = self.head(&files[index])?;
+            }
+        }
+        Ok(files)
+    }
+
+    fn head(&self, file: &File) -> Result<Option<head::Read>, OpenError> {
+        let read = |length: usize| file.file.read(0, length).map(|bytes| bytes.to_vec());
+        let head = read(HEAD_BYTES).and_then(|bytes| Head::read(&bytes, read));
+        match head.map_err(|error| self.error("reading", &file.name, error))? {
+            Ok(read) => {
+                let is_its = (read.head.number, read.head.generation) == (file.number, file.generation);
+                Ok(is_its.then_some(read))
+            }
+            Err(HeadError::Damaged) => Ok(None),
+            Err(HeadError::Version(found)) => Err(OpenError::Version { file: file.name.clone(), found }),
+        }
+    }
+
+    /// A whole copy counts, and what it stands for goes; one that is not goes. Only while there is something that it
+    /// stands for is it read: before the first of that was removed, all of the copy was durable.
+    fn drop_superseded(&mut self, files: &mut Vec<File>) -> Result<(), OpenError> {
+        let copies: Vec<(u32, u32)> = files
+            .iter()
+            .filter(|file| file.generation > 0)
+            .map(|file| (file.number, file.generation))
+            .collect();
+        for key in copies {
+            let Some(copy) = files.iter().position(|file| (file.number, file.generation) == key) else {
+                continue;
+            };
+            let range = key.0..=files[copy].last();
+            let stood_for = |file: &File| range.contains(&file.number) && file.generation < key.1;
+            if !files.iter().any(stood_for) {
+                continue;
+            }
+            let gone: Vec<File> = if self.is_whole(&files[copy])? {
+                // Whole in the kernel, perhaps, of a process that was killed.
+                let kept = files[copy].file.barrier(Barrier::Copy);
+                kept.and_then(|()| self.disk.sync_names(Barrier::CopyName))
+                    .map_err(|error| self.error("flushing", &files[copy].name, error))?;
+                files.extract_if(.., |file| stood_for(file)).collect()
+            } else {
+                vec![files.remove(copy)]
+            };
+            gone.iter().try_for_each(|file| self.remove(&file.name))?;
+        }
+        Ok(())
+    }
+
+    fn is_whole(&self, copy: &File) -> Result<bool, OpenError> {
+        let (Some(footer), Some(_)) = (copy.footer, &copy.head) else { return Ok(false) };
+        let bytes = copy.file.read(0, copy.length as usize);
+        let bytes = bytes.map_err(|error| self.error("reading", &copy.name, error))?;
+        let (start, chain) = copy.start();
+        Ok(scan(&bytes, copy.number, start, chain, Some(footer.end())).damage.is_empty())
+    }
+
+    /// Segments that were begun and never had a batch: the power went before their heads were durable. One may be found
+    /// again much later, for nobody waits until it is durably gone.
+    fn drop_unborn(&mut self, files: &mut Vec<File>) -> Result<(), OpenError> {
+        let mut index = files.len();
+        while index > 0 {
+            index -= 1;
+            let file = &files[index];
+            let next = files.get(index + 1).and_then(|next| next.head.as_ref());
+            let is_known = next.is_some_and(|next| next.head.before.segment == file.number);
+            if file.head.is_some() || file.footer.is_some() || file.generation > 0 || is_known {
+                continue;
+            }
+            let bytes = file.file.read(0, file.length as usize);
+            let bytes = bytes.map_err(|error| self.error("reading", &file.name, error))?;
+            if scan(&bytes, file.number, 0, None, None).found.is_empty() {
+                self.remove(&files.remove(index).name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> Result<(), OpenError> {
+        self.disk.remove(name).map_err(|error| self.error("removing", name, error))
+    }
+
+    /// Whether a finished segment's footer says what it has.
+    fn has_spans(&mut self, file: &File) -> Result<bool, OpenError> {
+        let Some(footer) = file.footer else { return Ok(false) };
+        let spans = footer.spans(&*file.file).map_err(|error| self.error("reading", &file.name, error))?;
+        let Some(spans) = spans else { return Ok(false) };
+        self.add_segment(file, footer.end());
+        for (id, span) in spans {
+            self.add_span(file, id, span);
+        }
+        Ok(true)
+    }
+
+    /// A finished segment without a footer.
+    fn older(&mut self, file: &File, next: Option<&File>) -> Result<(), OpenError> {
+        let scanned = self.read(file, next)?;
+        let end = End { position: scanned.end, chain: scanned.chain };
+        self.add_segment(file, end);
+        let strands = strands_of(&scanned.found);
+        for (id, strand) in &strands {
+            self.add_span(file, *id, strand.span(file.number));
+        }
+        self.found.state.finished.push_back((file.number, end, strands));
+        self.found.recovered.damage.extend(scanned.damage);
+        Ok(())
+    }
+
+    /// A segment that was written after the newest head that can be read: everything in it happened since.
+    fn behind_head(&mut self, file: &File, next: Option<&File>) -> Result<(), OpenError> {
+        let scanned = self.read(file, next)?;
+        let is_newest = next.is_none();
+        let end = End { position: scanned.end, chain: scanned.chain };
+        self.add_segment(file, end);
+        for found in &scanned.found {
+            let at = place(file.number, found.position);
+            let partitions = &mut self.found.state.partitions;
+            match found.note {
+                Some(Note::Create(id, first)) => {
+                    partitions.entry(id).or_insert_with(|| Partition::new(first, first, at, 0));
+                }
+                Some(Note::Remove(id)) => drop(partitions.remove(&id)),
+                Some(Note::Trim(id, before)) => {
+                    if let Some(partition) = partitions.get_mut(&id) {
+                        partition.first = partition.first.max(before);
+                    }
+                }
+                Some(Note::Mark) => {}
+                None => {
+                    if let Some(partition) = partitions.get_mut(&PartitionId(found.header.partition)) {
+                        partition.next = partition.next.max(found.header.next_offset());
+                    }
+                    self.found.recovered.tail.push(found.header);
+                }
+            }
+        }
+        let strands = strands_of(&scanned.found);
+        for (id, strand) in &strands {
+            self.add_span(file, *id, strand.span(file.number));
+        }
+        // What was acknowledged keeps its offsets, readable or not.
+        for lost in scanned.damage.iter().filter_map(|damage| damage.lost) {
+            if let Some(partition) = self.found.state.partitions.get_mut(&lost.partition) {
+                partition.next = partition.next.max(lost.to);
+            }
+        }
+        // Of some of it not even the partition is known: no partition gives out an offset again that may be in it.
+        if scanned.unknown_bytes > 0 && is_newest {
+            let most = scanned.unknown_bytes.div_ceil(LEAST_RECORD_BYTES);
+            self.found.state.partitions.values_mut().for_each(|partition| partition.next += most);
+        }
+        if is_newest {
+            let kept = file.file.barrier(Barrier::Recovered);
+            kept.map_err(|error| self.error("flushing", &file.name, error))?;
+            self.found.before = Before { segment: file.number, end: end.position, chain: end.chain };
+            self.found.state.strands = strands;
+            self.found.recovered.torn = scanned.torn.map(|(from, to)| Damage {
+                segment: file.number,
+                from: from.into(),
+                to: to.into(),
+                lost: None,
+                is_mended: false,
+            });
+        } else {
+            self.found.state.finished.push_back((file.number, end, strands));
+        }
+        self.found.recovered.damage.extend(scanned.damage);
+        Ok(())
+    }
+
+    /// Reads all of a segment, to where the next one or its footer says that it ends.
+    fn read(&mut self, file: &File, next: Option<&File>) -> Result<Scanned, OpenError> {
+        let bytes = file.file.read(0, file.length as usize);
+        let bytes = bytes.map_err(|error| self.error("reading", &file.name, error))?;
+        self.found.recovered.scanned_bytes += bytes.len() as u64;
+        let said = next.and_then(|next| next.head.as_ref()).map(|read| read.head.before);
+        let said = said.filter(|before| before.segment == file.number);
+        let end = said
+            .map(|before| End { position: before.end, chain: before.chain })
+            .or_else(|| file.footer.map(|footer| footer.end()));
+        let (start, chain) = file.start();
+        let scanned = scan(&bytes, file.number, start, chain, end);
+        // A head that is torn was never needed; one that batches came after was whole.
+        let damaged = file.head.as_ref().and_then(|read| read.damaged);
+        if let Some((from, to)) = damaged.filter(|_| !scanned.found.is_empty()) {
+            self.damage(file.number, from, to, None, true);
+        }
+        Ok(scanned)
+    }
+
+    fn add_segment(&mut self, file: &File, end: End) {
+        let (start, chain) = file.start();
+        let segment = Segment {
+            last: file.last(),
+            generation: file.generation,
+            start,
+            end: end.position,
+            chain,
+            end_chain: Some(end.chain),
+            size: file.length,
+            live: 0,
+        };
+        self.found.state.used += file.length;
+        self.found.state.segments.insert(file.number, segment);
+    }
+
+    fn add_span(&mut self, file: &File, id: PartitionId, span: Span) {
+        let Some(partition) = self.found.state.partitions.get_mut(&id) else { return };
+        let key = (file.number, file.generation);
+        if span.end > partition.first && is_of(partition.born, key, file.last(), span.position) {
+            partition.spans.push_back(span);
+        }
+    }
+
+    /// Offsets that no segment has, and no damage tells of: files were taken away.
+    fn note_gaps(&mut self) {
+        let mut gaps = Vec::new();
+        for (id, partition) in &mut self.found.state.partitions {
+            // A trim behind the newest head may have come after its spans were added.
+            partition.spans.retain(|span| span.end > partition.first);
+            let mut expected = partition.first;
+            let ends = partition.spans.iter().map(|span| (span.segment, span.first, span.end));
+            let newest = self.newest.unwrap_or_default();
+            for (segment, first, end) in ends.chain([(newest, partition.next, partition.next)]) {
+                if first > expected {
+                    gaps.push((segment, Lost { partition: *id, from: expected, to: first }));
+                }
+                expected = expected.max(end);
+            }
+        }
+        let known: Vec<Lost> = self.found.recovered.damage.iter().filter_map(|damage| damage.lost).collect();
+        for (segment, lost) in gaps {
+            let is_told = known.iter().any(|known| {
+                known.partition == lost.partition && known.from <= lost.from && lost.to <= known.to
+            });
+            if !is_told {
+                self.damage(segment, 0, 0, Some(lost), false);
+            }
+        }
+    }
+
+    fn set_live(&mut self) {
+        let mut live: HashMap<u32, u64> = HashMap::new();
+        for span in self.found.state.partitions.values().flat_map(|partition| &partition.spans) {
+            *live.entry(span.segment).or_default() += u64::from(span.bytes);
+        }
+        for (number, segment) in &mut self.found.state.segments {
+            segment.live = live.get(number).copied().unwrap_or_default();
+        }
+    }
+
+    fn damage(&mut self, segment: u32, from: u32, to: u32, lost: Option<Lost>, is_mended: bool) {
+        let damage = Damage { segment, from: from.into(), to: to.into(), lost, is_mended };
+        self.found.recovered.damage.push(damage);
+    }
+
+    fn error(&self, doing: &'static str, file: &str, source: io::Error) -> OpenError {
+        OpenError::Disk { doing, file: file.to_owned(), driver: self.disk.driver(), source }
+    }
+}
+
+/// The smallest record there can be.
+const LEAST_RECORD_BYTES: u64 = 4;

@@ -1,0 +1,67 @@
+//! What can be set of a journal, and the limits that can't.
+
+use std::time::Duration;
+
+use sidestream_event::record::BATCH_BYTES_MAX;
+
+/// Where a reader finds its way: an index knows the first batch of each partition in each stretch of so many bytes, and a
+/// disk is read in such pieces.
+pub(crate) const GRANULE: u32 = 64 << 10;
+/// Segments are numbered and measured in 32 bits.
+pub(crate) const SEGMENT_BYTES_MAX: u32 = 1 << 30;
+/// A segment smaller than this is mostly head.
+pub(crate) const SEGMENT_BYTES_MIN: u32 = 16 << 10;
+/// From this many bytes a group goes to fresh blocks: the zeros before it would cost as much as it does.
+pub(crate) const LARGE_GROUP: usize = 256 << 10;
+
+const _: () = assert!(BATCH_BYTES_MAX < SEGMENT_BYTES_MAX as usize / 4);
+
+/// How a journal is run.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Bytes of a segment: what is freed at once. 64 MiB: freeing is cheap, and a start reads at most one.
+    pub segment_bytes: u32,
+    /// Bytes that gather at most while a barrier runs; what comes beyond is refused as busy. 4 MiB.
+    pub group_bytes_max: usize,
+    /// How long a group waits for company when the disk is idle. None: the first push goes at once, and those that come
+    /// while it is written are the next group.
+    pub gather: Duration,
+    /// How long nothing must happen before the journal notes that all of it is durable. 20 ms.
+    pub settle: Duration,
+    /// Within how long the device has what was pushed at [`Durability::PageCache`](crate::Durability). 1 s.
+    pub flush: Duration,
+    /// Bytes of segments kept in memory for readers. 32 MiB.
+    pub cache_bytes: usize,
+    /// Bytes ahead of the end that are zeroed while groups are small, so that writing them changes no metadata. 2 MiB.
+    pub zero_ahead_bytes: u32,
+    /// Bytes that pushes leave alone, so that trims, cursors and resets still work when the disk is full: set aside in a
+    /// file. As a segment by default; 0 is none.
+    pub reserve_bytes: u64,
+    /// Bytes that all segments and the reserve may have. None: what the disk has.
+    pub capacity_bytes: Option<u64>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 64 << 20,
+            group_bytes_max: 4 << 20,
+            gather: Duration::ZERO,
+            settle: Duration::from_millis(20),
+            flush: Duration::from_secs(1),
+            cache_bytes: 32 << 20,
+            zero_ahead_bytes: 2 << 20,
+            reserve_bytes: 64 << 20,
+            capacity_bytes: None,
+        }
+    }
+}
+
+impl Settings {
+    /// Within what is possible.
+    pub(crate) fn checked(mut self) -> Self {
+        self.segment_bytes = self.segment_bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
+        self.group_bytes_max = self.group_bytes_max.clamp(4096, SEGMENT_BYTES_MAX as usize / 4);
+        self
+    }
+}

@@ -1,0 +1,445 @@
+//! What the threads of a journal share: its partitions, its segments, and the group that gathers.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+};
+
+use sidestream_event::record::{HEADER_BYTES, Header};
+use sidestream_host::{
+    Clock,
+    disk::{Aligned, Disk},
+};
+use tokio::sync::{Notify, oneshot, watch};
+
+use crate::{
+    AppendError, Damage, Durability, PartitionId, Receipt, Settings,
+    cache::{Cache, Files},
+    control::Note,
+    head::{Head, Kept},
+    index::{Span, Strands},
+    scan::{End, place},
+};
+
+/// Born when the note of its creation is durable.
+pub(crate) const UNBORN: u64 = u64::MAX;
+
+/// Everything the handles and the threads of one journal have in common.
+pub(crate) struct Shared {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) settings: Settings,
+    pub(crate) clock: Clock,
+    /// The number this journal was born with, in every head.
+    pub(crate) journal: u64,
+    state: Mutex<State>,
+    /// The storage thread waits here for a group.
+    pub(crate) work: Condvar,
+    /// The keeper waits here for something to keep.
+    pub(crate) chores: Condvar,
+    /// Who was refused as busy waits here.
+    pub(crate) room: Notify,
+    pub(crate) cache: Cache,
+    pub(crate) files: Files,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        disk: Arc<dyn Disk>,
+        settings: Settings,
+        clock: Clock,
+        journal: u64,
+        state: State,
+    ) -> Self {
+        let cache = Cache::new(settings.cache_bytes);
+        Self {
+            disk,
+            settings,
+            clock,
+            journal,
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            chores: Condvar::new(),
+            room: Notify::new(),
+            cache,
+            files: Files::default(),
+        }
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where a journal is in its life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Phase {
+    #[default]
+    Open,
+    /// What was taken in is still written.
+    Closing,
+    Closed,
+}
+
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) phase: Phase,
+    pub(crate) partitions: HashMap<PartitionId, Partition>,
+    /// Removed, and that is not durable yet.
+    pub(crate) removing: HashMap<PartitionId, Partition>,
+    /// By their number; the last one is written, or was by the process before.
+    pub(crate) segments: BTreeMap<u32, Segment>,
+    /// The index of the last one.
+    pub(crate) strands: Strands,
+    pub(crate) gather: Group,
+    /// Bytes that the segment which is written still has for what gathers.
+    pub(crate) tail_left: u64,
+    /// Bytes of all files.
+    pub(crate) used: u64,
+    /// The disk refused a segment; until one is freed only the reserve is left.
+    pub(crate) is_disk_full: bool,
+    /// Bytes set aside in the reserve's file.
+    pub(crate) reserve: u64,
+    /// Segments that want a footer.
+    pub(crate) finished: VecDeque<(u32, End, Strands)>,
+    /// Zeros are being written from this byte of the last segment on.
+    pub(crate) zeroing: Option<u32>,
+    /// Up to where the last segment was zeroed ahead, and where the last group ended.
+    pub(crate) zeroed: u32,
+    pub(crate) tail: u32,
+    pub(crate) wants_zeros: bool,
+    pub(crate) is_chore_due: bool,
+    pub(crate) damage: Vec<Damage>,
+    pub(crate) counts: Counts,
+    pub(crate) instances: u32,
+}
+
+/// A partition: an index over the segments.
+#[derive(Debug)]
+pub(crate) struct Partition {
+    pub(crate) first: u64,
+    pub(crate) readable: u64,
+    pub(crate) next: u64,
+    /// Where its creation is noted; what stands before has nothing to do with it.
+    pub(crate) born: u64,
+    /// Tells it from another one of its number.
+    pub(crate) instance: u32,
+    /// The disk failed while batches of it were under way; who appends has to look where it stands first.
+    pub(crate) failed: Option<Arc<str>>,
+    pub(crate) spans: VecDeque<Span>,
+    pub(crate) watch: Option<watch::Sender<u64>>,
+}
+
+impl Partition {
+    pub(crate) fn new(first: u64, next: u64, born: u64, instance: u32) -> Self {
+        Self {
+            first,
+            readable: next,
+            next,
+            born,
+            instance,
+            failed: None,
+            spans: VecDeque::new(),
+            watch: None,
+        }
+    }
+
+    pub(crate) fn bounds(&self) -> Bounds {
+        let readable = self.readable.max(self.first);
+        Bounds { first: self.first, readable, next: self.next, bytes: self.bytes() }
+    }
+
+    /// Bytes of what was not trimmed; of a segment that is trimmed in part, in proportion.
+    fn bytes(&self) -> u64 {
+        let whole: u64 = self.spans.iter().map(|span| u64::from(span.bytes)).sum();
+        let trimmed = self.spans.front().map_or(0, |span| {
+            let gone = self.first.saturating_sub(span.first).min(span.end - span.first);
+            (u128::from(gone) * u128::from(span.bytes) / u128::from((span.end - span.first).max(1))) as u64
+        });
+        whole - trimmed
+    }
+
+    /// Takes note of a batch that is readable now.
+    fn note(&mut self, header: &Header, segment: u32, position: u32) {
+        match self.spans.back_mut() {
+            Some(span) if span.segment == segment => {
+                span.end = header.next_offset();
+                span.bytes += header.length;
+                span.time = header.append_time;
+            }
+            _ => self.spans.push_back(Span {
+                segment,
+                position,
+                first: header.base_offset,
+                end: header.next_offset(),
+                bytes: header.length,
+                begun: header.append_time,
+                time: header.append_time,
+            }),
+        }
+        self.readable = header.next_offset();
+    }
+}
+
+/// One file of the journal.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Segment {
+    /// A cleaned one stands for all numbers up to this.
+    pub(crate) last: u32,
+    pub(crate) generation: u32,
+    /// Where its batches begin, and end as far as is known.
+    pub(crate) start: u32,
+    pub(crate) end: u32,
+    pub(crate) chain: Option<u32>,
+    /// The sum of the last batch, where that is known.
+    pub(crate) end_chain: Option<u32>,
+    /// Bytes of the file.
+    pub(crate) size: u64,
+    /// Bytes of batches that somebody may still read.
+    pub(crate) live: u64,
+}
+
+/// From where to where a partition is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// The first offset that can be read.
+    pub first: u64,
+    /// The offset after the last one that can be read.
+    pub readable: u64,
+    /// The offset that the next record gets.
+    pub next: u64,
+    /// Bytes that can be read, headers included.
+    pub bytes: u64,
+}
+
+/// How much of the disk the journal has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes it may have, where that is set.
+    pub capacity: Option<u64>,
+    /// Bytes of its files.
+    pub used: u64,
+    /// Bytes of batches that can be read; the rest is trimmed, not yet written, or heads.
+    pub live: u64,
+    /// Bytes kept free for trims, cursors and resets.
+    pub reserve: u64,
+}
+
+/// What happened since the journal was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Batches acknowledged.
+    pub batches: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Bytes written to segments: with heads and padding.
+    pub written_bytes: u64,
+    /// Groups written.
+    pub groups: u64,
+    /// Barriers for them.
+    pub barriers: u64,
+    /// Groups that failed.
+    pub failed: u64,
+    /// Segments begun.
+    pub segments: u64,
+    /// Segments freed.
+    pub freed: u64,
+    /// Segments that were rewritten without what is dead in them.
+    pub cleaned: u64,
+    /// Reads answered without the disk.
+    pub cache_hits: u64,
+    /// Reads of the disk.
+    pub cache_misses: u64,
+}
+
+/// Batches of any partitions that will be written together.
+#[derive(Default)]
+pub(crate) struct Group {
+    pub(crate) bytes: Aligned,
+    pub(crate) batches: Vec<Placed>,
+    /// Somebody waits for the device.
+    pub(crate) is_durable: bool,
+    /// Somebody was promised the device, later.
+    pub(crate) is_flushed: bool,
+    /// Something in it may not use the reserve.
+    pub(crate) is_ordinary: bool,
+}
+
+/// A batch in a group.
+pub(crate) struct Placed {
+    pub(crate) header: Header,
+    /// Its place among the bytes.
+    pub(crate) at: u32,
+    pub(crate) instance: u32,
+    pub(crate) note: Option<Note>,
+    pub(crate) done: Option<oneshot::Sender<Result<Receipt, AppendError>>>,
+}
+
+impl Group {
+    pub(crate) fn push(
+        &mut self,
+        header: Header,
+        body: &[u8],
+        instance: u32,
+        durability: Durability,
+        note: Option<Note>,
+    ) -> oneshot::Receiver<Result<Receipt, AppendError>> {
+        let (done, waiting) = oneshot::channel();
+        let at = self.bytes.len() as u32;
+        // The header is written last, when the storage thread knows the rest of it.
+        self.bytes.extend(&[0; HEADER_BYTES]);
+        self.bytes.extend(body);
+        self.is_durable |= durability == Durability::Device;
+        self.is_flushed |= durability == Durability::PageCache;
+        self.is_ordinary |= !is_privileged(PartitionId(header.partition));
+        self.batches.push(Placed { header, at, instance, note, done: Some(done) });
+        waiting
+    }
+
+    /// What may use the reserve, and what may not, each in its order.
+    pub(crate) fn split(self) -> (Group, Group) {
+        let (mut privileged, mut ordinary) = (Group::default(), Group::default());
+        for mut batch in self.batches {
+            let is_privileged = is_privileged(PartitionId(batch.header.partition));
+            let group = if is_privileged { &mut privileged } else { &mut ordinary };
+            let from = batch.at as usize;
+            batch.at = group.bytes.len() as u32;
+            group.bytes.extend(&self.bytes[from..from + batch.header.length as usize]);
+            group.batches.push(batch);
+            group.is_durable |= self.is_durable;
+            group.is_flushed |= self.is_flushed;
+            group.is_ordinary |= !is_privileged;
+        }
+        (privileged, ordinary)
+    }
+
+    /// Tells everybody who waits.
+    pub(crate) fn fail(&mut self, error: &AppendError) {
+        for done in self.batches.iter_mut().filter_map(|batch| batch.done.take()) {
+            let _ = done.send(Err(error.clone()));
+        }
+    }
+}
+
+/// Whether it may use the reserve.
+pub(crate) fn is_privileged(partition: PartitionId) -> bool {
+    [PartitionId::STATE, PartitionId::CONTROL].contains(&partition)
+}
+
+impl State {
+    /// Whether another segment is within the capacity, the reserve left alone.
+    pub(crate) fn may_grow(&self, settings: &Settings) -> bool {
+        let needed = self.used + u64::from(settings.segment_bytes) + settings.reserve_bytes;
+        !self.is_disk_full && settings.capacity_bytes.is_none_or(|capacity| needed <= capacity)
+    }
+
+    /// The same, the reserve included.
+    pub(crate) fn may_grow_into_reserve(&self, settings: &Settings) -> bool {
+        let needed = self.used + u64::from(settings.segment_bytes);
+        settings.capacity_bytes.is_none_or(|capacity| needed <= capacity)
+    }
+
+    /// What a new segment says of the partitions: as far as their batches are written.
+    pub(crate) fn kept(&self, number: u32) -> Vec<Kept> {
+        let kept = self.partitions.iter().map(|(id, partition)| Kept {
+            partition: *id,
+            first: partition.first,
+            next: partition.readable.max(partition.first),
+            born: if partition.born == UNBORN { place(number, 0) } else { partition.born },
+        });
+        let mut kept: Vec<_> = kept.collect();
+        kept.sort_by_key(|kept| kept.partition);
+        kept
+    }
+
+    /// A segment has begun whose head says how things stood: what it says is durable now.
+    pub(crate) fn begin(&mut self, head: &Head, removed: &[PartitionId], segment: Segment) {
+        self.segments.insert(head.number, segment);
+        for kept in &head.partitions {
+            if let Some(partition) = self.partitions.get_mut(&kept.partition)
+                && partition.born == UNBORN
+            {
+                partition.born = kept.born;
+            }
+            self.drop_trimmed(kept.partition, kept.first);
+        }
+        removed.iter().for_each(|partition| self.drop_removed(*partition));
+    }
+
+    /// A batch is readable, or a note durable.
+    pub(crate) fn commit(&mut self, batch: &Placed, segment: u32, position: u32) {
+        match batch.note {
+            Some(Note::Create(id, _)) => {
+                if let Some(partition) = self.partitions.get_mut(&id)
+                    && partition.born == UNBORN
+                    && partition.instance == batch.instance
+                {
+                    partition.born = place(segment, position);
+                }
+            }
+            Some(Note::Trim(id, before)) => self.drop_trimmed(id, before),
+            Some(Note::Remove(id)) => self.drop_removed(id),
+            Some(Note::Mark) => {}
+            None => {
+                let id = PartitionId(batch.header.partition);
+                let Some(partition) = self.partitions.get_mut(&id) else { return };
+                if partition.instance != batch.instance {
+                    return;
+                }
+                partition.note(&batch.header, segment, position);
+                self.strands.entry(id).or_default().note(&batch.header, position);
+                if let Some(segment) = self.segments.get_mut(&segment) {
+                    segment.live += u64::from(batch.header.length);
+                }
+                self.counts.batches += 1;
+                self.counts.bytes += u64::from(batch.header.length);
+            }
+        }
+    }
+
+    /// Forgets what is wholly before `before`, which is durably gone.
+    fn drop_trimmed(&mut self, id: PartitionId, before: u64) {
+        let Some(partition) = self.partitions.get_mut(&id) else { return };
+        while partition.spans.front().is_some_and(|span| span.end <= before) {
+            let Some(span) = partition.spans.pop_front() else { break };
+            release(&mut self.segments, &span);
+            self.is_chore_due = true;
+        }
+    }
+
+    fn drop_removed(&mut self, id: PartitionId) {
+        let Some(partition) = self.removing.remove(&id) else { return };
+        // Another one of its number may come in the same segment.
+        if !self.partitions.contains_key(&id) {
+            self.strands.remove(&id);
+        }
+        partition.spans.iter().for_each(|span| release(&mut self.segments, span));
+        self.is_chore_due = true;
+    }
+
+    /// The disk failed while these batches were under way: their offsets are free again.
+    pub(crate) fn roll_back(&mut self, group: &Group, reason: &Arc<str>) {
+        for batch in group.batches.iter().filter(|batch| batch.note.is_none()) {
+            if let Some(partition) = self.partitions.get_mut(&PartitionId(batch.header.partition))
+                && partition.instance == batch.instance
+            {
+                partition.next = partition.readable.max(partition.first);
+                partition.failed = Some(reason.clone());
+            }
+        }
+    }
+
+    pub(crate) fn usage(&self, settings: &Settings) -> Usage {
+        Usage {
+            capacity: settings.capacity_bytes,
+            used: self.used + self.reserve,
+            live: self.segments.values().map(|segment| segment.live).sum(),
+            reserve: settings.reserve_bytes,
+        }
+    }
+}
+
+fn release(segments: &mut BTreeMap<u32, Segment>, span: &Span) {
+    if let Some(segment) = segments.get_mut(&span.segment) {
+        segment.live = segment.live.saturating_sub(span.bytes.into());
+    }
+}

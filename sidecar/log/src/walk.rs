@@ -1,0 +1,337 @@
+//! From one batch of a partition to the next, through the index, over what belongs to others.
+
+use std::{io, sync::Arc};
+
+use bytes::Bytes;
+use sidestream_event::record::{HEADER_BYTES, Header};
+use sidestream_host::disk::SECTOR;
+
+use crate::{
+    PartitionId, ReadError,
+    cache::FileKey,
+    control::Note,
+    footer::Footer,
+    index::{Strand, Strands},
+    scan::{End, Found, header_at, mend, next_header, place, scan},
+    settings::GRANULE,
+    state::{Phase, Shared},
+};
+
+/// Bytes that the disk is asked for at once: what comes next is wanted next.
+const READ_AHEAD: u32 = 4 * GRANULE;
+/// How often a segment is looked for again that was cleaned away under the reader.
+const TRIES: usize = 4;
+
+/// What whoever is shown a batch says.
+pub(crate) enum Step {
+    Go,
+    Stop,
+    /// The batch can't be read.
+    Damaged,
+    /// Not without the disk.
+    WouldWait,
+}
+
+/// How a walk ended.
+pub(crate) enum Seen {
+    All,
+    WouldWait,
+}
+
+/// A segment, from where a walk begins to where it ends as of now.
+pub(crate) struct Reader<'a> {
+    shared: &'a Shared,
+    number: u32,
+    key: FileKey,
+    /// Nothing is read from here on.
+    end: u32,
+    may_wait: bool,
+    window: (u32, Bytes),
+}
+
+/// Shows `each` the batches of `partition` from the one that holds `from` on.
+pub(crate) fn walk(
+    shared: &Shared,
+    partition: PartitionId,
+    from: u64,
+    may_wait: bool,
+    mut each: impl FnMut(&mut Reader<'_>, &Header, u32) -> Result<Step, ReadError>,
+) -> Result<Seen, ReadError> {
+    let mut next = from;
+    let mut tries = 0;
+    loop {
+        // Where it is now; the lock is not held while anything is read.
+        let (mut reader, born, last, part, span_end) = {
+            let state = shared.state();
+            if state.phase == Phase::Closed {
+                return Err(ReadError::Closed);
+            }
+            let known = state.partitions.get(&partition).ok_or(ReadError::Unknown { partition })?;
+            let bounds = known.bounds();
+            if next == bounds.readable {
+                return Ok(Seen::All);
+            }
+            if next < bounds.first || next > bounds.readable {
+                return Err(ReadError::OutOfRange { first: bounds.first, readable: bounds.readable });
+            }
+            let after = known.spans.partition_point(|span| span.first <= next);
+            let span = after.checked_sub(1).map(|at| known.spans[at]).filter(|span| next < span.end);
+            let Some(span) = span else {
+                let to = known.spans.get(after).map_or(bounds.readable, |span| span.first);
+                return Err(ReadError::Damaged { from: next, to });
+            };
+            let Some(segment) = state.segments.get(&span.segment) else {
+                return Err(ReadError::Damaged { from: next, to: span.end });
+            };
+            let is_last = state.segments.last_key_value().is_some_and(|(number, _)| *number == span.segment);
+            let part =
+                is_last.then(|| state.strands.get(&partition).map(|strand| strand.part(next))).flatten();
+            let reader = Reader {
+                shared,
+                number: span.segment,
+                key: (span.segment, segment.generation),
+                end: segment.end,
+                may_wait,
+                window: (0, Bytes::new()),
+            };
+            (reader, known.born, segment.last, part, span.end)
+        };
+        let walked = match part {
+            Some(part) => Ok(Some(Arc::new(part))),
+            None => strand(shared, reader.number, partition, may_wait).map(|strand| strand.map(Arc::new)),
+        };
+        let outcome = match walked {
+            Ok(Some(strand)) => {
+                reader.segment(partition, (born, last), &strand, &mut next, span_end, &mut each)
+            }
+            Ok(None) => return Ok(Seen::WouldWait),
+            Err(error) => Err(Failed::Io(error)),
+        };
+        match outcome {
+            Ok(Some(seen)) => return Ok(seen),
+            Ok(None) => tries = 0,
+            // Cleaned or freed under the reader: it is elsewhere now.
+            Err(Failed::Io(error)) if error.kind() == io::ErrorKind::NotFound && tries < TRIES => {
+                tries += 1;
+                shared.files.forget(reader.key);
+            }
+            Err(Failed::Io(error)) => return Err(error.into()),
+            Err(Failed::Told(error)) => return Err(error),
+        }
+    }
+}
+
+enum Failed {
+    Io(io::Error),
+    Told(ReadError),
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl Reader<'_> {
+    /// Walks one segment; none where the walk goes on behind it.
+    fn segment(
+        &mut self,
+        partition: PartitionId,
+        (born, last): (u64, u32),
+        strand: &Strand,
+        next: &mut u64,
+        span_end: u64,
+        each: &mut impl FnMut(&mut Reader<'_>, &Header, u32) -> Result<Step, ReadError>,
+    ) -> Result<Option<Seen>, Failed> {
+        let begun = *next;
+        let mut position = strand.locate(*next);
+        // Behind the last entry of a part there may be more: the caller looks again.
+        while let Some(sought) =
+            strand.seek(position).filter(|sought| sought + (HEADER_BYTES as u32) <= self.end)
+        {
+            position = sought;
+            let Some((at, header)) = self.header(position)? else {
+                return Ok(Some(Seen::WouldWait));
+            };
+            position = at;
+            let Some(header) = header else { break };
+            let is_of = header.partition == partition.0 && is_of(born, self.key, last, position);
+            if is_of && header.next_offset() > *next {
+                if header.base_offset > *next {
+                    return Err(Failed::Told(ReadError::Damaged { from: *next, to: header.base_offset }));
+                }
+                match each(self, &header, position).map_err(Failed::Told)? {
+                    Step::Go => *next = header.next_offset(),
+                    Step::Stop => return Ok(Some(Seen::All)),
+                    Step::WouldWait => return Ok(Some(Seen::WouldWait)),
+                    Step::Damaged => {
+                        let damaged = ReadError::Damaged { from: *next, to: header.next_offset() };
+                        return Err(Failed::Told(damaged));
+                    }
+                }
+            }
+            position += header.length;
+        }
+        // The index says that it is here, and it is not.
+        if *next == begun && *next < span_end {
+            return Err(Failed::Told(ReadError::Damaged { from: *next, to: span_end }));
+        }
+        Ok(None)
+    }
+
+    /// The batch at `position` or the next one after it, and where that is; no header at the end of the segment.
+    fn header(&mut self, position: u32) -> io::Result<Option<(u32, Option<Header>)>> {
+        let mut at = position;
+        while at + HEADER_BYTES as u32 <= self.end {
+            let Some(bytes) = self.bytes(at, HEADER_BYTES)? else { return Ok(None) };
+            if let Some(header) = header_at(&bytes, self.number, at) {
+                return Ok(Some((at, Some(header))));
+            }
+            // Padding: the next group begins at a sector.
+            let sector = (at + 1).next_multiple_of(SECTOR as u32);
+            let padding = ((sector - at) as usize).min(bytes.len());
+            if bytes[..padding].iter().all(|byte| *byte == 0) {
+                at = sector;
+                continue;
+            }
+            if let Some(header) = mend(&bytes, self.number, at) {
+                return Ok(Some((at, Some(header))));
+            }
+            if !self.may_wait {
+                return Ok(None);
+            }
+            let rest = self.shared.files.open(&*self.shared.disk, self.key)?.read(0, self.end as usize)?;
+            return Ok(Some(match next_header(&rest, self.number, at as usize + 1) {
+                Some((found, header)) => (found as u32, Some(header)),
+                None => (self.end, None),
+            }));
+        }
+        Ok(Some((self.end, None)))
+    }
+
+    pub(crate) fn body(&mut self, header: &Header, position: u32) -> Result<Option<Bytes>, ReadError> {
+        let length = header.body_length();
+        if position as usize + header.length as usize > self.end as usize {
+            return Ok(Some(Bytes::new()));
+        }
+        let bytes = self.bytes(position + HEADER_BYTES as u32, length)?;
+        Ok(bytes.map(|bytes| bytes.slice(..length)))
+    }
+
+    /// At least `length` bytes from `position`: from memory, or from the disk where that is allowed.
+    fn bytes(&mut self, position: u32, length: usize) -> io::Result<Option<Bytes>> {
+        let (start, window) = &self.window;
+        if let Some(skip) = position.checked_sub(*start)
+            && skip as usize + length <= window.len()
+        {
+            return Ok(Some(window.slice(skip as usize..)));
+        }
+        // Where a piece ends with padding, the rest of it says nothing: the next one is asked for what comes after it.
+        if let Some(found) = self.shared.cache.get(self.key, position, length) {
+            self.window = (position, found.clone());
+            return Ok(Some(found));
+        }
+        if let Some(found) = self.behind_padding(position, length) {
+            return Ok(Some(found));
+        }
+        if !self.may_wait {
+            return Ok(None);
+        }
+        let from = position / GRANULE * GRANULE;
+        let to = (position + length as u32).max(from + READ_AHEAD).min(self.end);
+        let file = self.shared.files.open(&*self.shared.disk, self.key)?;
+        let read = file.read(from.into(), (to - from) as usize)?;
+        if read.len() < (position - from) as usize + length {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the segment's file is shorter than it was",
+            ));
+        }
+        let cost = read.capacity();
+        let bytes = Bytes::from_owner(read);
+        self.shared.cache.put(self.key, from, bytes.clone(), cost);
+        let found = bytes.slice((position - from) as usize..);
+        self.window = (position, found.clone());
+        Ok(Some(found))
+    }
+
+    /// A header's worth of zeros, where a piece in memory ends within one and another one begins with the next sector:
+    /// so that the padding between two groups is not read from the disk.
+    fn behind_padding(&self, position: u32, length: usize) -> Option<Bytes> {
+        let sector = position.next_multiple_of(SECTOR as u32);
+        if length != HEADER_BYTES || sector == position || (sector - position) as usize >= HEADER_BYTES {
+            return None;
+        }
+        let next = self.shared.cache.get(self.key, sector, HEADER_BYTES)?;
+        header_at(&next, self.number, sector)?;
+        Some(Bytes::from_static(&[0; HEADER_BYTES]))
+    }
+}
+
+/// Whether a batch there belongs to a partition that was born then, not to one that had its number before.
+pub(crate) fn is_of(born: u64, (number, generation): FileKey, last: u32, position: u32) -> bool {
+    // What a cleaned segment holds belonged to whoever was there when it was cleaned.
+    let place = if generation > 0 { place(last, u32::MAX) } else { place(number, position) };
+    place >= born
+}
+
+/// What a segment has of a partition; none where it would have to be read.
+pub(crate) fn strand(
+    shared: &Shared,
+    number: u32,
+    partition: PartitionId,
+    may_wait: bool,
+) -> io::Result<Option<Strand>> {
+    let key = {
+        let state = shared.state();
+        if state.segments.last_key_value().is_some_and(|(last, _)| *last == number) {
+            return Ok(Some(state.strands.get(&partition).cloned().unwrap_or_default()));
+        }
+        // Its footer is not written yet.
+        if let Some((.., strands)) = state.finished.iter().find(|(finished, ..)| *finished == number) {
+            return Ok(Some(strands.get(&partition).cloned().unwrap_or_default()));
+        }
+        let segment = state.segments.get(&number).ok_or(io::ErrorKind::NotFound)?;
+        (number, segment.generation)
+    };
+    let index = match shared.files.known_index(key) {
+        Some(index) => index,
+        None if may_wait => shared.files.index(key, || load(shared, key))?,
+        None => return Ok(None),
+    };
+    Ok(Some(index.get(&partition).cloned().unwrap_or_default()))
+}
+
+/// The index of a finished segment: from its footer, or where that is damaged from its batches.
+pub(crate) fn load(shared: &Shared, key: FileKey) -> io::Result<Strands> {
+    let file = shared.files.open(&*shared.disk, key)?;
+    if let Some(footer) = Footer::find(&*file)?
+        && let Some(strands) = footer.strands(&*file)?
+    {
+        return Ok(strands);
+    }
+    let segment = shared.state().segments.get(&key.0).copied().ok_or(io::ErrorKind::NotFound)?;
+    let bytes = file.read(0, segment.end as usize)?;
+    let end = segment.end_chain.map(|chain| End { position: segment.end, chain });
+    let scanned = scan(&bytes, key.0, segment.start, segment.chain, end);
+    Ok(strands_of(&scanned.found))
+}
+
+/// The index of what a scan found.
+pub(crate) fn strands_of(found: &[Found]) -> Strands {
+    let mut strands = Strands::new();
+    for found in found {
+        match found.note {
+            Some(Note::Remove(partition)) => {
+                strands.remove(&partition);
+            }
+            Some(_) => {}
+            None if found.header.partition == PartitionId::CONTROL.0 => {}
+            None => strands
+                .entry(PartitionId(found.header.partition))
+                .or_default()
+                .note(&found.header, found.position),
+        }
+    }
+    strands
+}
