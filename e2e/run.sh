@@ -6,14 +6,18 @@
 #   E2E_LOAD=COMMAND   is run with each image's tar, `kind load image-archive`
 #   E2E_HELM=FLAGS     more flags for helm install, `--set images.operator=...`
 #   E2E_NODES=1        how many nodes a raised cluster has; two unless set
+#   E2E_PROFILE=release   optimised programs, twenty times the events, and the figures of speed:: (minutes more to build)
 #   E2E_KEEP=1         leaves the raised cluster for you to look at; e2e/cluster/cluster.sh down ends it
 #   E2E_TESTS=NAME     only the tests whose names contain it
+#   E2E_FLAGS=FLAGS    more flags for the tests, `--nocapture`
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . e2e/cluster/env.sh
 images=${CARGO_TARGET_DIR:-target}/images
-export SIDESTREAM_E2E_KUBECONFIG
+profile=${E2E_PROFILE:-dev}
+export SIDESTREAM_E2E_KUBECONFIG SIDESTREAM_E2E_PROFILE=$profile
 scratch=$(mktemp -d)
+building=
 flags=(--set crds.keep=false ${E2E_HELM:-})
 
 main() {
@@ -37,28 +41,34 @@ main() {
 
 raise() {
     e2e/cluster/setup.sh
+    step "build images; beside that"
+    # In a group of its own, so that it ends whole if the cluster fails.
+    setsid e2e/image/build.sh "$profile" &
+    building=$!
     step "build the cluster's programs (minutes when cold)"
     e2e/cluster/build.sh
-    step "build images"
-    e2e/image/build.sh dev
     step "raise a cluster"
     e2e/cluster/cluster.sh up "${E2E_NODES:-2}"
     SIDESTREAM_E2E_KUBECONFIG=$CLUSTER_STATE/pki/admin.kubeconfig
     export SIDESTREAM_E2E_HOST=$NODE_NET.254 SIDESTREAM_E2E_AUDIT=$CLUSTER_STATE/log/audit.log
     flags+=(--set test.image=localhost/kubectl:1)
+    e2e/cluster/cluster.sh load "$CLUSTER_CACHE/kubectl.tar"
+    step "wait for the images"
+    wait "$building"
+    building=
     step "load images"
-    for image in "$images"/{operator,sidecar}.tar "$CLUSTER_CACHE/kubectl.tar"; do e2e/cluster/cluster.sh load "$image"; done
+    e2e/cluster/cluster.sh load "$images"/{operator,sidecar}.tar
 }
 
 use() {
     SIDESTREAM_E2E_KUBECONFIG=$scratch/kubeconfig
     kubectl config view --flatten --minify --context "$E2E_CONTEXT" > "$SIDESTREAM_E2E_KUBECONFIG"
     step "build images"
-    e2e/image/build.sh dev
+    e2e/image/build.sh "$profile"
     for image in "$images"/{operator,sidecar}.tar; do ${E2E_LOAD:?names the command that gives an image tar to your cluster} "$image"; done
 }
 
-tests() { cargo test --locked --package sidestream-e2e --test cluster -- --ignored "$@"; }
+tests() { cargo test --locked --package sidestream-e2e --test cluster -- --ignored ${E2E_FLAGS:-} "$@"; }
 
 step() { printf '%5ds  %s\n' "$SECONDS" "$1" >&2; }
 
@@ -72,6 +82,7 @@ failed() {
 finish() {
     local code=$?
     trap - EXIT
+    if [ -n "$building" ]; then kill -- "-$building" 2> /dev/null || true; fi
     if [ -n "${E2E_CONTEXT:-}" ]; then
         helm uninstall sidestream --namespace sidestream-system > /dev/null 2>&1 || true
         kubectl delete namespace sidestream-system > /dev/null 2>&1 || true

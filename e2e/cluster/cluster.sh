@@ -2,7 +2,7 @@
 # A Kubernetes cluster on this machine, from packages alone.
 #
 #   cluster.sh up [NODES]      raises it and waits until every node is Ready (4 s; one node unless more are asked for)
-#   cluster.sh load IMAGE.tar  gives an image to every node
+#   cluster.sh load IMAGE.tar...  gives images to every node
 #   cluster.sh enter N COMMAND runs a command inside node N
 #   cluster.sh down            ends it and removes every trace; also what an interrupted run left
 #
@@ -58,11 +58,13 @@ ready() {
 
 load() {
     local loading=() image node log
-    image=$(realpath "$1")
-    for node in "$run"/node*.first; do
-        log=$run/$(basename "$node" .first).load
-        nsenter -t "$(cat "$node")" -n -m -p -u -- "$CONTAINERD_BIN/ctr" -n k8s.io images import "$image" > "$log" 2>&1 &
-        loading+=($!)
+    for image in "$@"; do
+        image=$(realpath "$image")
+        for node in "$run"/node*.first; do
+            log=$run/$(basename "$node" .first).$(basename "$image" .tar).load
+            nsenter -t "$(cat "$node")" -n -m -p -u -- "$CONTAINERD_BIN/ctr" -n k8s.io images import "$image" > "$log" 2>&1 &
+            loading+=($!)
+        done
     done
     for process in "${loading[@]}"; do
         wait "$process" || { cat "$run"/*.load >&2; return 1; }
@@ -80,9 +82,10 @@ down() {
         [ -f "$file" ] || continue
         local process
         process=$(cat "$file")
-        # Ours only: a number may have been given to another since. Process 1 takes its whole namespace with it.
-        if grep -qa "$here/node.sh" "/proc/$process/cmdline" 2> /dev/null; then kill -9 "$process"; fi
-        while grep -qa "$here/node.sh" "/proc/$process/cmdline" 2> /dev/null; do sleep 0.05; done
+        # A node only, of whichever clone: a number may have been given to another since. Process 1 takes its whole
+        # namespace with it.
+        if grep -qa /cluster/node.sh "/proc/$process/cmdline" 2> /dev/null; then kill -9 "$process"; fi
+        while grep -qa /cluster/node.sh "/proc/$process/cmdline" 2> /dev/null; do sleep 0.05; done
         rm "$file"
     done
     # Routes go with their links; a node's link may be going with the node.

@@ -6,6 +6,7 @@
 # and its network has no default route: nothing here reaches beyond the cluster and this machine.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
+. "$here/control-plane.sh"
 n=$1 nodes=$2
 address=$NODE_NET.1$n home=$CLUSTER_STATE/node$1 pki=$CLUSTER_STATE/pki
 kube=$CLUSTER_CACHE/bin/kube
@@ -15,7 +16,7 @@ main() {
     mkdir -p "$home"/{lib/kubelet,lib/containerd,lib/cni,log/pods,log/containers,cni,cgroups}
     own_mounts
     own_network
-    if [ "$n" = 1 ]; then control_plane; fi
+    if [ "$n" = 1 ]; then etcd_and_api_server "$address" 127.0.0.1; fi
     container_runtime
     until curl -sf --cacert "$pki/ca.crt" --cert "$pki/admin.crt" --key "$pki/admin.key" "$API/readyz" > /dev/null; do sleep 0.1; done
     if [ "$n" = 1 ]; then controllers_and_names; fi
@@ -24,9 +25,7 @@ main() {
 }
 
 run() { # NAME COMMAND...
-    local name=$1
-    shift
-    "$@" >> "$CLUSTER_STATE/log/node$n-$name.log" 2>&1 &
+    "${@:2}" >> "$CLUSTER_STATE/log/node$n-$1.log" 2>&1 &
 }
 
 own_mounts() {
@@ -59,28 +58,6 @@ own_network() {
     done
     # Any route will do: without one a process of the node can't connect to a service, whose address kube-proxy rewrites.
     ip route add "$SERVICE_NET.0.0/16" dev eth0
-}
-
-control_plane() {
-    mkdir -p -m 700 "$CLUSTER_STATE/etcd"
-    # Killed, it loses nothing: what it wrote is in the page cache.
-    run etcd "$kube" etcd --data-dir "$CLUSTER_STATE/etcd" --unsafe-no-fsync --log-level warn \
-        --listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379 \
-        --listen-peer-urls http://127.0.0.1:2380 --initial-advertise-peer-urls http://127.0.0.1:2380 \
-        --initial-cluster default=http://127.0.0.1:2380
-    run apiserver "$kube" kube-apiserver --etcd-servers http://127.0.0.1:2379 --advertise-address "$address" \
-        --tls-cert-file "$pki/apiserver.crt" --tls-private-key-file "$pki/apiserver.key" --client-ca-file "$pki/ca.crt" \
-        --service-account-issuer https://kubernetes.default.svc.cluster.local \
-        --service-account-key-file "$pki/sa.pub" --service-account-signing-key-file "$pki/sa.key" \
-        --service-cluster-ip-range "$SERVICE_NET.0.0/16" --allow-privileged \
-        --authorization-mode Node,RBAC --enable-admission-plugins NodeRestriction,OwnerReferencesPermissionEnforcement \
-        --kubelet-client-certificate "$pki/apiserver-kubelet.crt" --kubelet-client-key "$pki/apiserver-kubelet.key" \
-        --kubelet-certificate-authority "$pki/ca.crt" --kubelet-preferred-address-types InternalIP \
-        --proxy-client-cert-file "$pki/front-proxy.crt" --proxy-client-key-file "$pki/front-proxy.key" \
-        --requestheader-client-ca-file "$pki/ca.crt" --requestheader-allowed-names front-proxy \
-        --requestheader-username-headers X-Remote-User --requestheader-group-headers X-Remote-Group \
-        --requestheader-extra-headers-prefix X-Remote-Extra- \
-        --audit-policy-file "$here/audit.yaml" --audit-log-path "$CLUSTER_STATE/log/audit.log"
 }
 
 controllers_and_names() {

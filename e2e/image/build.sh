@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# build.sh [dev]: the two images, as tars of OCI layouts in target/images, without a daemon.
+# build.sh [PROFILE]: the two images, as tars of OCI layouts in target/images, without a daemon.
 #
 #   operator   from scratch: one static program (musl)
 #   sidecar    the program and the libraries it names (glibc, because it is to load plug-ins)
 #
-# For release, or with `dev` as argument as `cargo build` makes it: what the tests on a cluster use.
+# For release, or by another profile of cargo's: the tests on a cluster take `dev`.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 profile=${1:-release}
@@ -15,9 +15,12 @@ mkdir -p "$out"
 
 command -v musl-gcc > /dev/null || { echo "image: needs musl-gcc; on Debian: apt-get install musl-tools" >&2; exit 1; }
 rustup target add $musl 2> /dev/null
-# In a folder of its own, so that neither waits for the other's lock.
-CARGO_TARGET_DIR=$target/musl cargo build --locked --profile "$profile" --target $musl --package sidestream-operator
-cargo build --locked --profile "$profile" --package sidestream-sidecar --bin sidestream-sidecar
+# Together: either ends in a chain of crates that leaves a processor idle. Each in a folder of its own, so that neither
+# waits for the other's lock.
+CARGO_TARGET_DIR=$target/musl cargo build --locked --profile "$profile" --target $musl --package sidestream-operator &
+operator=$!
+cargo build --locked --profile "$profile" --package sidestream-sidecar --bin sidestream-sidecar || { kill $operator; exit 1; }
+wait $operator
 
 image() { # NAME FOLDER [--glibc]
     local program=sidestream-$1
