@@ -15,7 +15,7 @@ const SECONDS: usize = 60;
 #[test]
 #[ignore = "needs a cluster: make e2e"]
 fn plan_certificates_root_and_replicas_change_under_load_and_nothing_is_lost_repeated_or_restarted() {
-    let Some(flow) = Flow::lasting(SECONDS, Namespace::alone, "e2e-changes") else { return };
+    let Some(flow) = Flow::fast(SECONDS, Namespace::alone, "e2e-changes") else { return };
     flow.change("- {name: some, sidecar: hub, process: {filter: {keep: \"event.sequence >= 0\"}}}");
     eventually("the new stage sees events", SOON, || {
         match flow.shop.metric("flow", "hub", "sidestream_stage_events_in_total", "stage=\"some\"")? {

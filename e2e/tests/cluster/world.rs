@@ -28,20 +28,27 @@ enum Part {
 /// A namespace under the strictest Pod Security, gone with the test.
 pub(crate) struct Namespace {
     pub(crate) name: String,
-    _part: Part,
+    _part: Option<Part>,
 }
 
 impl Namespace {
     pub(crate) fn new(name: &str) -> Namespace {
-        Namespace::make(name, Part::Shared(CLUSTER.read().unwrap_or_else(PoisonError::into_inner)))
+        let part = Part::Shared(CLUSTER.read().unwrap_or_else(PoisonError::into_inner));
+        Namespace::make(name, Some(part))
     }
 
     /// For a test that disturbs the whole cluster: no other one runs meanwhile.
     pub(crate) fn alone(name: &str) -> Namespace {
-        Namespace::make(name, Part::Whole(CLUSTER.write().unwrap_or_else(PoisonError::into_inner)))
+        let part = Part::Whole(CLUSTER.write().unwrap_or_else(PoisonError::into_inner));
+        Namespace::make(name, Some(part))
     }
 
-    fn make(name: &str, part: Part) -> Namespace {
+    /// A second one of the same test.
+    pub(crate) fn and_another(&self, name: &str) -> Namespace {
+        Namespace::make(name, None)
+    }
+
+    fn make(name: &str, part: Option<Part>) -> Namespace {
         let enforced = "pod-security.kubernetes.io/enforce: restricted";
         let yaml = format!(
             "{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}, labels: {{{enforced}}}}}}}"
