@@ -9,7 +9,9 @@ use std::sync::Arc;
 use sidestream_connector::{
     AsyncSink, AsyncSource, BoxFuture, BuildError, Failure, Intake, Sink, Source, Stopped, Undelivered,
 };
-use sidestream_edge::{ByPosition, EdgeName, EdgeSender, Peering, Slot, Slots, Target, Transport, Unsettled};
+use sidestream_edge::{
+    ByPosition, EdgeName, EdgeSender, Peering, Slot, Slots, Target, Transport, Unsettled, link::Ended,
+};
 use sidestream_event::{Batch, Span, frame::FrameError};
 use sidestream_graph::operator::KeyHash;
 use sidestream_plan::{
@@ -120,7 +122,10 @@ impl AsyncSource for Receives {
                         // On its own, because it may come long after this source has ended.
                         tokio::spawn(async move {
                             match receipt.await {
-                                Ok(settled) if !settled.is_lost => releases.settle(unsettled, settled.span),
+                                Ok(settled) if !settled.is_lost => {
+                                    unsettled.end(Ended::from(&settled));
+                                    releases.settle(unsettled, settled.span);
+                                }
                                 _ => unsettled.lose(),
                             }
                         });

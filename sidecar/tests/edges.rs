@@ -3,49 +3,29 @@
 
 mod world;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io::{Read, Write},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use serde_json::json;
-use sidestream_edge::{Fixed, Peering, PeeringConfig, Place};
+use sidestream_edge::Place;
 use sidestream_event::Value;
-use sidestream_host::Clock;
 use sidestream_plan::Plan;
 use sidestream_sidecar::{Pipeline, Registry, Sidecar};
-use sidestream_trust::{Authority, Identity, SpiffeId};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
 };
-use world::{custom, ended, generator, plan, seen, sidecar, start};
+use world::{
+    custom, ended, generator,
+    peers::{address, authority, joined, until},
+    plan, seen, sidecar, start,
+};
 
 const SERVICE: &str = "hub-spl.test.svc";
 const GRACE: Duration = Duration::from_secs(10);
-
-/// A sidecar that takes part in edges as service account `name`.
-fn joined(name: &str, authority: &Authority, dns: &Arc<Fixed>) -> Sidecar {
-    let sidecar = sidecar();
-    let id = SpiffeId::of_service_account("cluster.local", "test", name).unwrap();
-    let clock = Clock::machine();
-    let credentials = authority.credentials(&id, &[], Duration::from_secs(86_400)).unwrap();
-    let config = PeeringConfig {
-        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-        identity: Identity::new(credentials, &clock),
-        resolver: dns.clone(),
-        clock,
-        node: String::new(),
-    };
-    let world = sidecar.world();
-    world.take_part(world.sockets().block_on(Peering::start(config)).unwrap());
-    sidecar
-}
-
-fn address(sidecar: &Sidecar) -> SocketAddr {
-    sidecar.world().peering().unwrap().address()
-}
-
-fn authority() -> (Authority, Arc<Fixed>) {
-    (Authority::create("cluster.local", &Clock::machine()).unwrap(), Arc::default())
-}
 
 fn sends(settings: serde_json::Value) -> Plan {
     let to = json!({"namespace": "test", "name": "hub"});
@@ -285,6 +265,63 @@ fn two_pods_behind_an_edge_count_each_key_in_one_of_them() {
 }
 
 #[test]
+fn a_source_that_answers_does_so_alike_whether_its_events_fail_here_or_behind_an_edge() {
+    let (authority, dns) = authority();
+    let (app, hub) = (joined("app", &authority, &dns), joined("hub", &authority, &dns));
+    dns.set(SERVICE, [address(&hub)]);
+    let listen = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let hook = json!({"source": {"http": {"listen": listen}}});
+    // Of two events one is no number, which the stage cannot handle.
+    let picky = json!({"process": {"filter": {"keep": "event.amount > 10"}}});
+    let gone = json!({"sink": {"blackhole": {}}});
+    let post = |body: &str| {
+        for _ in 0..1_000 {
+            let Ok(mut stream) = std::net::TcpStream::connect(&listen) else {
+                std::thread::sleep(Duration::from_millis(5));
+                continue;
+            };
+            let head = "POST / HTTP/1.1\r\nhost: here\r\nconnection: close\r\ncontent-type: application/json";
+            write!(stream, "{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+            return (head.split(' ').nth(1).unwrap().to_owned(), text.to_owned());
+        }
+        panic!("nobody answers at {listen}");
+    };
+    let (good, bad) = ("{\"amount\": 11}", "{\"amount\": \"eleven\"}");
+
+    let whole = plan(
+        &[("hook", &[], hook.clone()), ("keep", &[0], picky.clone()), ("gone", &[1], gone.clone())],
+        &[&[0, 1, 2]],
+    );
+    let near = start(&app, whole, &mut Registry::default());
+    let here = [post(good), post(bad)];
+    assert!(near.drain(GRACE).is_complete());
+    let from = json!({"namespace": "test", "name": "app"});
+    let source = json!({"source": {"edge": {"edge": "tick->show", "from": from}}});
+    let behind =
+        plan(&[("tick->show", &[], source), ("keep", &[0], picky), ("gone", &[1], gone)], &[&[0, 1, 2]]);
+    let receiving = start(&hub, behind, &mut Registry::default());
+    let to = json!({"namespace": "test", "name": "hub"});
+    let sink = json!({"sink": {"edge": {"edge": "tick->show", "to": to, "service": SERVICE}}});
+    let far = start(
+        &app,
+        plan(&[("hook", &[], hook), ("tick->show", &[0], sink)], &[&[0]]),
+        &mut Registry::default(),
+    );
+    let there = [post(good), post(bad)];
+    assert_eq!((here[0].0.as_str(), here[1].0.as_str()), ("202", "422"));
+    assert_eq!(there, here);
+    for (name, pipeline) in [("app", far), ("hub", receiving)] {
+        let drained = pipeline.drain(GRACE);
+        let ledger = drained.ledger;
+        assert!(drained.is_complete() && ledger.is_balanced(), "{name}: {drained:?}");
+        assert_eq!((ledger.completed, ledger.dropped), (1, 1), "{name}: {ledger:?}");
+    }
+}
+
+#[test]
 fn a_plan_with_edges_is_refused_where_the_process_has_no_peers() {
     let sidecar = sidecar();
     let refused = Pipeline::start(sends(json!({})), sidecar.world(), &mut Registry::default());
@@ -296,16 +333,6 @@ fn a_plan_with_edges_is_refused_where_the_process_has_no_peers() {
 fn all_once(numbers: &[i64], count: i64) {
     let wrong = numbers.iter().zip(0..).find(|(found, wanted)| **found != *wanted);
     assert!(wrong.is_none() && numbers.len() as i64 == count, "{wrong:?} of {} numbers", numbers.len());
-}
-
-fn until(what: &str, is_so: impl Fn() -> bool) {
-    for _ in 0..10_000 {
-        if is_so() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    panic!("it never came that {what}");
 }
 
 /// A TCP proxy whose connections can be cut.

@@ -3,7 +3,7 @@
 use sidestream_event::{Hold, Mark, Outcome};
 
 use crate::{
-    link::{Held, Kept},
+    link::{Ended, Held, Kept},
     slots::Slot,
 };
 
@@ -44,6 +44,23 @@ impl Owed {
     pub(crate) fn part(&self, before: u64, count: u64) -> Owed {
         let first = self.covered.first + before;
         Owed { mark: self.mark.clone(), covered: Covered { first, last: self.covered.last, count } }
+    }
+
+    /// They have ended, some of them not well. Which of them is not known, only how many.
+    pub(crate) fn pay(self, ended: Ended) {
+        let Covered { first, last, count } = self.covered;
+        let Ended { expired, dropped, unfit, dead_lettered } = ended;
+        let outcomes = [
+            (expired, Outcome::Expired),
+            (dropped, Outcome::Dropped),
+            (unfit, Outcome::Unfit),
+            (dead_lettered, Outcome::DeadLettered),
+        ];
+        let outcomes = outcomes.into_iter().flat_map(|(events, how)| (0..events).map(move |_| how));
+        (first..=last)
+            .take(count as usize)
+            .zip(outcomes)
+            .for_each(|(sequence, how)| self.mark.end(sequence, how));
     }
 
     /// They end as dropped; says how many they were.

@@ -148,7 +148,7 @@ fn open(sender: &Roster, peer: &Peer, welcome: &Welcome) -> Result<(), ProtocolE
 /// that nothing holds them.
 fn end(sender: &Roster, peer: &Peer, done: &mut Done<Owed, Share>) {
     if !done.settled.is_empty() {
-        done.settled.clear();
+        done.settled.drain(..).for_each(|(owed, ended)| owed.pay(ended));
         lock(&peer.link).paid();
     }
     done.released.drain(..).for_each(Share::release);
@@ -267,6 +267,7 @@ fn take_frames(
                 lock(&peer.counts).rtt = Some(Duration::from_nanos(now.saturating_sub(token)));
             }
             Frame::Bye => lock(&peer.link).bye(),
+            Frame::Ended { sequence, ended } => lock(&peer.link).ended(sequence, ended)?,
             _ => return Err(ProtocolError::Unexpected { what: "a frame of a sender" }),
         }
     }

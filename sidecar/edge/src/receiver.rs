@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use crate::{
     EdgeName, EdgeView, Side, Unreleased,
-    link::{CREDIT_BYTES, Hello, ProtocolError, Receiving, Refused, Taken, Welcome},
+    link::{CREDIT_BYTES, Ended, Hello, ProtocolError, Receiving, Refused, Taken, Welcome},
     peering::lock,
 };
 
@@ -101,6 +101,14 @@ pub struct Unsettled {
 }
 
 impl Unsettled {
+    /// Events of it did not end well; said before it is settled, so that the sender hears of it. Nothing is said where all
+    /// did.
+    pub fn end(&self, ended: Ended) {
+        if ended != Ended::default() {
+            self.link.change(|receiving| receiving.end(self.sequence, ended));
+        }
+    }
+
     /// Every event of it has ended, or is in a state: the sender is told.
     #[must_use = "a batch that is never released is kept by its sender for good"]
     pub fn settle(self) -> Unreleased {

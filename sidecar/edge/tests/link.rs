@@ -8,7 +8,8 @@ use std::collections::{BTreeSet, VecDeque};
 use bytes::Bytes;
 use proptest::prelude::*;
 use sidestream_edge::link::{
-    Done, FRAME_BYTES_MAX, Frame, FrameReader, HELD_BYTES_MAX, Held, Kept, Receiving, Sending, Taken, cost,
+    Done, Ended, FRAME_BYTES_MAX, Frame, FrameReader, HELD_BYTES_MAX, Held, Hello, Kept, Receiving, Sending,
+    Taken, Welcome, cost,
 };
 
 /// Room for the longest batch here, and not for many.
@@ -84,6 +85,11 @@ struct Wire {
     sender_reads: FrameReader,
 }
 
+/// Some batches do not end well, and their sender hears of it whatever happens to the wire.
+fn ended_of(token: u64) -> Ended {
+    Ended { unfit: u32::from(token % 3 == 1), ..Ended::default() }
+}
+
 struct World {
     sending: Sending<u64, Share>,
     receiving: Option<Receiving>,
@@ -140,7 +146,8 @@ impl World {
     }
 
     fn end(&mut self, done: Done<u64, Share>) {
-        for token in done.settled {
+        for (token, ended) in done.settled {
+            assert_eq!(ended, ended_of(token), "batch {token}");
             assert!(self.settled.contains(&token), "batch {token} was answered before it was settled");
             assert!(self.answered.insert(token), "batch {token} was answered twice");
         }
@@ -177,6 +184,7 @@ impl World {
             Step::Settle(which) => {
                 if let (Some(receiving), false) = (&mut self.receiving, self.unsettled.is_empty()) {
                     let (sequence, token) = self.unsettled.swap_remove(which.index(self.unsettled.len()));
+                    receiving.end(sequence, ended_of(token));
                     receiving.settle(sequence);
                     self.settled.insert(token);
                     self.in_state.push((sequence, token));
@@ -255,10 +263,14 @@ impl World {
         wire.sender_reads.buffer().extend_from_slice(&carried);
         let mut done = Done::default();
         while let Some(frame) = wire.sender_reads.next_frame().expect("an honest receiver") {
-            let Frame::Acknowledge { settled, released, credit } = frame else {
-                panic!("{frame:?} from a receiver")
+            let taken = match frame {
+                Frame::Acknowledge { settled, released, credit } => {
+                    self.sending.acknowledge(settled, released, credit, &mut done)
+                }
+                Frame::Ended { sequence, ended } => self.sending.ended(sequence, ended),
+                other => panic!("{other:?} from a receiver"),
             };
-            self.sending.acknowledge(settled, released, credit, &mut done).expect("an honest receiver");
+            taken.expect("an honest receiver");
         }
         self.end(done);
     }
@@ -333,6 +345,10 @@ fn carry(sending: &mut Sending<u64, Share>, receiving: &mut Receiving, number_: 
     taken
 }
 
+fn tokens(done: &Done<u64, Share>) -> Vec<u64> {
+    done.settled.iter().map(|(token, _)| *token).collect()
+}
+
 #[test]
 fn a_sender_that_overdraws_skips_or_claims_the_impossible_is_refused() {
     use sidestream_edge::link::ProtocolError::{Gap, Impossible, Overdrawn};
@@ -347,6 +363,35 @@ fn a_sender_that_overdraws_skips_or_claims_the_impossible_is_refused() {
     assert_eq!(sending.acknowledge(1, 0, 0, &mut done), Err(Impossible { claimed: 1 }));
     assert_eq!(sending.acknowledge(u64::MAX, 0, 0, &mut done), Err(Impossible { claimed: u64::MAX }));
     assert_eq!(sending.acknowledge(0, 1, 0, &mut done), Err(Impossible { claimed: 1 }));
+}
+
+#[test]
+fn a_sender_of_the_version_before_hears_nothing_of_how_events_ended() {
+    let (mut sending, _, _) = open();
+    let Frame::Hello(hello) = sending.hello("p", "e") else { unreachable!() };
+    let old = Hello { version: 1, ..hello };
+    let mut receiving = Receiving::new(2, &old, WINDOW);
+    let (welcome, number) = receiving.open(&old).unwrap();
+    assert_eq!(welcome.version, 1);
+    assert_eq!(receiving.take(number, 0, 1), Ok(Taken::New));
+    receiving.end(0, Ended { unfit: 1, ..Ended::default() });
+    receiving.settle(0);
+    let (mut out, mut reader) = (Vec::new(), FrameReader::new(FRAME_BYTES_MAX));
+    receiving.transmit(number, &mut out);
+    reader.buffer().extend_from_slice(&out);
+    let Some(Frame::Acknowledge { settled: 1, .. }) = reader.next_frame().unwrap() else { panic!("{out:?}") };
+    // A receiver of that version is understood as well.
+    let mut done = Done::default();
+    sending.push(batch(0, 8));
+    sending.open(&Welcome { settled: 0, released: 0, next: 0, ..welcome }, &mut done).unwrap();
+    assert!(sending.is_open());
+}
+
+#[test]
+fn how_a_batch_ended_that_was_never_sent_is_not_taken() {
+    let (mut sending, _, _) = open();
+    let ended = Ended { dropped: u32::MAX, ..Ended::default() };
+    assert!(sending.ended(0, ended).is_err());
 }
 
 #[test]
@@ -366,7 +411,7 @@ fn a_batch_that_the_stages_did_not_take_is_wanted_again() {
     receiving.rewind(1);
     assert_eq!(receiving.take(number, 3, 1), Ok(Taken::Passed));
     let (done, number) = join(&mut sending, &mut receiving);
-    assert_eq!((done.settled, sending.unsettled(), sending.resent()), (vec![0], 2, 2));
+    assert_eq!((tokens(&done), sending.unsettled(), sending.resent()), (vec![0], 2, 2));
     receiving.lose(2);
     assert_eq!(carry(&mut sending, &mut receiving, number), [1, 2]);
 }
@@ -386,7 +431,7 @@ fn what_one_peer_never_settled_goes_to_another_and_is_not_asked_for_again() {
     receiving.release(3..=3);
     assert!(receiving.is_released());
     let (done, _) = join(&mut sending, &mut receiving);
-    assert_eq!((done.settled, done.released), (vec![3], vec![Share(vec![3])]));
+    assert_eq!((tokens(&done), done.released), (vec![3], vec![Share(vec![3])]));
 }
 
 #[test]
@@ -399,7 +444,7 @@ fn what_a_state_held_comes_again_to_the_peer_that_follows_and_is_answered_once()
     // Released after one that is not: it is wanted again with it.
     receiving.release(2..=2);
     let (done, _) = join(&mut sending, &mut receiving);
-    assert_eq!((done.settled, done.released), (vec![0, 1, 2, 3], vec![Share(vec![0])]));
+    assert_eq!((tokens(&done), done.released), (vec![0, 1, 2, 3], vec![Share(vec![0])]));
     assert_eq!((sending.unsettled(), sending.unreleased()), (0, 3));
 
     let Frame::Hello(hello) = sending.hello("p", "e") else { unreachable!() };

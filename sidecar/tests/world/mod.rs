@@ -1,6 +1,8 @@
 //! Plans written in a line or two, and a sidecar to run them.
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
+pub(crate) mod peers;
+
 use std::{
     sync::{Arc, Mutex},
     time::Duration,

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use bytes::{Buf, Bytes, BytesMut};
+use sidestream_event::Settled;
 
 use super::FRAME_BYTES_MAX;
 
@@ -21,6 +22,7 @@ use super::FRAME_BYTES_MAX;
 ///    6 ping         token u64                                                           caller
 ///    7 pong         token u64                                                           listener
 ///    8 bye                                                                              listener: send nothing new
+///    9 ended        sequence u64, expired, dropped, unfit, dead-lettered u32            listener, from version 2 on
 /// ```
 ///
 /// `next`, `settled`, `released` and `first` are numbers of batches: `settled` is the first that is not settled, `released`
@@ -61,6 +63,34 @@ pub enum Frame {
     },
     /// The receiver is going: send nothing new; what was taken is still acknowledged.
     Bye,
+    /// Events of a batch did not end well. Comes before the acknowledgement by which the batch is settled.
+    Ended {
+        /// The number of the batch.
+        sequence: u64,
+        /// How they ended.
+        ended: Ended,
+    },
+}
+
+/// How many events of a batch ended otherwise than well, and how. The rest were delivered, filtered away or taken into a
+/// state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// They outlived their time limit.
+    pub expired: u32,
+    /// A policy dropped them; they might fare better another time.
+    pub dropped: u32,
+    /// A stage could not handle them, and would not another time.
+    pub unfit: u32,
+    /// They went to a dead-letter stage.
+    pub dead_lettered: u32,
+}
+
+impl From<&Settled> for Ended {
+    fn from(settled: &Settled) -> Ended {
+        let Settled { expired, dropped, unfit, dead_lettered, .. } = *settled;
+        Ended { expired, dropped: dropped.saturating_sub(unfit), unfit, dead_lettered }
+    }
 }
 
 /// The first frame of a caller.
@@ -243,6 +273,12 @@ impl Frame {
             PING => Frame::Ping { token: body.try_get_u64_le().map_err(|_| wrong())? },
             PONG => Frame::Pong { token: body.try_get_u64_le().map_err(|_| wrong())? },
             BYE => Frame::Bye,
+            ENDED => {
+                let sequence = body.try_get_u64_le().map_err(|_| wrong())?;
+                let mut count = || body.try_get_u32_le().map_err(|_| wrong());
+                let (expired, dropped, unfit, dead_lettered) = (count()?, count()?, count()?, count()?);
+                Frame::Ended { sequence, ended: Ended { expired, dropped, unfit, dead_lettered } }
+            }
             kind => return Err(ProtocolError::Kind { kind }),
         };
         if body.has_remaining() { Err(wrong()) } else { Ok(frame) }
@@ -294,6 +330,13 @@ impl Frame {
                 out.extend_from_slice(&token.to_le_bytes());
             }
             Frame::Bye => out.push(BYE),
+            Frame::Ended { sequence, ended } => {
+                out.push(ENDED);
+                out.extend_from_slice(&sequence.to_le_bytes());
+                for count in [ended.expired, ended.dropped, ended.unfit, ended.dead_lettered] {
+                    out.extend_from_slice(&count.to_le_bytes());
+                }
+            }
         }
         let length = u32::try_from(out.len() - start - 4).expect("a frame is bounded by its writers");
         out[start..start + 4].copy_from_slice(&length.to_le_bytes());
@@ -377,7 +420,9 @@ impl std::error::Error for Refused {}
 impl std::error::Error for ProtocolError {}
 
 /// The version of this protocol.
-pub(super) const VERSION: u16 = 1;
+pub(super) const VERSION: u16 = 2;
+/// From this version on a sender hears how events ended that did not end well.
+pub(super) const VERSION_ENDED: u16 = 2;
 /// The oldest version that is still spoken.
 pub(super) const VERSION_OLDEST: u16 = 1;
 
@@ -389,6 +434,7 @@ const ACKNOWLEDGE: u8 = 5;
 const PING: u8 = 6;
 const PONG: u8 = 7;
 const BYE: u8 = 8;
+const ENDED: u8 = 9;
 const READ_BYTES: usize = 32 << 10;
 
 #[cfg(test)]

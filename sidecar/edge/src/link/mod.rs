@@ -13,6 +13,9 @@
 //! It is *released* when no state holds anything of it any more: until then it is kept, and the position of its source
 //! stays behind it, because a receiver that dies takes its state with it.
 //!
+//! Of a batch that is settled the sender hears too how many of its events did not end well, and how: its source is then
+//! answered as if the stages were here.
+//!
 //! A connection that breaks loses nothing: the next one begins with what the receiver wants next, so a receiver that lives
 //! gets every batch once and in order. A receiver that is new (another session) gets everything that is not released; what
 //! the old one had taken is repeated to it.
@@ -25,7 +28,7 @@ mod frontier;
 mod receiving;
 mod sending;
 
-pub use frame::{Frame, FrameReader, Hello, ProtocolError, Refused, Welcome};
+pub use frame::{Ended, Frame, FrameReader, Hello, ProtocolError, Refused, Welcome};
 pub use receiving::{Receiving, Taken};
 pub use sending::{Done, Held, Kept, Sending};
 

@@ -1,10 +1,13 @@
 //! A receiver's side of a link to one peer.
 
-use std::{collections::BTreeSet, ops::RangeInclusive};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+};
 
 use super::{
-    Frame, Hello, ProtocolError, Refused, Welcome, cost,
-    frame::{VERSION, VERSION_OLDEST},
+    Ended, Frame, Hello, ProtocolError, Refused, Welcome, cost,
+    frame::{VERSION, VERSION_ENDED, VERSION_OLDEST},
     frontier::Frontier,
 };
 
@@ -23,6 +26,12 @@ pub struct Receiving {
     released: Frontier,
     /// Taken, and wanted again: the stages did not take them, or lost them.
     lost: BTreeSet<u64>,
+    /// How events ended that did not end well, by their batch, until the sender can have no use for it; and the batches of
+    /// which it was not told on this connection.
+    ended: BTreeMap<u64, Ended>,
+    untold: BTreeSet<u64>,
+    /// The version that both ends speak.
+    version: u16,
     /// What the held may cost.
     window: u64,
     /// What the batches cost that the stages have not taken yet.
@@ -44,6 +53,14 @@ pub struct Receiving {
 struct Told {
     settled: u64,
     released: u64,
+}
+
+impl Told {
+    /// As much of it as is before batch `end`.
+    fn before(self, end: Option<u64>) -> Told {
+        let end = end.unwrap_or(u64::MAX);
+        Told { settled: self.settled.min(end), released: self.released.min(end) }
+    }
 }
 
 /// What became of a batch.
@@ -70,6 +87,9 @@ impl Receiving {
             settled: Frontier::at(hello.first),
             released: Frontier::at(hello.first),
             lost: BTreeSet::new(),
+            ended: BTreeMap::new(),
+            untold: BTreeSet::new(),
+            version: VERSION_OLDEST,
             window,
             held_bytes: 0,
             connection: 0,
@@ -99,10 +119,14 @@ impl Receiving {
         self.connection += 1;
         self.received_bytes = 0;
         self.granted = self.window.saturating_sub(self.held_bytes);
-        self.told = self.reached();
+        self.version = VERSION.min(hello.version);
+        // It may have been told on a connection that broke before it heard of it, so it is told again, and first.
+        self.ended = self.ended.split_off(&hello.first);
+        self.untold = self.ended.keys().copied().collect();
+        self.told = self.reached().before(self.untold.first().copied());
         (self.bye, self.passing) = (false, false);
         let welcome = Welcome {
-            version: VERSION.min(hello.version),
+            version: self.version,
             session: self.session,
             next: self.next,
             settled: self.told.settled,
@@ -150,6 +174,20 @@ impl Receiving {
     /// The stages have taken a batch of `bytes` that was [`Taken::New`].
     pub fn consumed(&mut self, bytes: usize) {
         self.held_bytes = self.held_bytes.saturating_sub(cost(bytes));
+    }
+
+    /// Events of a batch that is about to be settled did not end well.
+    pub fn end(&mut self, sequence: u64, ended: Ended) {
+        if ended == Ended::default() || self.version < VERSION_ENDED {
+            return;
+        }
+        self.ended.insert(sequence, ended);
+        self.untold.insert(sequence);
+        // What was told long ago has arrived.
+        while self.ended.len() > self.untold.len() + ENDED_KEPT {
+            let oldest = self.ended.keys().find(|own| !self.untold.contains(own)).copied();
+            oldest.and_then(|oldest| self.ended.remove(&oldest));
+        }
     }
 
     /// Every event of a batch has ended, or is in a state.
@@ -206,6 +244,9 @@ impl Receiving {
         let credit = self.received_bytes + self.window.saturating_sub(self.held_bytes);
         let is_worth_it = credit >= self.granted + self.window / 4
             || credit > self.granted && self.granted - self.received_bytes < self.window / 4;
+        for sequence in std::mem::take(&mut self.untold) {
+            Frame::Ended { sequence, ended: self.ended[&sequence] }.write(out);
+        }
         let reached = self.reached();
         if reached == self.told && !is_worth_it {
             return;
@@ -236,7 +277,7 @@ impl Receiving {
 
     /// Whether the sender was told of all that is settled and released.
     pub fn is_all_told(&self) -> bool {
-        self.told == self.reached()
+        self.told == self.reached() && self.untold.is_empty()
     }
 
     /// Batches that came again and were passed over.
@@ -259,7 +300,7 @@ impl Receiving {
         self.held_bytes
     }
 
-    /// What the sender may know: of what is released, only what is settled.
+    /// What the sender may know, once it has heard how things ended: of what is released, only what is settled.
     fn reached(&self) -> Told {
         let settled = self.settled.upto();
         Told { settled, released: self.released.upto().min(settled) }
@@ -269,3 +310,7 @@ impl Receiving {
         self.top - frontier.upto() - frontier.beyond() - self.lost.len() as u64
     }
 }
+
+/// Batches of which it is remembered how their events ended after the sender was told: more than are settled between the
+/// telling and its arrival, where that is rare.
+const ENDED_KEPT: usize = 1024;

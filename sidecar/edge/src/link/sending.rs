@@ -9,12 +9,12 @@
 //!
 //! What is owed for a batch comes in two parts: `S` when it is settled, `R` when it is released.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
 use super::{
-    Frame, HELD_BYTES_MAX, Hello, ProtocolError, Welcome, cost,
+    Ended, Frame, HELD_BYTES_MAX, Hello, ProtocolError, Welcome, cost,
     frame::{VERSION, VERSION_OLDEST},
 };
 
@@ -30,6 +30,8 @@ pub struct Sending<S, R> {
     settled: u64,
     released: u64,
     unsettled_bytes: u64,
+    /// How events ended that did not end well, by their batch, which is not settled.
+    ended: BTreeMap<u64, Ended>,
     /// What the batches cost that are settled, and kept.
     held_bytes: u64,
     /// Owed for batches before `first`, each for those before a number.
@@ -64,8 +66,8 @@ pub struct Kept<S, R> {
 /// What is owed no longer.
 #[derive(Debug)]
 pub struct Done<S, R> {
-    /// Of batches that were settled.
-    pub settled: Vec<S>,
+    /// Of batches that were settled, and how their events ended.
+    pub settled: Vec<(S, Ended)>,
     /// Of batches that were released.
     pub released: Vec<R>,
     /// Of batches that died with a peer's state and are no longer kept.
@@ -93,6 +95,7 @@ impl<S, R: Held> Sending<S, R> {
             settled: 0,
             released: 0,
             unsettled_bytes: 0,
+            ended: BTreeMap::new(),
             held_bytes: 0,
             unkept: VecDeque::new(),
             sent: 0,
@@ -129,6 +132,8 @@ impl<S, R: Held> Sending<S, R> {
         if next < self.first || next > self.end() {
             return Err(ProtocolError::Impossible { claimed: next });
         }
+        // A receiver that lives may say again how things ended that it has told, on another connection, since the hello.
+        let settled = if self.peer == Some(session) { settled.max(self.first) } else { settled };
         if settled < self.first || settled > next {
             return Err(ProtocolError::Impossible { claimed: settled });
         }
@@ -138,6 +143,7 @@ impl<S, R: Held> Sending<S, R> {
         if self.peer.replace(session).is_some_and(|before| before != session) {
             done.lost.extend(self.unkept.drain(..).map(|(_, held)| held));
             self.released = self.first;
+            self.ended.clear();
         }
         // What the one before had settled, its successor has not.
         while self.settled > settled {
@@ -177,6 +183,18 @@ impl<S, R: Held> Sending<S, R> {
         Ok(())
     }
 
+    /// Takes in how events of a batch ended that is about to be settled.
+    pub fn ended(&mut self, sequence: u64, ended: Ended) -> Result<(), ProtocolError> {
+        let wire = self.wire.as_ref().ok_or(ProtocolError::Unexpected { what: "how a batch ended" })?;
+        if sequence >= wire.cursor {
+            return Err(ProtocolError::Impossible { claimed: sequence });
+        }
+        if sequence >= self.settled {
+            self.ended.insert(sequence, ended);
+        }
+        Ok(())
+    }
+
     /// The peer goes: nothing new should be pushed.
     pub fn bye(&mut self) {
         if let Some(wire) = &mut self.wire {
@@ -208,6 +226,7 @@ impl<S, R: Held> Sending<S, R> {
         self.first = self.end();
         (self.settled, self.released, self.sent) = (self.first, self.first, self.first);
         (self.unsettled_bytes, self.held_bytes) = (0, 0);
+        self.ended.clear();
         self.wire = None;
         self.kept.drain(..)
     }
@@ -281,7 +300,8 @@ impl<S, R: Held> Sending<S, R> {
         while self.settled < settled {
             let batch = &mut self.kept[(self.settled - self.first) as usize];
             let bytes = cost(batch.events.len());
-            done.settled.extend(batch.settle.take());
+            let ended = self.ended.remove(&self.settled).unwrap_or_default();
+            done.settled.extend(batch.settle.take().map(|owed| (owed, ended)));
             self.unsettled_bytes -= bytes;
             self.held_bytes += bytes;
             self.settled += 1;

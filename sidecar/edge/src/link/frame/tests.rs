@@ -27,6 +27,10 @@ fn all() -> Vec<Frame> {
         Frame::Ping { token: 1 },
         Frame::Pong { token: 2 },
         Frame::Bye,
+        Frame::Ended {
+            sequence: 6,
+            ended: Ended { expired: 1, dropped: 2, unfit: 3, dead_lettered: u32::MAX },
+        },
     ]
 }
 
