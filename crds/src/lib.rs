@@ -18,7 +18,7 @@ mod suggest;
 mod yaml;
 
 pub use compile::{
-    Compiled, CompiledPipeline, SidecarPlan, compile, compile_pipeline, compile_resource, names,
+    Compiled, CompiledPipeline, SidecarPlan, compile, compile_pipeline, compile_resource, names, with_leaving,
 };
 pub use crd::{pipeline_crd, pipeline_crd_yaml, pipeline_schema_json};
 pub use diagnostic::{Code, Diagnostic, FileCode, Place, Severity};

@@ -9,7 +9,7 @@ use k8s_openapi::{
 };
 use sidestream_control::Counts;
 use sidestream_crds::{Diagnostic, PipelineStatus, SidecarPlan};
-use sidestream_desired::receives;
+use sidestream_desired::{edges_out, receives};
 use sidestream_plan::{Kind, Sink};
 
 use crate::{control::Acknowledged, observed::Pods, user_pods::UserPod};
@@ -185,7 +185,7 @@ fn ready(known: &Known<'_>, before: &PipelineStatus) -> Said {
     ("Ready", is, reason, message)
 }
 
-const REASONS: [&str; 11] = [
+const REASONS: [&str; 12] = [
     "PlanRefused",
     "PortClash",
     "NotInjected",
@@ -197,6 +197,7 @@ const REASONS: [&str; 11] = [
     "NotConnected",
     "PlanPending",
     "StagesNotReady",
+    "EdgesLeaving",
 ];
 
 fn rank(reason: &str) -> usize {
@@ -295,12 +296,29 @@ fn lacks(part: &Part<'_>) -> Option<Lack> {
             format!("the stages work in {ready} of {wanted} pods of `{sidecar}`{why}"),
         );
     }
+    if !told.leaving.is_empty() {
+        let edges: Vec<String> = told.leaving.iter().cloned().collect();
+        let message = format!(
+            "`{sidecar}` still delivers what it had for edges that the plan no longer has, or that lead elsewhere now: {}",
+            listed(&edges, ", ")
+        );
+        return no("EdgesLeaving", message);
+    }
     None
 }
 
 /// Whether every pod of a sidecar has said that nothing is in flight.
 pub fn has_drained(part: &Part<'_>) -> bool {
     part.said.drained >= to_drain(part) && part.said.connected <= part.said.drained
+}
+
+/// Whether nothing more comes out of a sidecar by `edge`: every pod of it has said so, or has drained.
+pub fn has_closed(part: &Part<'_>, edge: &str) -> bool {
+    // A pod that still has an edge of an older plan has not come to this one yet.
+    let is_ours = |open: &String| edges_out(&part.sidecar.plan).any(|own| own == open);
+    let is_closed = |open: &&Vec<String>| open.iter().all(|open| open != edge && is_ours(open));
+    let closed = part.said.drained + part.said.open.iter().filter(is_closed).count();
+    closed >= to_drain(part) && part.said.connected <= closed
 }
 
 /// How many pods must say so.

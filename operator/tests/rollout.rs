@@ -2,7 +2,8 @@
 
 mod world;
 
-use sidestream_control::{Applied, Report};
+use sidestream_control::{Applied, Leaving, Report};
+use sidestream_desired::edges_in;
 use sidestream_operator::control::Connected;
 use world::{Operator, Server};
 
@@ -66,4 +67,80 @@ async fn a_receiver_waits_for_nobody_who_is_not_there() {
     server.user_applies(&TWO.replace("console: {}", "blackhole: {}"));
     operator.settle("hello").await;
     assert_ne!(told(&hub), before);
+}
+
+fn leaves(sidecar: &Connected, edges: &[&str]) {
+    let edges = edges.iter().map(|edge| (*edge).to_owned()).collect();
+    sidecar.report(Report::Leaving(Leaving { pipeline: "shop/hello".into(), edges }));
+}
+
+#[tokio::test]
+async fn a_receiver_keeps_an_edge_that_is_gone_until_its_sender_has_delivered_what_it_had() {
+    // The edge has another name, or leads to somebody else.
+    let even = "  - {name: even, sidecar: hub, process: {sample: {every: 2}}}\n  - {name: show";
+    let third =
+        TWO.replace("{name: hub, workload: {}}", "{name: hub, workload: {}}, {name: other, workload: {}}");
+    let elsewhere = third.replace("show, sidecar: hub", "show, sidecar: other")
+        + "  - {name: tock, sidecar: hub, source: {generator: {}}}\n  - {name: gone, sink: {blackhole: {}}}\n";
+    for edited in [TWO.replace("  - {name: show", even), elsewhere] {
+        let server = Server::default();
+        server.user_applies(TWO);
+        let operator = Operator::new(&server).seeing();
+        operator.context.fleet.expect([]);
+        operator.settle("hello").await;
+        let (door, hub) = operator.connect_door_and_hub();
+        operator.settle("hello").await;
+        let before = told(&hub);
+        answers(&door, None);
+        answers(&hub, None);
+
+        server.user_applies(&edited);
+        operator.settle("hello").await;
+        assert_eq!(told(&hub), before, "its sender has not taken the new plan");
+        leaves(&door, &["tick->show"]);
+        answers(&door, None);
+        operator.settle("hello").await;
+        assert_eq!(told(&hub), before, "some is on its way");
+        let status = server.get("/apis/sidestream.dev/v1alpha1/namespaces/shop/pipelines/hello").unwrap();
+        assert!(!status["status"]["conditions"].to_string().contains("\"Running\""), "{status}");
+        leaves(&door, &[]);
+        operator.settle("hello").await;
+        assert_ne!(told(&hub), before);
+    }
+}
+
+#[tokio::test]
+async fn a_receiver_that_does_not_take_what_is_on_its_way_gets_the_plan_that_may_mend_that() {
+    let server = Server::default();
+    server.user_applies(TWO);
+    let operator = Operator::new(&server).seeing();
+    operator.context.fleet.expect([]);
+    operator.settle("hello").await;
+    let (door, hub) = operator.connect_door_and_hub();
+    operator.settle("hello").await;
+    let before = told(&hub);
+    answers(&door, None);
+    answers(&hub, None);
+    let even = "  - {name: even, sidecar: hub, process: {sample: {every: 2}}}\n  - {name: show";
+    server.user_applies(&TWO.replace("  - {name: show", even));
+    operator.settle("hello").await;
+    leaves(&door, &["tick->show"]);
+    answers(&door, None);
+    operator.settle("hello").await;
+    assert_eq!(told(&hub), before);
+    for own in operator.context.holds.lock().unwrap().values_mut() {
+        *own = operator.context.clock.now();
+    }
+    operator.settle("hello").await;
+    let edges = || {
+        let plan = hub.plans().unwrap().remove(0).unwrap().unwrap();
+        edges_in(&plan).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(edges(), ["tick->show", "tick->even"], "with the edge by which some still comes");
+    let both = told(&hub);
+    operator.settle("hello").await;
+    assert_eq!(told(&hub), both);
+    leaves(&door, &[]);
+    operator.settle("hello").await;
+    assert_eq!(edges(), ["tick->even"]);
 }

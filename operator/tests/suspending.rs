@@ -3,7 +3,7 @@
 mod world;
 
 use serde_json::json;
-use sidestream_control::{Counts, Drained, Report};
+use sidestream_control::{Applied, Counts, Drained, Halting, Report, Suspend};
 use sidestream_operator::control::Connected;
 use world::{Operator, Server};
 
@@ -19,10 +19,40 @@ spec:
   - {name: show, sidecar: hub, sink: {console: {}}}
 ";
 
+/// What the receiver counts goes back to where the events come from, and from there once more to the receiver.
+const CIRCLE: &str = "
+apiVersion: sidestream.dev/v1alpha1
+kind: Pipeline
+metadata: {name: hello}
+spec:
+  suspend: true
+  sidecars: [{name: door, workload: {}}, {name: hub, workload: {replicas: 1}}]
+  stages:
+  - {name: tick, sidecar: door, source: {generator: {rate: 10}}}
+  - {name: count, sidecar: hub, process: {window: {tumbling: 1m, emit: {count: 'true'}}}}
+  - {name: some, sidecar: door, process: {sample: {every: 2}}}
+  - {name: show, sidecar: hub, sink: {console: {}}}
+";
+
 /// It is applied, and both of its sidecars are connected.
 async fn suspended() -> (Server, Operator, Connected, Connected) {
+    applied(TWO).await
+}
+
+/// The same where they send to each other, and each has said that it ran something before.
+async fn circle() -> (Server, Operator, Connected, Connected) {
+    let (server, operator, door, hub) = applied(CIRCLE).await;
+    for sidecar in [&door, &hub] {
+        let (pipeline, hash) = ("shop/hello".into(), "before".into());
+        sidecar.report(Report::Applied(Applied { pipeline, hash, error: None }));
+    }
+    operator.settle("hello").await;
+    (server, operator, door, hub)
+}
+
+async fn applied(pipeline: &str) -> (Server, Operator, Connected, Connected) {
     let server = Server::default();
-    server.user_applies(TWO);
+    server.user_applies(pipeline);
     let operator = Operator::new(&server).seeing();
     operator.context.fleet.expect([]);
     operator.settle("hello").await;
@@ -35,7 +65,7 @@ async fn suspended() -> (Server, Operator, Connected, Connected) {
 /// Whether the sidecar is told to stop, and which plan.
 fn told(sidecar: &Connected) -> (bool, String) {
     let plan = sidecar.plans().unwrap().remove(0);
-    (plan.suspend, plan.hash)
+    (plan.stance() == Suspend::Stop, plan.hash)
 }
 
 /// Every pod of both sidecars is there.
@@ -53,6 +83,18 @@ fn pods_run(server: &Server) {
 fn drained(sidecar: &Connected, hash: &str) {
     let (pipeline, counts) = ("shop/hello".into(), Some(Counts::default()));
     sidecar.report(Report::Drained(Drained { pipeline, hash: hash.into(), counts }));
+}
+
+/// It says which edges still go out of it.
+fn halts(sidecar: &Connected, open: &[&str]) {
+    let (pipeline, open) = ("shop/hello".into(), open.iter().map(|edge| (*edge).to_owned()).collect());
+    sidecar.report(Report::Halting(Halting { pipeline, hash: told(sidecar).1, open }));
+}
+
+/// What stands still, and which of the edges that come in.
+fn stance(sidecar: &Connected) -> (Suspend, Vec<String>) {
+    let plan = sidecar.plans().unwrap().remove(0);
+    (plan.stance(), plan.closed)
 }
 
 fn is_drained(server: &Server) -> bool {
@@ -112,4 +154,57 @@ async fn what_only_receives_stops_when_those_that_send_to_it_have_drained() {
     drained(0);
     operator.settle("hello").await;
     assert!(told(&hub).0);
+}
+
+#[tokio::test]
+async fn sidecars_that_send_to_each_other_stop_edge_by_edge_along_the_flow() {
+    let (server, operator, door, hub) = circle().await;
+    let settled = async || operator.settle("hello").await;
+    let halted = |edges: &[&str]| {
+        (Suspend::StopSources, edges.iter().map(|edge| (*edge).to_owned()).collect::<Vec<_>>())
+    };
+    assert_eq!(stance(&door), halted(&[]), "its source stops, and what comes back to it is taken");
+    assert_eq!(stance(&hub), (Suspend::Run, vec![]), "it has no source of its own");
+
+    halts(&door, &["tick->count", "some->show"]);
+    settled().await;
+    assert_eq!(stance(&hub), (Suspend::Run, vec![]), "some is on its way");
+    halts(&door, &["some->show"]);
+    settled().await;
+    assert_eq!(stance(&hub), halted(&["tick->count"]));
+    assert_eq!(stance(&door), halted(&[]), "the window has not given all");
+    halts(&hub, &[]);
+    settled().await;
+    assert_eq!(stance(&door), (Suspend::Stop, vec![]), "nothing more comes by the one edge into it");
+    assert_eq!(stance(&hub), halted(&["tick->count"]), "the last edge is still open");
+    drained(&door, &told(&door).1);
+    settled().await;
+    assert_eq!(stance(&hub), (Suspend::Stop, vec![]));
+    assert!(!is_drained(&server));
+    drained(&hub, &told(&hub).1);
+    settled().await;
+    assert!(is_drained(&server));
+}
+
+#[tokio::test]
+async fn a_sidecar_that_knows_no_parts_and_stops_everything_at_once_holds_up_nobody() {
+    let (server, operator, door, hub) = circle().await;
+    drained(&door, &told(&door).1);
+    operator.settle("hello").await;
+    assert_eq!(stance(&hub), (Suspend::Stop, vec![]), "nothing more comes to it");
+    drained(&hub, &told(&hub).1);
+    operator.settle("hello").await;
+    assert!(is_drained(&server));
+}
+
+#[tokio::test]
+async fn what_still_has_an_edge_of_an_older_plan_has_closed_none() {
+    let (_server, operator, door, hub) = circle().await;
+    halts(&door, &["tick->before"]);
+    halts(&hub, &["count->some"]);
+    operator.settle("hello").await;
+    assert_eq!(stance(&hub), (Suspend::Run, vec![]));
+    halts(&door, &[]);
+    operator.settle("hello").await;
+    assert_eq!(stance(&hub), (Suspend::Stop, vec![]));
 }

@@ -47,6 +47,8 @@ pub(crate) struct Parts {
     pub(crate) held: HashMap<String, Vec<Batch>>,
     pub(crate) sinks: HashMap<String, RunningSink>,
     pub(crate) remains: HashMap<String, Remains>,
+    /// Sinks that go on for a while and have the name of one that comes: set when they have ended.
+    pub(crate) after: HashMap<String, Latch>,
     pub(crate) routes: HashMap<(String, String), Route>,
     /// Several where a run before has ended and left some in its ring.
     pub(crate) inputs: HashMap<(String, String), Vec<Input>>,
@@ -73,8 +75,8 @@ pub(crate) struct RunTask {
     pub(crate) ended: Latch,
     /// Its operators, when it has ended.
     pub(crate) operators: Arc<Mutex<Vec<Operator>>>,
-    /// Whether a source heads it.
-    pub(crate) is_head: bool,
+    /// The source that heads it, where one does.
+    pub(crate) head: Option<String>,
     /// The source whose ring heads it, to be abandoned where its thread hangs.
     pub(crate) abandoned: Option<Arc<sidestream_ring::sync::AtomicBool>>,
 }
@@ -354,6 +356,7 @@ impl Joiner<'_> {
                         retry: stage.on_error.retry.clone(),
                         dead_letter,
                         pool: self.pool.clone(),
+                        after: parts.after.remove(&stage.name),
                     };
                     let mut remains = parts.remains.remove(&stage.name).unwrap_or_default();
                     remains.inputs.extend(inputs);
@@ -375,7 +378,7 @@ impl Joiner<'_> {
         let priority = stages.iter().map(|index| self.plan.stages[*index].priority).max().unwrap_or_default();
         let task = self.world.scheduler.task(names.join("+"), class(priority));
         let (ended, operators) = (Latch::default(), Arc::<Mutex<Vec<Operator>>>::default());
-        let is_head = run.source.is_some();
+        let head = run.source.as_ref().map(|source| source.name.to_string());
         let abandoned = run.source.is_some().then(|| run.inlet.abandoned()).flatten();
         run.set_waker(&task.waker());
         let left = operators.clone();
@@ -385,7 +388,7 @@ impl Joiner<'_> {
         // Also where a reload takes the run apart: whoever waits for it looks again, at what is in its place.
         run.when_done = Some(WakeOnDrop(ended.waker()));
         task.start(Box::new(run));
-        RunTask { task, ended, operators, is_head, abandoned }
+        RunTask { task, ended, operators, head, abandoned }
     }
 
     fn name(&self, index: usize) -> &str {

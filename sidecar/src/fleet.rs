@@ -1,11 +1,18 @@
 //! The pipelines of a process: started together, changed together, drained together.
 
-use std::{collections::BTreeMap, sync::Arc, thread, time::Duration};
+mod exchange;
 
-use futures_util::future::select_all;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use futures_util::future::{FutureExt, select_all};
 use sidestream_plan::Plan;
 
-use crate::{AssembleError, Drained, Pipeline, Registry, World, observe::Observed};
+use crate::{AssembleError, Drained, Pipeline, Registry, World, observe::Observed, reload::Ports};
 
 /// Pipelines at work, by name.
 pub struct Fleet {
@@ -14,6 +21,36 @@ pub struct Fleet {
     pipelines: BTreeMap<String, Arc<Pipeline>>,
     /// Taken away, and not at their end when their time was over: they still deliver.
     leaving: Vec<(String, Arc<Pipeline>)>,
+    /// Of those that halt, the open edges as they were last given out.
+    open: BTreeMap<String, Vec<String>>,
+    /// Of those that run, the edges of earlier plans that still deliver, where there were some when they were last given out.
+    leaving_edges: BTreeMap<String, Vec<String>>,
+}
+
+/// A plan, and what of it is to stand still.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Wanted {
+    /// What is to run.
+    pub plan: Plan,
+    /// Where its own sources are to stand still: the edges that come in and stand still as well.
+    pub halted: Option<Vec<String>>,
+}
+
+impl From<Plan> for Wanted {
+    fn from(plan: Plan) -> Self {
+        Wanted { plan, halted: None }
+    }
+}
+
+/// What has happened to a pipeline by itself.
+#[derive(Clone, Debug)]
+pub enum News {
+    /// One that was removed before its end has come to it.
+    Left(String, Drained),
+    /// One that halts has these edges open, and no others any more.
+    Open(String, Vec<String>),
+    /// One that runs has these edges of earlier plans left to deliver, and no others any more.
+    Leaving(String, Vec<String>),
 }
 
 impl Fleet {
@@ -24,43 +61,62 @@ impl Fleet {
             observed: observed.clone(),
             pipelines: BTreeMap::new(),
             leaving: Vec::new(),
+            open: BTreeMap::new(),
+            leaving_edges: BTreeMap::new(),
         }
     }
 
     /// Starts a pipeline.
     pub fn start(&mut self, plan: Plan) -> Result<(), AssembleError> {
-        let name = plan.pipeline.clone();
-        let pipeline = Pipeline::start(plan, &self.world, &mut Registry::default())?;
-        self.observed.add(pipeline.clone());
-        self.pipelines.insert(name, pipeline);
-        Ok(())
+        self.start_wanted(plan.into())
     }
 
     /// Makes the pipelines those of `plans`, and says of each what was done. What cannot be changed stays as it is; the
     /// answer has, by pipeline, why.
     pub fn change_to(&mut self, plans: Vec<Plan>, grace: Duration) -> BTreeMap<String, Result<(), String>> {
-        let gone: Vec<String> = self
-            .pipelines
-            .keys()
-            .filter(|name| !plans.iter().any(|plan| plan.pipeline == **name))
-            .cloned()
-            .collect();
-        for name in gone {
-            self.remove(&name, grace);
-        }
-        let changed = plans.into_iter().map(|plan| (plan.pipeline.clone(), self.change_one(plan)));
-        changed.collect()
+        self.arrange(plans.into_iter().map(Wanted::from).collect(), grace)
     }
 
-    fn change_one(&mut self, plan: Plan) -> Result<(), String> {
-        let name = plan.pipeline.clone();
-        match self.pipelines.get(&name) {
-            Some(running) if *running.plan() == plan && !running.is_broken() => {
+    /// The same, of pipelines of which some may stand still in part.
+    pub fn arrange(&mut self, wanted: Vec<Wanted>, grace: Duration) -> BTreeMap<String, Result<(), String>> {
+        let names: BTreeSet<&str> = wanted.iter().map(|own| own.plan.pipeline.as_str()).collect();
+        let gone = self.pipelines.keys().filter(|name| !names.contains(name.as_str()));
+        for name in gone.cloned().collect::<Vec<_>>() {
+            self.remove(&name, grace);
+        }
+        // First what only gives up.
+        let (halting, others): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|own| own.halted.is_some());
+        let halting: Vec<_> = halting
+            .into_iter()
+            .map(|own| (own.plan.pipeline.clone(), self.change_one(own, &Ports::new(), grace)))
+            .collect();
+        let mut outcomes = self.exchange(others, grace);
+        outcomes.extend(halting);
+        outcomes
+    }
+
+    /// Changes one, while others are about to give up the ports `given`.
+    fn change_one(&mut self, wanted: Wanted, given: &Ports, grace: Duration) -> Result<(), String> {
+        let name = wanted.plan.pipeline.clone();
+        let running = self.pipelines.get(&name).filter(|running| !running.is_broken());
+        match (running, &wanted.halted) {
+            (Some(running), Some(closed)) => {
+                if running.halted().as_ref() != Some(closed) {
+                    tracing::info!(pipeline = name, closed = closed.join(", "), "halting");
+                    running.halt(closed);
+                    self.world.sockets.spawn(give_up_leaving(running.clone(), grace));
+                }
+                Ok(())
+            }
+            (Some(running), None) if *running.plan() == wanted.plan && running.halted().is_none() => {
                 tracing::info!(pipeline = name, "unchanged");
                 Ok(())
             }
-            Some(running) if !running.has_ended() => reload(running, plan),
-            _ => match self.start(plan) {
+            (Some(running), None) if !running.has_ended() => {
+                self.open.remove(&name);
+                reload(running, wanted.plan, given)
+            }
+            _ => match self.start_wanted(wanted) {
                 Ok(()) => {
                     tracing::info!(pipeline = name, "started");
                     Ok(())
@@ -73,12 +129,39 @@ impl Fleet {
         }
     }
 
-    /// What a pipeline runs.
-    pub fn plan(&self, name: &str) -> Option<Plan> {
-        self.pipelines
-            .get(name)
-            .filter(|running| !running.is_broken())
-            .map(|running| (*running.plan()).clone())
+    fn start_wanted(&mut self, Wanted { plan, halted }: Wanted) -> Result<(), AssembleError> {
+        let (name, mut registry) = (plan.pipeline.clone(), Registry::default());
+        let pipeline = match halted {
+            None => Pipeline::start(plan, &self.world, &mut registry)?,
+            Some(closed) => Pipeline::start_halted(plan, &closed, &self.world, &mut registry)?,
+        };
+        self.observed.add(pipeline.clone());
+        self.open.remove(&name);
+        self.pipelines.insert(name, pipeline);
+        Ok(())
+    }
+
+    /// What a pipeline runs, and what of it stands still.
+    pub fn wanted(&self, name: &str) -> Option<Wanted> {
+        let running = self.pipelines.get(name).filter(|running| !running.is_broken())?;
+        Some(Wanted { plan: (*running.plan()).clone(), halted: running.halted() })
+    }
+
+    /// Of a pipeline that halts: the edges that go out and may still bring something.
+    pub fn open_edges(&mut self, name: &str) -> Vec<String> {
+        let open = self.pipelines.get(name).map(|running| running.open_edges()).unwrap_or_default();
+        self.open.insert(name.to_owned(), open.clone());
+        open
+    }
+
+    /// Of a pipeline that runs: the edges of earlier plans that still have something to deliver.
+    pub fn leaving_edges(&mut self, name: &str) -> Vec<String> {
+        let leaving = self.pipelines.get(name).map(|running| running.leaving_edges()).unwrap_or_default();
+        match leaving.is_empty() {
+            true => drop(self.leaving_edges.remove(name)),
+            false => drop(self.leaving_edges.insert(name.to_owned(), leaving.clone())),
+        }
+        leaving
     }
 
     /// Waits until all have come to their end.
@@ -109,10 +192,16 @@ impl Fleet {
     }
 
     /// Drains one of them and lets it go; none where it does not run. One that is not at its end after `grace` goes on
-    /// delivering: [`Fleet::left`] says when it is, and [`Fleet::drain`] waits for it.
+    /// delivering: [`Fleet::news`] says when it is, and [`Fleet::drain`] waits for it.
     pub fn remove(&mut self, name: &str, grace: Duration) -> Option<Drained> {
         let pipeline = self.pipelines.remove(name)?;
-        let drained = pipeline.drain(grace);
+        self.open.remove(name);
+        self.leaving_edges.remove(name);
+        let mut drained = pipeline.drain(grace);
+        // What only earlier plans had has no other time than this.
+        if !drained.is_complete() && pipeline.give_up_leaving() {
+            drained = pipeline.drain(AFTER_GIVING_UP);
+        }
         if !tell(name, &drained) && !pipeline.is_broken() {
             self.leaving.push((name.to_owned(), pipeline));
         }
@@ -120,23 +209,62 @@ impl Fleet {
         Some(drained)
     }
 
-    /// Waits until a pipeline that was removed before its end has come to it; for ever where there is none.
-    pub async fn left(&mut self) -> (String, Drained) {
-        if self.leaving.is_empty() {
-            return std::future::pending().await;
+    /// Waits until a pipeline that was removed before its end has come to it, or an edge has closed of one that halts or that
+    /// has such of earlier plans; for ever where nothing of the kind is to come. Dropped before it is ready, it has said
+    /// nothing.
+    pub async fn news(&mut self) -> News {
+        loop {
+            let halting = || self.pipelines.iter().filter(|(name, _)| self.open.contains_key(*name));
+            let closed = halting().find_map(|(name, pipeline)| {
+                let open = pipeline.open_edges();
+                (self.open.get(name) != Some(&open)).then(|| (name.clone(), open))
+            });
+            if let Some((name, open)) = closed {
+                self.open.insert(name.clone(), open.clone());
+                return News::Open(name, open);
+            }
+            let behind = || self.pipelines.iter().filter(|(name, _)| self.leaving_edges.contains_key(*name));
+            let delivered = behind().find(|(name, pipeline)| {
+                self.leaving_edges.get(*name).is_some_and(|told| *told != pipeline.leaving_edges())
+            });
+            if let Some(name) = delivered.map(|(name, _)| name.clone()) {
+                let leaving = self.leaving_edges(&name);
+                return News::Leaving(name, leaving);
+            }
+            let leaving = self.leaving.iter().enumerate();
+            let leave =
+                leaving.map(|(place, (_, pipeline))| pipeline.ended().map(move |()| Some(place)).boxed());
+            let close =
+                halting().chain(behind()).map(|(_, pipeline)| pipeline.edge_closed().map(|()| None).boxed());
+            let news: Vec<_> = leave.chain(close).collect();
+            if news.is_empty() {
+                return std::future::pending().await;
+            }
+            let (place, ..) = select_all(news).await;
+            let Some(place) = place else { continue };
+            let (name, pipeline) = self.leaving.remove(place);
+            let drained = pipeline.drain(Duration::ZERO);
+            tell(&name, &drained);
+            return News::Left(name, drained);
         }
-        let ((), place, _) =
-            select_all(self.leaving.iter().map(|(_, pipeline)| Box::pin(pipeline.ended()))).await;
-        let (name, pipeline) = self.leaving.remove(place);
-        let drained = pipeline.drain(Duration::ZERO);
-        tell(&name, &drained);
-        (name, drained)
     }
 }
 
-fn reload(running: &Pipeline, plan: Plan) -> Result<(), String> {
+/// Gives a pipeline that halts the time it has for what only earlier plans had.
+async fn give_up_leaving(pipeline: Arc<Pipeline>, grace: Duration) {
+    if pipeline.leaving_edges().is_empty() {
+        return;
+    }
+    tokio::time::sleep(grace).await;
+    if pipeline.halted().is_some() {
+        // It blocks. An error is a runtime that ends, and the pipeline with it.
+        let _ = tokio::task::spawn_blocking(move || pipeline.give_up_leaving()).await;
+    }
+}
+
+fn reload(running: &Pipeline, plan: Plan, given: &Ports) -> Result<(), String> {
     let name = plan.pipeline.clone();
-    match running.reload(plan, &mut Registry::default()) {
+    match running.reload_among(plan, &mut Registry::default(), given) {
         Ok(done) => {
             let list = |stages: &[String]| stages.join(", ");
             tracing::info!(
@@ -182,3 +310,6 @@ fn tell(name: &str, drained: &Drained) -> bool {
     );
     false
 }
+
+/// How long the rest may take when edges have been given up that kept a pipeline from its end.
+const AFTER_GIVING_UP: Duration = Duration::from_secs(1);

@@ -15,7 +15,9 @@ pub mod cluster;
 mod door;
 mod edge;
 mod fleet;
+mod halt;
 mod latch;
+mod leaving;
 mod local;
 pub mod observe;
 mod pipeline;
@@ -27,7 +29,7 @@ mod source;
 mod world;
 
 pub use door::{Door, PushError};
-pub use fleet::Fleet;
+pub use fleet::{Fleet, News, Wanted};
 pub use local::{JoinError, Neighbours, Seat};
 pub use pipeline::{Drained, Pipeline, RingView, StageView};
 pub use prepare::AssembleError;

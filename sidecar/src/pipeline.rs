@@ -8,15 +8,17 @@ use std::{
 use sidestream_connector::{Ledger, Origin};
 use sidestream_event::Pool;
 use sidestream_graph::StageStats;
-use sidestream_plan::Plan;
+use sidestream_plan::{Plan, Stage};
 use sidestream_ring::{Gauge, sync::Ordering};
+use tokio::sync::watch;
 
 use crate::{
     AssembleError, Registry, World,
     assemble::{Assembly, Parts, RunTask, assemble},
     latch::Latch,
+    leaving::Leaving,
     prepare::prepare,
-    sink::HungSink,
+    sink::{HungSink, RunningSink},
     source::RunningSource,
 };
 
@@ -27,6 +29,8 @@ pub struct Pipeline {
     pub(crate) running: Mutex<Running>,
     /// Set when all runs and sinks have ended by themselves, or by draining.
     pub(crate) ended: Latch,
+    /// The newest [`Running::generation`], for whoever waits for the next.
+    turned: watch::Sender<u64>,
 }
 
 pub(crate) struct Running {
@@ -36,10 +40,14 @@ pub(crate) struct Running {
     pub(crate) generation: u64,
     /// Whether it was asked to end.
     pub(crate) draining: bool,
+    /// Where its sources have been told to stop and edges go on: those of the edges that come in and have stopped as well.
+    pub(crate) halted: Option<Vec<String>>,
     /// A reload could neither make its plan work nor let the old one go on: nothing runs.
     pub(crate) is_broken: bool,
     /// The books of sources that reloads have removed: their events may still be on their way.
     pub(crate) past: Vec<Origin>,
+    /// Edges that reloads have taken away, and that still deliver what they have.
+    pub(crate) leaving: Vec<Leaving>,
     /// Sinks that reloads could not stop: they have events that are neither delivered nor lost yet.
     pub(crate) hung: Vec<HungSink>,
 }
@@ -90,8 +98,18 @@ impl Drained {
 impl Pipeline {
     /// Puts a plan to work.
     pub fn start(plan: Plan, world: &World, registry: &mut Registry) -> Result<Arc<Pipeline>, AssembleError> {
+        Pipeline::begin(plan, world, registry, |_| false)
+    }
+
+    /// Puts a plan to work without the sources that stand still.
+    pub(crate) fn begin(
+        plan: Plan,
+        world: &World,
+        registry: &mut Registry,
+        stands_still: impl Fn(&Stage) -> bool,
+    ) -> Result<Arc<Pipeline>, AssembleError> {
         let pool = Arc::new(Pool::new(SPARE_BATCHES));
-        let prepared = prepare(&plan, world, registry, |_| false)?.open(&plan, |_| false)?;
+        let prepared = prepare(&plan, world, registry, stands_still)?.open(&plan, |_| false)?;
         let assembly =
             assemble(&plan, prepared, Parts::default(), &pool, world).map_err(AssembleError::Machine)?;
         let running = Mutex::new(Running {
@@ -99,12 +117,20 @@ impl Pipeline {
             assembly,
             generation: 0,
             draining: false,
+            halted: None,
             is_broken: false,
             past: Vec::new(),
+            leaving: Vec::new(),
             hung: Vec::new(),
         });
-        let pipeline = Arc::new(Pipeline { world: world.clone(), pool, running, ended: Latch::default() });
-        world.sockets.spawn(watch(pipeline.clone()));
+        let pipeline = Arc::new(Pipeline {
+            world: world.clone(),
+            pool,
+            running,
+            ended: Latch::default(),
+            turned: watch::Sender::new(0),
+        });
+        world.sockets.spawn(see_to_its_end(pipeline.clone()));
         Ok(pipeline)
     }
 
@@ -160,25 +186,40 @@ impl Pipeline {
     /// Stops the sources and lets everything that was accepted come to its end, for at most `grace`. Blocks.
     pub fn drain(&self, grace: Duration) -> Drained {
         let until = self.world.clock.now() + grace;
-        let hung: Vec<_> = {
-            let mut running = self.running();
-            running.draining = true;
-            running.assembly.sources.values().for_each(|source| source.stop());
-            running.assembly.tasks.iter().for_each(|run| run.task.waker().wake());
-            running.assembly.tasks.iter().filter_map(RunTask::abandon).collect()
-        };
-        // A source that hangs in a read cannot be asked; what it has sent is taken, and nothing more.
-        let asked = SOURCE_STOPS_WITHIN.min(grace);
-        let stopped = self.world.clock.now() + asked;
-        while self.world.clock.now() < stopped
-            && !self.running().assembly.sources.values().all(|own| own.has_ended())
-        {
-            std::thread::sleep(LOOK_AGAIN);
-        }
-        hung.into_iter().for_each(|abandon| abandon());
+        self.running().draining = true;
+        self.stop_sources(SOURCE_STOPS_WITHIN.min(grace), |_| true);
         self.ended.wait_blocking(until.since(self.world.clock.now()), &self.world.clock);
         let running = self.running();
         Drained { ledger: running.ledger(), undelivered: running.undelivered() }
+    }
+
+    /// Asks the sources for which `stops` says so to end, and waits until they have; for `limit` at most. What a source that
+    /// hangs in a read has sent is taken, and nothing more.
+    pub(crate) fn stop_sources(&self, limit: Duration, stops: impl Fn(&str) -> bool) {
+        let hung: Vec<_> = {
+            let running = self.running();
+            let sources = running.assembly.sources.iter();
+            sources.filter(|(name, _)| stops(name)).for_each(|(_, source)| source.stop());
+            running.assembly.tasks.iter().for_each(|run| run.task.waker().wake());
+            let heads = running.assembly.tasks.iter().filter(|run| run.head.as_deref().is_some_and(&stops));
+            heads.filter_map(RunTask::abandon).collect()
+        };
+        let until = self.world.clock.now() + limit;
+        let have_ended = || {
+            let running = self.running();
+            let mut sources = running.assembly.sources.iter();
+            sources.all(|(name, source)| !stops(name) || source.has_ended())
+        };
+        while self.world.clock.now() < until && !have_ended() {
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        hung.into_iter().for_each(|abandon| abandon());
+    }
+
+    /// Another plan runs.
+    pub(crate) fn turn(&self, running: &mut Running) {
+        running.generation += 1;
+        self.turned.send_replace(running.generation);
     }
 
     pub(crate) fn running(&self) -> MutexGuard<'_, Running> {
@@ -194,14 +235,15 @@ impl Running {
 
     /// Events that wait for a stage in a ring, and those that its sink has in its hand.
     fn undelivered(&self) -> Vec<(String, u64)> {
-        let queued = self.assembly.rings.iter().map(|(_, to, gauge)| (to, gauge.depth() as u64));
-        let tried = self.assembly.sinks.iter().map(|(name, sink)| (name, sink.in_hand()));
-        let hung = self.hung.iter().map(|sink| (&sink.name, sink.has()));
+        let queued = self.assembly.rings.iter().map(|(_, to, gauge)| (to.as_str(), gauge.depth() as u64));
+        let tried = self.assembly.sinks.iter().map(|(name, sink)| (name.as_str(), sink.in_hand()));
+        let leaving = self.leaving.iter().map(|sink| (sink.name(), sink.has()));
+        let hung = self.hung.iter().map(|sink| (sink.name.as_str(), sink.has()));
         let mut undelivered: Vec<(String, u64)> = Vec::new();
-        for (to, events) in queued.chain(tried).chain(hung).filter(|(_, events)| *events > 0) {
+        for (to, events) in queued.chain(tried).chain(leaving).chain(hung).filter(|(_, events)| *events > 0) {
             match undelivered.iter_mut().find(|(name, _)| name == to) {
                 Some((_, sum)) => *sum += events,
-                None => undelivered.push((to.clone(), events)),
+                None => undelivered.push((to.to_owned(), events)),
             }
         }
         undelivered
@@ -220,7 +262,8 @@ impl RunTask {
 }
 
 /// Waits for the runs to end, then lets the sinks finish.
-async fn watch(pipeline: Arc<Pipeline>) {
+async fn see_to_its_end(pipeline: Arc<Pipeline>) {
+    let mut turned = pipeline.turned.subscribe();
     loop {
         let (generation, sources) =
             pipeline.look(|running| (running.generation, running.heads_ended())).await;
@@ -230,8 +273,16 @@ async fn watch(pipeline: Arc<Pipeline>) {
         let Some(sinks) = pipeline.look(move |running| running.finish_sinks(generation)).await else {
             continue;
         };
-        all(pipeline.look(|running| running.runs_ended()).await).await;
-        all(sinks).await;
+        let runs = pipeline.look(|running| running.runs_ended()).await;
+        let stages_end = async {
+            all(runs).await;
+            all(sinks).await;
+        };
+        tokio::select! {
+            () = stages_end => {}
+            // A reload may have given the sinks something to wait for.
+            _ = turned.wait_for(|newest| *newest != generation) => continue,
+        }
         // Every event has ended: the sources note it, where they remember positions.
         all(pipeline.look(|running| running.finish_sources()).await).await;
         if pipeline.look(move |running| running.generation == generation).await {
@@ -271,7 +322,7 @@ impl Running {
 
     /// Set for each run that a source heads when it has ended.
     fn heads_ended(&self) -> Vec<Latch> {
-        self.assembly.tasks.iter().filter(|run| run.is_head).map(|run| run.ended.clone()).collect()
+        self.assembly.tasks.iter().filter(|run| run.head.is_some()).map(|run| run.ended.clone()).collect()
     }
 
     /// No more will come for the sinks, if this is still the plan of `generation`.
@@ -279,7 +330,8 @@ impl Running {
         let sinks = || self.assembly.sinks.values();
         (self.generation == generation).then(|| {
             sinks().for_each(|sink| sink.finish());
-            sinks().map(|sink| sink.ended().clone()).collect()
+            let leaving = self.leaving.iter().map(Leaving::ended);
+            sinks().map(RunningSink::ended).chain(leaving).cloned().collect()
         })
     }
 
@@ -295,5 +347,5 @@ impl Running {
 /// pipeline. There are never more than there have been.
 const SPARE_BATCHES: usize = 256;
 /// A source that does not end within this, when asked, hangs in a read.
-const SOURCE_STOPS_WITHIN: Duration = Duration::from_millis(250);
+pub(crate) const SOURCE_STOPS_WITHIN: Duration = Duration::from_millis(250);
 const LOOK_AGAIN: Duration = Duration::from_micros(500);

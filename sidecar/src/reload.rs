@@ -18,18 +18,20 @@ mod parts;
 
 use std::{collections::HashMap, fmt, sync::Arc, thread, time::Duration};
 
-use change::Change;
+use change::{Change, port};
+pub(crate) use change::{Ports, ports_beyond};
 use parts::{Retired, dismantle, pass_on, retire, take_over};
 use sidestream_graph::Run;
 use sidestream_host::Moment;
-use sidestream_plan::Plan;
+use sidestream_plan::{Plan, Stage};
 
 use crate::{
     AssembleError, Pipeline, Registry,
     assemble::{Parts, assemble, is_driven_sink},
+    leaving::Leaving,
     pipeline::Running,
     prepare::{Prepared, prepare},
-    sink::Fate,
+    sink::{Fate, RunningSink},
     source::RunningSource,
 };
 
@@ -67,11 +69,32 @@ pub enum ReloadError {
 impl Pipeline {
     /// Puts `plan` in place of the running one. Blocks: for a millisecond, or as long as a sink is slow, at most 10 s.
     pub fn reload(&self, plan: Plan, registry: &mut Registry) -> Result<Reloaded, ReloadError> {
+        self.reload_among(plan, registry, &Ports::new())
+    }
+
+    /// The same, where other pipelines are about to give up the ports `given`: sources that want those wait for them.
+    pub(crate) fn reload_among(
+        &self,
+        plan: Plan,
+        registry: &mut Registry,
+        given: &Ports,
+    ) -> Result<Reloaded, ReloadError> {
         let mut running = self.running();
         if running.draining {
             return Err(ReloadError::Draining);
         }
-        self.replace(&mut running, plan, registry)
+        self.replace(&mut running, plan, registry, given)
+    }
+
+    /// Whether `plan` could be put in place of the running one, as far as that can be said without touching it.
+    pub(crate) fn would_take(&self, plan: &Plan, given: &Ports) -> Result<(), AssembleError> {
+        let old = self.plan();
+        let is_kept = |stage: &Stage| old.stage(&stage.name).is_some_and(|(_, own)| own.kind == stage.kind);
+        let own = ports_beyond(&old, Some(plan));
+        let prepared = prepare(plan, &self.world, &mut Registry::default(), is_kept)?;
+        prepared
+            .open(plan, |stage| port(stage).is_some_and(|port| given.contains(port) || own.contains(port)))?;
+        Ok(())
     }
 
     fn replace(
@@ -79,9 +102,13 @@ impl Pipeline {
         running: &mut Running,
         plan: Plan,
         registry: &mut Registry,
+        given: &Ports,
     ) -> Result<Reloaded, ReloadError> {
         let begun = self.world.clock.now();
         let old = running.plan.clone();
+        if running.halted.is_some() {
+            running.assembly.sinks.values().for_each(RunningSink::go_on);
+        }
         let Retired { mut runs, rested } = retire(&mut running.assembly);
         let change = Change::between(
             &old,
@@ -91,8 +118,8 @@ impl Pipeline {
         );
 
         let prepared = prepare(&plan, &self.world, registry, |stage| change.keeps(&stage.name));
-        let opened =
-            prepared.and_then(|prepared| prepared.open(&plan, |stage| change.has_to_wait(stage, &old)));
+        let opened = prepared
+            .and_then(|prepared| prepared.open(&plan, |stage| change.has_to_wait(stage, &old, given)));
         let mut prepared = match opened {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -116,7 +143,8 @@ impl Pipeline {
         // What was lost may find a way now.
         self.world.peering().inspect(|peering| peering.ask_again(&plan.pipeline));
         running.plan = Arc::new(plan);
-        running.generation += 1;
+        running.halted = None;
+        self.turn(running);
         Ok(change.told(self.world.clock.now().since(begun)))
     }
 
@@ -134,7 +162,10 @@ impl Pipeline {
             &self.world,
         )
         .map_err(|error| self.broken(running, AssembleError::Machine(error)))?;
-        running.generation += 1;
+        self.turn(running);
+        if running.halted.is_some() {
+            running.assembly.sinks.values().for_each(|sink| sink.finish());
+        }
         Ok(())
     }
 
@@ -211,7 +242,8 @@ impl Pipeline {
         }
     }
 
-    /// Ends the sinks that leave. One that is replaced leaves what it had to the one that comes.
+    /// Ends the sinks that leave. One that is replaced leaves what it had to the one that comes; one of an edge that nobody
+    /// takes over goes on until that is delivered.
     fn end_sinks(
         &self,
         running: &mut Running,
@@ -224,6 +256,10 @@ impl Pipeline {
         let clock = &self.world.clock;
         let leaving: Vec<_> = parts.sinks.extract_if(|name, _| !change.keeps(name)).collect();
         for (name, sink) in leaving {
+            if change.leaves(&name) {
+                self.let_leave(running, name, sink, change, parts);
+                continue;
+            }
             let remains = if change.replaced.contains(&name) {
                 let remains = sink.stop(Fate::Replaced, until.since(clock.now()).max(LAST_TRY), clock);
                 remains.map(|remains| take_over(new, &name, remains, parts))
@@ -261,6 +297,31 @@ impl Pipeline {
                 .keys()
                 .all(|name| old.stage(name).is_some_and(|(index, _)| is_driven_sink(old, index)))
         );
+    }
+}
+
+impl Pipeline {
+    /// Lets the sink of an edge deliver what it has beside the new plan. What takes its name follows after it.
+    fn let_leave(
+        &self,
+        running: &mut Running,
+        name: String,
+        sink: RunningSink,
+        change: &Change,
+        parts: &mut Parts,
+    ) {
+        let routes = parts.routes.extract_if(|(_, to), _| *to == name);
+        let waits = routes.map(|((from, _), route)| (from, route.into_waiting().collect())).collect();
+        let rings = running.assembly.rings.iter().filter(|(_, to, _)| *to == name);
+        let rings = rings.map(|(_, _, gauge)| gauge.clone()).collect();
+        if change.replaced.contains(&name) {
+            parts.after.insert(name.clone(), sink.ended().clone());
+        }
+        let stats = parts.stats.get(&name).cloned().unwrap_or_default();
+        let leaving = Leaving::new(name, sink, rings, waits, stats);
+        if let Some(oldest) = running.add_leaving(leaving) {
+            oldest.give_up(&self.world.clock);
+        }
     }
 }
 

@@ -24,7 +24,7 @@ use sidestream_ring::{
     sync::{AtomicU64, Ordering},
 };
 
-use crate::{World, backoff::Backoff, latch::Latch};
+use crate::{World, backoff::Backoff, latch::Latch, leaving::FOLLOWS_AFTER};
 
 /// A sink that takes events out.
 pub(crate) struct RunningSink {
@@ -47,6 +47,8 @@ pub(crate) struct Orders {
     pub(crate) retry: Option<Retry>,
     pub(crate) dead_letter: Option<Route>,
     pub(crate) pool: Arc<Pool>,
+    /// Set when the one before has delivered what it had: nothing goes before that, for a while.
+    pub(crate) after: Option<Latch>,
 }
 
 /// Where the driver and the pipeline leave things for each other.
@@ -65,6 +67,8 @@ struct State {
     dead_letter: Option<Route>,
     /// No more rings will come: end when all are closed and empty.
     finishing: bool,
+    /// They are, and it ends.
+    ending: bool,
     /// End now, and leave the rest.
     stopping: Option<Fate>,
     /// Nobody waits any more for what it leaves.
@@ -133,6 +137,16 @@ impl RunningSink {
         self.desk.bell.ring();
     }
 
+    /// More rings may be attached after all, if it does not end already.
+    pub(crate) fn go_on(&self) {
+        self.desk.lock().finishing = false;
+    }
+
+    /// Whether it takes nothing more: it has ended, or is about to.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.is_set() || self.desk.lock().ending
+    }
+
     /// Ends the driver after the try that is going on, and gives what it leaves: nothing if it does not end within
     /// `limit`. It then ends what it has by itself, whenever it lets go.
     pub(crate) fn stop(&self, fate: Fate, limit: Duration, clock: &Clock) -> Option<Remains> {
@@ -179,6 +193,13 @@ impl Desk {
 
     fn is_stopping(&self) -> bool {
         self.lock().stopping.is_some()
+    }
+
+    /// All rings are closed and empty. Whether it ends by that: nobody has attached another meanwhile.
+    fn end(&self) -> bool {
+        let mut state = self.lock();
+        state.ending = state.finishing && state.attached.is_empty();
+        state.ending
     }
 
     async fn stopping(&self) {
@@ -248,6 +269,13 @@ impl Driver {
     async fn run_async(mut self, mut sink: Box<dyn AsyncSink>) {
         let (desk, bell) = (self.desk.clone(), self.desk.bell.clone());
         self.inlet.set_waker(&bell.waker());
+        if let Some(before) = self.orders.after.take() {
+            tokio::select! {
+                () = before.wait() => {}
+                () = tokio::time::sleep(FOLLOWS_AFTER) => {}
+                () = desk.stopping() => {}
+            }
+        }
         loop {
             match self.step() {
                 Step::Deliver(batch) => {
@@ -336,7 +364,7 @@ impl Driver {
                     self.orders.stats.events_in.add(batch.len() as u64);
                     return self.take_in_hand(batch);
                 }
-                Fed::End if finishing => return Step::End,
+                Fed::End if finishing && self.desk.end() => return Step::End,
                 _ if !self.inlet.wait() => return Step::Wait,
                 _ => {}
             }

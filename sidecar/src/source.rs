@@ -139,6 +139,11 @@ impl RunningSource {
         self.stop.send_replace(true);
     }
 
+    /// Whether it was asked to end.
+    pub(crate) fn is_stopped(&self) -> bool {
+        *self.stop.borrow()
+    }
+
     /// Everything else has ended: it waits no longer than a moment for states of other processes.
     pub(crate) fn finish(&self) {
         self.estate.lock().is_last = true;

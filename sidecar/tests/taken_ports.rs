@@ -10,9 +10,11 @@ use std::{
 };
 
 use serde_json::{Value as Json, json};
-use sidestream_plan::Plan;
-use sidestream_sidecar::{AssembleError, Pipeline, ReloadError};
+use sidestream_plan::{Plan, Run, Stage};
+use sidestream_sidecar::{AssembleError, Fleet, Pipeline, ReloadError, Sidecar, observe::Observed};
 use world::{custom, generator, plan, seen, sidecar, start};
+
+const GRACE: Duration = Duration::from_secs(5);
 
 fn http(listen: &str, path: &str) -> Json {
     json!({"source": {"http": {"listen": listen, "path": path}}})
@@ -99,4 +101,61 @@ fn a_port_passes_from_a_source_to_the_one_that_replaces_it() {
         assert_eq!(post(&address, "/old"), "404");
     }
     assert!(pipeline.drain(Duration::from_secs(5)).is_complete());
+}
+
+/// A pipeline that takes what is posted to `path` at `listen`, and lets it go.
+fn takes(name: &str, listen: &str, path: &str) -> Plan {
+    let gone = json!({"sink": {"blackhole": {}}});
+    Plan {
+        pipeline: format!("test/{name}"),
+        ..plan(&[("hook", &[], http(listen, path)), ("gone", &[0], gone)], &[&[0, 1]])
+    }
+}
+
+/// A free port each for as many pipelines, `a` first.
+fn fleet<const N: usize>(sidecar: &Sidecar, names: [&str; N]) -> (Fleet, [String; N]) {
+    let mut fleet = Fleet::new(sidecar.world(), &Observed::new(sidecar.world()));
+    let listeners = names.map(|_| taken());
+    let addresses = listeners.each_ref().map(|(_, address)| address.clone());
+    drop(listeners);
+    for (name, address) in names.iter().zip(&addresses) {
+        fleet.start(takes(name, address, &format!("/{name}"))).expect("a free port");
+    }
+    (fleet, addresses)
+}
+
+#[test]
+fn pipelines_take_what_others_of_the_process_give_up_in_a_chain_and_in_a_circle() {
+    let sidecar = sidecar();
+    let (mut fleet, [one, two, three]) = fleet(&sidecar, ["a", "b", "c"]);
+    // In whatever order they are told: `a` wants what `b` has, which moves to a port that is free.
+    let (listener, free) = taken();
+    drop(listener);
+    let plans = vec![takes("a", &two, "/a"), takes("b", &free, "/b"), takes("c", &three, "/c")];
+    let outcomes = fleet.change_to(plans, GRACE);
+    assert!(outcomes.values().all(Result::is_ok), "{outcomes:?}");
+    assert_eq!((post(&two, "/a"), post(&free, "/b")), ("202".into(), "202".into()));
+    // All around.
+    let plans = vec![takes("a", &free, "/a"), takes("b", &three, "/b"), takes("c", &two, "/c")];
+    let outcomes = fleet.change_to(plans, GRACE);
+    assert!(outcomes.values().all(Result::is_ok), "{outcomes:?}");
+    assert_eq!([post(&free, "/a"), post(&three, "/b"), post(&two, "/c")], ["202", "202", "202"]);
+    assert!(TcpStream::connect(one).is_err(), "nobody wants it any more");
+    assert!(fleet.drain(GRACE));
+}
+
+#[test]
+fn where_one_of_a_circle_is_refused_all_stay_as_they_were() {
+    let sidecar = sidecar();
+    let (mut fleet, [one, two]) = fleet(&sidecar, ["a", "b"]);
+    let (_listener, taken) = taken();
+    let mut refused = takes("b", &one, "/b");
+    let other = takes("b", &taken, "/other").stages.remove(0);
+    refused.stages.push(Stage { name: "other".into(), ..other });
+    refused.runs = vec![Run { stages: vec![0, 1] }, Run { stages: vec![2] }];
+    let outcomes = fleet.change_to(vec![takes("a", &two, "/a"), refused], GRACE);
+    assert!(outcomes["test/b"].as_ref().is_err_and(|error| error.contains(&taken)), "{outcomes:?}");
+    assert!(outcomes["test/a"].as_ref().is_err_and(|error| error.contains("old plan")), "{outcomes:?}");
+    assert_eq!((post(&one, "/a"), post(&two, "/b")), ("202".into(), "202".into()));
+    assert!(fleet.drain(GRACE));
 }

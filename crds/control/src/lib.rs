@@ -9,7 +9,7 @@
 //!    |-- Hello: pod, version, stage kinds ------------------------->|
 //!    |<------------------ Plans: all that this sidecar runs --------|   again whenever they change
 //!    |<------------------ Anchors: the roots to trust --------------|   again whenever they change
-//!    |-- Applied, Ready, Anchored, Drained ------------------------>|
+//!    |-- Applied, Leaving, Ready, Anchored, Halting, Drained ------>|
 //! ```
 //!
 //! The messages are `proto/control.proto`, where each field says what it means. What a plan says is the business of
@@ -28,8 +28,8 @@ mod v1 {
 use std::fmt;
 
 pub use v1::{
-    Anchored, Anchors, Applied, CertifyRequest, CertifyResponse, Counts, Drained, Elsewhere, Hello, Plan,
-    Plans, Ready, SidecarOrders, SidecarReport,
+    Anchored, Anchors, Applied, CertifyRequest, CertifyResponse, Counts, Drained, Elsewhere, Halting, Hello,
+    Leaving, Plan, Plans, Ready, SidecarOrders, SidecarReport, Suspend,
     certify_client::CertifyClient,
     certify_server::{Certify, CertifyServer},
     sidecar_orders::Orders,
@@ -51,15 +51,21 @@ impl Plan {
         plan: &sidestream_plan::Plan,
         hash: impl Into<String>,
         sidecar: impl Into<String>,
-        suspend: bool,
+        suspend: Suspend,
     ) -> Self {
         Self {
             pipeline: plan.pipeline.clone(),
             hash: hash.into(),
             body: serde_json::to_vec(plan).unwrap_or_default(),
             sidecar: sidecar.into(),
-            suspend,
+            suspend: suspend.into(),
+            closed: Vec::new(),
         }
+    }
+
+    /// What of it stands still. What only a newer program knows is taken for everything.
+    pub fn stance(&self) -> Suspend {
+        Suspend::try_from(self.suspend).unwrap_or(Suspend::Stop)
     }
 
     /// The plan inside, if this program is new enough to understand it.

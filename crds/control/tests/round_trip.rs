@@ -3,9 +3,10 @@
 use std::pin::Pin;
 
 use hyper_util::rt::TokioIo;
+use prost::Message;
 use sidestream_control::{
-    Anchors, Applied, Hello, Orders, Plan, Plans, Report, SidecarOrders, SidecarReport, Sync, SyncClient,
-    SyncServer,
+    Anchors, Applied, Hello, Orders, Plan, Plans, Report, SidecarOrders, SidecarReport, Suspend, Sync,
+    SyncClient, SyncServer,
 };
 use sidestream_plan::{
     Input, Kind, Latency, OnError, PLAN_VERSION, Priority, Run, Sink, Source, Stage,
@@ -53,7 +54,8 @@ impl Sync for Operator {
         let orders = reports.into_inner().map(|report| match report?.report {
             Some(Report::Hello(hello)) => {
                 assert_eq!(hello.kinds, ["source/generator"]);
-                Ok(Orders::Plans(Plans { plans: vec![Plan::wrap(&plan(), "h1", "main", false)] }).into())
+                Ok(Orders::Plans(Plans { plans: vec![Plan::wrap(&plan(), "h1", "main", Suspend::Run)] })
+                    .into())
             }
             Some(Report::Applied(applied)) => {
                 Ok(Orders::Anchors(Anchors { generation: 7, der: vec![applied.hash.into()], issuer: 1 })
@@ -101,10 +103,36 @@ async fn a_plan_goes_down_and_its_acknowledgement_comes_back_up() {
 
 #[test]
 fn a_plan_of_a_later_version_is_refused_with_a_report() {
-    let mut wrapped = Plan::wrap(&sidestream_plan::Plan { version: 99, ..plan() }, "h", "main", false);
+    let mut wrapped = Plan::wrap(&sidestream_plan::Plan { version: 99, ..plan() }, "h", "main", Suspend::Run);
     let refusal = wrapped.unwrap().unwrap_err().to_string();
     assert!(refusal.contains("of version 99") && refusal.contains("upgrade the sidecar"), "{refusal}");
     wrapped.body = br#"{"version": 1, "kinds": ["process/teleport"], "stages": 3}"#.to_vec();
     let refusal = wrapped.unwrap().unwrap_err().to_string();
     assert!(refusal.contains("process/teleport"), "{refusal}");
+}
+
+/// A plan as programs of 0.1.0 and before read and wrote it.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Before {
+    #[prost(string, tag = "1")]
+    pipeline: String,
+    #[prost(bool, tag = "5")]
+    suspend: bool,
+}
+
+#[test]
+fn what_stands_still_is_understood_across_one_version() {
+    let read = |suspend| {
+        let mut plan = Plan::wrap(&plan(), "h", "main", suspend);
+        plan.closed = vec!["a->b".into()];
+        Before::decode(plan.encode_to_vec().as_slice()).unwrap().suspend
+    };
+    // An older sidecar that is told to stop its sources stops everything: what it knows of standing still.
+    assert_eq!([Suspend::Run, Suspend::Stop, Suspend::StopSources].map(read), [false, true, true]);
+    let of_before = |suspend| {
+        let before = Before { pipeline: "shop/hello".into(), suspend };
+        Plan::decode(before.encode_to_vec().as_slice()).unwrap().stance()
+    };
+    assert_eq!([false, true].map(of_before), [Suspend::Run, Suspend::Stop]);
+    assert_eq!(Plan { suspend: 9, ..Plan::default() }.stance(), Suspend::Stop);
 }

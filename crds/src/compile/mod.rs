@@ -22,6 +22,7 @@ mod flow;
 mod fuse;
 mod hosts;
 mod keyed;
+mod leaving;
 mod mend;
 pub mod names;
 mod placement;
@@ -30,6 +31,7 @@ mod settings;
 mod shape;
 mod wiring;
 
+pub use leaving::with_leaving;
 use mend::Doubts;
 use serde::{Deserialize, Serialize};
 use sidestream_plan::{Input, Kind, Latency, PLAN_VERSION, Plan, Stage};

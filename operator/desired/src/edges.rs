@@ -8,12 +8,12 @@ use sidestream_plan::{
 
 /// Whether an edge leads into `plan`.
 pub fn receives(plan: &Plan) -> bool {
-    arriving(plan).next().is_some()
+    edges_in(plan).next().is_some()
 }
 
 /// Whether an edge leads from `sender` to `receiver`.
 pub fn sends(sender: &SidecarPlan, receiver: &SidecarPlan) -> bool {
-    arriving(&receiver.plan).any(|edge| leaving(&sender.plan).any(|other| other == edge))
+    edges_in(&receiver.plan).any(|edge| edges_out(&sender.plan).any(|other| other == edge))
 }
 
 /// Whether pods of `receiver` each own a share of the keys of what some of `all` send to it.
@@ -32,17 +32,17 @@ fn into<'a>(receiver: &'a SidecarPlan, all: &'a [SidecarPlan]) -> impl Iterator<
         Kind::Sink(Sink::Edge(sink)) => Some(sink),
         _ => None,
     });
-    sinks.filter(|sink| arriving(&receiver.plan).any(|edge| edge == sink.edge))
+    sinks.filter(|sink| edges_in(&receiver.plan).any(|edge| edge == sink.edge))
 }
 
 /// The names of the edges that lead into `plan`.
-fn arriving(plan: &Plan) -> impl Iterator<Item = &str> {
+pub fn edges_in(plan: &Plan) -> impl Iterator<Item = &str> {
     let arrives = |kind: &Kind| matches!(kind, Kind::Source(Source::Edge(_)));
     plan.stages.iter().filter(move |stage| arrives(&stage.kind)).map(|stage| stage.name.as_str())
 }
 
 /// The names of the edges that lead out of `plan`.
-fn leaving(plan: &Plan) -> impl Iterator<Item = &str> {
+pub fn edges_out(plan: &Plan) -> impl Iterator<Item = &str> {
     let leaves = |kind: &Kind| matches!(kind, Kind::Sink(Sink::Edge(_)));
     plan.stages.iter().filter(move |stage| leaves(&stage.kind)).map(|stage| stage.name.as_str())
 }

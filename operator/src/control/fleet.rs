@@ -17,15 +17,23 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use sidestream_control::{Counts, Plan, Ready, Report};
+use sidestream_control::{Counts, Halting, Leaving, Plan, Ready, Report, Suspend};
 use tokio::sync::watch;
 
 use crate::stirred::Stirred;
+
+mod farewell;
+
+use farewell::Farewell;
 
 /// Pipelines that one sidecar may speak of.
 const PIPELINES_SAID_MAX: usize = 256;
 /// The longest `namespace/name`, in bytes.
 const NAME_BYTES_MAX: usize = 63 + 1 + 253;
+/// Open edges that one sidecar may name of one pipeline: it has no more than this many stages to send from and to.
+const EDGES_SAID_MAX: usize = 64 * 16;
+/// The longest name of an edge, in bytes: of two stages or sidecars, and what is between them.
+const EDGE_BYTES_MAX: usize = 2 * 63 + 16;
 /// The longest reason of a sidecar that is kept, in bytes.
 const REASON_BYTES_MAX: usize = 2048;
 
@@ -58,6 +66,8 @@ struct Inner {
     plans: HashMap<Addressee, BTreeMap<String, Arc<Plan>>>,
     /// Who runs something of a pipeline.
     addressees: HashMap<String, BTreeSet<Addressee>>,
+    /// Pipelines that are gone, and that some still run.
+    gone: HashSet<String>,
     /// Who is told nothing yet for the sake of a pipeline.
     held: HashMap<String, BTreeSet<Addressee>>,
     sessions: HashMap<u64, Session>,
@@ -83,7 +93,11 @@ struct Session {
 struct Said {
     applied: Option<(String, Option<String>)>,
     ready: Option<Ready>,
+    /// The plan of which it stops one part after the other, and the edges that still go out.
+    halting: Option<(String, Vec<String>)>,
     drained: Option<(String, Counts)>,
+    /// The edges of earlier plans by which it still sends what it had.
+    leaving: Option<Vec<String>>,
 }
 
 /// What the connected sidecars of some addressees say about one plan.
@@ -103,6 +117,10 @@ pub struct Acknowledged {
     pub unready: Option<(String, String)>,
     /// What their stages name and is not there.
     pub missing: BTreeSet<String>,
+    /// The edges of earlier plans by which some still send what they had.
+    pub leaving: BTreeSet<String>,
+    /// Of each that stops one part after the other: the edges that may still bring something to others.
+    pub open: Vec<Vec<String>>,
     /// How many have drained, with nothing in flight.
     pub drained: usize,
     /// The ledgers of those that have drained, added up.
@@ -114,7 +132,7 @@ pub struct Acknowledged {
 pub struct Told {
     /// One of them has been told something.
     pub is_anything: bool,
-    /// One of them has been told to stop.
+    /// One of them has been told to stop all of it.
     pub is_to_stop: bool,
 }
 
@@ -140,6 +158,9 @@ impl Fleet {
         };
         let addressees: BTreeSet<Addressee> = plans.iter().map(|(addressee, _)| addressee.clone()).collect();
         let before = inner.addressees.insert(pipeline.to_owned(), addressees.clone()).unwrap_or_default();
+        if inner.gone.remove(pipeline) {
+            inner.unsay(&before, pipeline);
+        }
         let mut concerned: BTreeSet<Addressee> = before.difference(&addressees).cloned().collect();
         for addressee in &concerned {
             inner.withdraw(addressee, pipeline);
@@ -166,34 +187,54 @@ impl Fleet {
         let plans = addressees.iter().filter_map(|addressee| inner.plans.get(addressee)?.get(pipeline));
         plans.fold(Told::default(), |told, plan| Told {
             is_anything: true,
-            is_to_stop: told.is_to_stop || plan.suspend && plan.sidecar == sidecar && plan.hash == hash,
+            is_to_stop: told.is_to_stop
+                || plan.stance() == Suspend::Stop && plan.sidecar == sidecar && plan.hash == hash,
         })
     }
 
-    /// `pipeline` is gone. Pods of the user's are told to stop it. Those that were made for it go with it, the receivers
-    /// last: each runs it until its pod ends, or what is on its way to them would be lost. So their plan is forgotten only
-    /// when it is withdrawn once more after the last of them has gone, and nothing `remains` to make another.
-    pub fn withdraw(&self, pipeline: &str, remains: impl Fn(&Account) -> bool) {
+    /// `pipeline` is gone. Those that were made for it go with it: each runs it until its pod ends, so that nothing on its way
+    /// to them is lost, and their plan is forgotten when the last of them has gone and nothing `remains` to make another. Pods
+    /// of the user's are told to stop it along its edges, and when `is_over`, at once. True while some are still waited for:
+    /// then it is to be withdrawn once more whenever one of them says something.
+    pub fn withdraw(&self, pipeline: &str, remains: impl Fn(&Account) -> bool, is_over: bool) -> bool {
         let mut inner = self.lock();
         inner.settle(pipeline);
         let held = inner.held.remove(pipeline).unwrap_or_default();
         inner.wake(&held);
-        let addressees = inner.addressees.remove(pipeline).unwrap_or_default();
-        let stays = |own: &Addressee| {
-            own.pod.is_none() && (inner.by_account.contains_key(&own.account) || remains(&own.account))
-        };
-        let (staying, gone): (BTreeSet<_>, BTreeSet<_>) = addressees.into_iter().partition(stays);
-        for addressee in &gone {
-            inner.withdraw(addressee, pipeline);
+        let farewells = inner.farewells(pipeline, remains);
+        let is_first = inner.gone.insert(pipeline.to_owned());
+        let (mut staying, mut concerned) = (BTreeSet::new(), BTreeSet::new());
+        for (own, farewell) in farewells {
+            match farewell {
+                Farewell::Stays => drop(staying.insert(own)),
+                Farewell::Told(plan) if !is_over => {
+                    let plans = inner.plans.entry(own.clone()).or_default();
+                    if plans.get(pipeline).is_none_or(|before| **before != plan) {
+                        plans.insert(pipeline.to_owned(), Arc::new(plan));
+                        concerned.insert(own.clone());
+                    }
+                    staying.insert(own);
+                }
+                Farewell::Told(_) | Farewell::Gone => {
+                    inner.withdraw(&own, pipeline);
+                    concerned.insert(own);
+                }
+            }
         }
-        // What they have said is none of another pipeline's of this name.
-        for id in staying.iter().flat_map(|own| inner.ids_of(own)).collect::<Vec<_>>() {
-            inner.sessions.get_mut(&id).map(|session| session.said.remove(pipeline));
+        if is_first {
+            // What they have said is none of another pipeline's of this name.
+            inner.unsay(&staying, pipeline);
         }
-        if !staying.is_empty() {
-            inner.addressees.insert(pipeline.to_owned(), staying);
+        let waits = staying.iter().any(|own| own.pod.is_some());
+        match staying.is_empty() {
+            true => {
+                inner.addressees.remove(pipeline);
+                inner.gone.remove(pipeline);
+            }
+            false => drop(inner.addressees.insert(pipeline.to_owned(), staying)),
         }
-        inner.wake(&gone);
+        inner.wake(&concerned);
+        waits
     }
 
     /// These are all the pipelines there are: once each has been published or withdrawn, sidecars are told their plans.
@@ -210,7 +251,8 @@ impl Fleet {
     /// Forgets every plan: another replica leads, and its are newer.
     pub fn clear(&self) {
         let mut inner = self.lock();
-        (inner.plans, inner.addressees, inner.unsettled, inner.held) = Default::default();
+        (inner.plans, inner.addressees, inner.unsettled) = Default::default();
+        (inner.held, inner.gone) = Default::default();
         self.stirred.clear();
     }
 
@@ -245,6 +287,8 @@ impl Fleet {
                 sum.drained += usize::from(counts.in_flight == 0);
                 add(&mut sum.counts, counts);
             }
+            sum.leaving.extend(said.leaving.iter().flatten().cloned());
+            sum.open.extend(said.halting.iter().filter(|(of, _)| of == hash).map(|(_, open)| open.clone()));
             match &said.applied {
                 Some((applied, None)) if applied == hash => sum.applied += 1,
                 Some((applied, Some(error))) if applied == hash => {
@@ -284,6 +328,11 @@ impl Fleet {
         let inner = self.lock();
         let single = inner.plans.keys().filter_map(|told| Some((told.account.clone(), told.pod.clone()?)));
         single.collect()
+    }
+
+    /// Has the controller look at a pipeline.
+    pub fn stir(&self, pipeline: &str) {
+        self.stirred.add([pipeline.to_owned()]);
     }
 
     /// The pipelines of which something has been said since the last call; waits until there are some.
@@ -341,6 +390,18 @@ impl Connected {
                 ready.missing.truncate(PIPELINES_SAID_MAX);
                 (ready.pipeline.clone(), Said { ready: Some(ready), ..Said::default() })
             }
+            // None of it counts where it is not known whole.
+            Report::Halting(Halting { open: edges, .. }) | Report::Leaving(Leaving { edges, .. })
+                if edges.len() > EDGES_SAID_MAX || edges.iter().any(|edge| edge.len() > EDGE_BYTES_MAX) =>
+            {
+                return;
+            }
+            Report::Halting(Halting { pipeline, hash, open }) => {
+                (pipeline, Said { halting: Some((hash, open)), ..Said::default() })
+            }
+            Report::Leaving(Leaving { pipeline, edges }) => {
+                (pipeline, Said { leaving: Some(edges), ..Said::default() })
+            }
             Report::Drained(drained) => (
                 drained.pipeline.clone(),
                 Said { drained: Some((drained.hash, drained.counts.unwrap_or_default())), ..Said::default() },
@@ -353,13 +414,15 @@ impl Connected {
         }
         {
             let known = session.said.entry(pipeline.clone()).or_default();
-            // What runs has not drained, and what has drained does not run.
+            // What runs has not drained, nor begun to, and what has does not run.
             match said {
-                Said { applied: Some(applied), .. } => (known.applied, known.drained) = (Some(applied), None),
-                Said { drained: Some(drained), .. } => {
-                    *known = Said { drained: Some(drained), ..Said::default() }
+                Said { applied: Some(applied), .. } => {
+                    let (ready, leaving) = (known.ready.take(), known.leaving.take());
+                    *known = Said { applied: Some(applied), ready, leaving, ..Said::default() };
                 }
-                Said { ready, .. } => known.ready = ready,
+                Said { leaving: Some(leaving), .. } => known.leaving = Some(leaving),
+                Said { ready: Some(ready), .. } => known.ready = Some(ready),
+                halted_or_drained => *known = halted_or_drained,
             }
         }
         drop(inner);
@@ -401,7 +464,12 @@ impl Inner {
                 self.plans.remove(addressee);
             }
         }
-        for id in self.ids_of(addressee) {
+        self.unsay([addressee], pipeline);
+    }
+
+    /// Forgets what these have said of `pipeline`.
+    fn unsay<'a>(&mut self, addressees: impl IntoIterator<Item = &'a Addressee>, pipeline: &str) {
+        for id in addressees.into_iter().flat_map(|own| self.ids_of(own)).collect::<Vec<_>>() {
             self.sessions.get_mut(&id).map(|session| session.said.remove(pipeline));
         }
     }

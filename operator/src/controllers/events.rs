@@ -13,8 +13,16 @@ use crate::status::said;
 /// The longest note the API server takes, in bytes.
 const NOTE_BYTES_MAX: usize = 1000;
 /// What passes by itself is no event.
-const PASSING: [&str; 7] =
-    ["Creating", "PodsNotReady", "NotConnected", "NoPods", "PlanPending", "StagesNotReady", "NotAccepted"];
+const PASSING: [&str; 8] = [
+    "Creating",
+    "PodsNotReady",
+    "NotConnected",
+    "NoPods",
+    "PlanPending",
+    "StagesNotReady",
+    "EdgesLeaving",
+    "NotAccepted",
+];
 
 /// Tells of the conditions whose reasons are new in `new`. Failing to tell keeps nobody from going on.
 pub(super) async fn tell(

@@ -129,6 +129,8 @@ impl Leader {
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
             backoff: Backoff::default(),
+            going: Default::default(),
+            holds: Default::default(),
         });
         let (pipelines, writer) = reflector::store::<Guarded>();
         let changes = watcher(Api::<Guarded>::all(self.client.clone()), watcher::Config::default())

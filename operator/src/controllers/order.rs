@@ -21,6 +21,18 @@ pub(super) fn before<'a>(
     all.iter().filter(is_before)
 }
 
+/// Those of `all` that may have sent to `sidecar` by edges of an earlier plan, and take the new one before it.
+pub(super) fn before_it_by_any_plan<'a>(
+    sidecar: &'a SidecarPlan,
+    all: &'a [SidecarPlan],
+) -> impl Iterator<Item = &'a SidecarPlan> {
+    let is_before = move |other: &&SidecarPlan| {
+        let is_behind = leads(sidecar, other, all);
+        other.name != sidecar.name && (!is_behind || has_sources(other) && !has_sources(sidecar))
+    };
+    all.iter().filter(is_before)
+}
+
 /// Whether a sidecar has sources that are no edges.
 pub(super) fn has_sources(sidecar: &SidecarPlan) -> bool {
     let is_own = |source: &Source| !matches!(source, Source::Edge(_));

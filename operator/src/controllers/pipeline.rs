@@ -10,8 +10,8 @@
 //! by what it did before.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use k8s_openapi::api::apps::v1::ControllerRevision;
@@ -22,7 +22,6 @@ use kube::{
     runtime::events::Recorder,
 };
 use serde_json::json;
-use sidestream_control::Plan;
 use sidestream_crds::{Diagnostic, Pipeline, PipelineStatus, SidecarPlan, compile, compile_resource, names};
 use sidestream_desired::{
     FIELD_MANAGER, Facts, REVISIONS_KEPT, anchors, hash, objects, plan_hash, read_revision, revision,
@@ -32,24 +31,30 @@ use sidestream_host::{Clock, Moment};
 use sidestream_plan::stage;
 use tokio::sync::watch;
 
+mod told;
+
 use super::{
     ReconcileError,
     backoff::Backoff,
-    events, order,
-    owners::{WORKLOADS, are_there, awaits_owners, has_owners, has_taken},
+    events,
+    owners::{WORKLOADS, are_there, has_taken},
 };
 use crate::{
     apply::{Applier, ApplyError, key_of},
-    control::{Account, Addressee, Fleet, Told},
+    control::{Account, Addressee, Fleet},
     metrics::Metrics,
     observed::{Key, Observed},
-    status::{Crew, Known, Part, Running, has_drained, is_heard, status, was_drained},
+    status::{Crew, Known, Part, Running, status},
     trust::Roots,
     user_pods::{Hosting, UserPods},
 };
 
 /// How long after this replica began to lead a sidecar may not have connected to it yet.
 pub(super) const EARLY: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// How long sidecars in pods of the user's have to stop a pipeline that is gone along its edges: as long as a pod has to end,
+/// and as long again.
+const FAREWELL_MAX: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// What a look needs.
 pub struct Context {
@@ -77,15 +82,34 @@ pub struct Context {
     pub metrics: Metrics,
     /// How long to leave what fails alone.
     pub backoff: Backoff,
+    /// Sidecars that go on with the plan they have for the sake of their senders: until when.
+    pub holds: Mutex<HashMap<(String, Addressee), Moment>>,
+    /// The pipelines that are gone and still run in pods of the user's: until when.
+    pub going: Mutex<HashMap<String, Moment>>,
 }
 
 impl Context {
-    /// The Pipeline of this name is gone, or going.
+    /// The Pipeline of this name is gone, or going. Those that run it in pods of the user's have a while to stop in order.
     pub(super) fn withdraw(&self, name: &str) {
         let has_pods = |(_, account): &Account| {
             WORKLOADS.into_iter().any(|kind| self.observed.get(name, &(kind, account.clone())).is_some())
         };
-        self.fleet.withdraw(name, has_pods);
+        lock(&self.holds).retain(|(pipeline, _), _| pipeline != name);
+        let now = self.clock.now();
+        let (until, is_first) = {
+            let mut going = lock(&self.going);
+            let is_first = !going.contains_key(name);
+            (*going.entry(name.to_owned()).or_insert(now + FAREWELL_MAX), is_first)
+        };
+        if !self.fleet.withdraw(name, has_pods, now >= until) {
+            lock(&self.going).remove(name);
+        } else if is_first {
+            let (fleet, name) = (self.fleet.clone(), name.to_owned());
+            tokio::spawn(async move {
+                tokio::time::sleep(FAREWELL_MAX).await;
+                fleet.stir(&name);
+            });
+        }
     }
 }
 
@@ -102,6 +126,7 @@ pub async fn reconcile(
         context.withdraw(&name);
         return Ok(true);
     }
+    lock(&context.going).remove(&name);
     let (resource, sidecars, errors) = match &pipeline.0 {
         Ok(resource) => {
             let (compiled, found) = compile_resource(resource);
@@ -114,16 +139,20 @@ pub async fn reconcile(
 
     let running = if errors.is_empty() { Some(sidecars) } else { look.last_good().await? };
     let team = running.map(|sidecars| look.team(sidecars));
-    let applied = match &team {
+    let (conflict, parts) = match &team {
         Some(team) => look.apply(team).await?,
         None => {
             look.context.fleet.publish(&look.name, vec![]);
-            None
+            (None, Vec::new())
         }
     };
-    let is_settled = applied.is_none();
-    look.say(&errors, team.as_ref(), applied).await?;
+    let is_settled = conflict.is_none();
+    look.say(&errors, team.as_ref().map(|team| (team, parts)), conflict).await?;
     Ok(is_settled)
+}
+
+fn lock<T>(own: &Mutex<T>) -> MutexGuard<'_, T> {
+    own.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// `namespace/name`.
@@ -212,8 +241,9 @@ impl Look<'_> {
         Team { told: with_accounts(&sidecars, &accounts), sidecars, hosting }
     }
 
-    /// Makes the cluster run the sidecars, and tells them their plans. Gives back an object that is somebody else's.
-    async fn apply(&self, team: &Team) -> Result<Option<ApplyError>, ReconcileError> {
+    /// Makes the cluster run the sidecars, and tells them their plans. Gives back an object that is somebody else's, and how
+    /// the sidecars are.
+    async fn apply<'t>(&self, team: &'t Team) -> Result<(Option<ApplyError>, Vec<Part<'t>>), ReconcileError> {
         let Context { applier, fleet, facts, roots, .. } = self.context;
         let sidecars = &team.sidecars;
         let namespace = self.resource.namespace().unwrap_or_default();
@@ -249,35 +279,17 @@ impl Look<'_> {
             }
         }
         // What runs goes on, whatever the API server refuses now.
-        let (mut plans, mut held) = (Vec::new(), BTreeSet::new());
-        for sidecar in &team.told {
-            let addressees = self.addressees(sidecar, &team.hosting);
-            match self.is_to_stop(sidecar, team) {
-                Some(is_to_stop) => {
-                    let new = Arc::new(self.plan(sidecar, is_to_stop));
-                    let waits = !is_to_stop && self.waits(sidecar, team);
-                    for own in addressees {
-                        let old = fleet.plan(&own, &self.name).filter(|_| !is_to_stop);
-                        if waits || !is_to_stop && self.awaits_owners(sidecar, old.as_deref()) {
-                            plans.push((own, old.unwrap_or_else(|| new.clone())));
-                        } else {
-                            plans.push((own, new.clone()));
-                        }
-                    }
-                }
-                None => held.extend(addressees),
-            }
-        }
+        let parts: Vec<Part<'_>> = team.told.iter().map(|sidecar| self.part(sidecar, team)).collect();
+        let (plans, held) = self.plans(team, &parts);
         fleet.publish_and_hold(&self.name, plans, held);
         if let Some(failure) = failure {
             return Err(failure.into());
         }
-        let parts: Vec<Part<'_>> = team.told.iter().map(|sidecar| self.part(sidecar, team)).collect();
         kept.extend(parts.iter().filter_map(|part| self.replaced(part, team, &parts)));
         if conflict.is_none() {
             applier.sweep(&self.name, &namespace, &self.resource.uid().unwrap_or_default(), &kept).await?;
         }
-        Ok(conflict)
+        Ok((conflict, parts))
     }
 
     /// Whom the plan of a sidecar is for: the pods of the account that was made for it, or the user's pods that host it.
@@ -317,56 +329,6 @@ impl Look<'_> {
         Ok(before.chain([key_of(&desired)]).collect())
     }
 
-    fn plan(&self, sidecar: &SidecarPlan, is_to_stop: bool) -> Plan {
-        Plan::wrap(&sidecar.plan, plan_hash(&sidecar.plan), &sidecar.name, is_to_stop)
-    }
-
-    /// Whether a sidecar of a suspended pipeline is to stop: what only receives goes on until those that send to it have
-    /// drained, or what they have in flight would have nowhere to go. Once it has been told to, nothing starts it again
-    /// before the pipeline goes on: nothing can be on its way to it, whoever is not connected at the moment.
-    ///
-    /// None where that is not known yet: a new leader has not heard of those that send to it, which may have drained long
-    /// ago.
-    fn is_to_stop(&self, sidecar: &SidecarPlan, team: &Team) -> Option<bool> {
-        if !self.is_suspended() {
-            return Some(false);
-        }
-        let generation = self.resource.metadata.generation;
-        let told = self.told(sidecar, team);
-        if order::has_sources(sidecar)
-            || told.is_to_stop
-            || was_drained(self.resource.status.as_ref(), generation, &hash(&team.sidecars))
-        {
-            return Some(true);
-        }
-        let senders = || {
-            let all = team.told.iter().filter(|other| sends(other, sidecar));
-            all.map(|sender| self.part(sender, team))
-        };
-        if senders().all(|sender| has_drained(&sender)) {
-            return Some(true);
-        }
-        let is_known = told.is_anything || !self.is_early() || senders().all(|sender| is_heard(&sender));
-        is_known.then_some(false)
-    }
-
-    /// Whether a sidecar goes on with the plan it has: one that sends to it has not taken the new one yet.
-    fn waits(&self, sidecar: &SidecarPlan, team: &Team) -> bool {
-        order::before(sidecar, &team.told).any(|sender| {
-            let said = self.part(sender, team).said;
-            said.connected > said.applied && said.refused.is_none()
-        })
-    }
-
-    /// Whether a sidecar goes on with `old`, the plan it has: some who are to own what it sends are not there yet.
-    fn awaits_owners(&self, sidecar: &SidecarPlan, old: Option<&Plan>) -> bool {
-        let old = old.filter(|_| has_owners(&sidecar.plan)).and_then(|old| old.unwrap().ok());
-        let Some(old) = old else { return false };
-        awaits_owners(&sidecar.plan, &old, |receiver| {
-            Some(self.context.observed.get(&self.name, &("StatefulSet", receiver.name.clone()))?.pods)
-        })
-    }
-
     /// The workload that a sidecar had before it had one of another kind: it stays until those that come after it are there,
     /// and all that send to them know it.
     fn replaced(&self, part: &Part<'_>, team: &Team, parts: &[Part<'_>]) -> Option<Key> {
@@ -379,12 +341,6 @@ impl Look<'_> {
         let mut senders = parts.iter().filter(|part| sends(part.sidecar, sidecar));
         let is_replaced = pods.is_some_and(are_there) && senders.all(has_taken);
         (seen.owner == self.resource.uid() && !is_replaced).then_some(key)
-    }
-
-    /// What a sidecar has been told by this leader.
-    fn told(&self, sidecar: &SidecarPlan, team: &Team) -> Told {
-        let addressees = self.addressees(sidecar, &team.hosting);
-        self.context.fleet.told(&addressees, &self.name, &sidecar.name, &plan_hash(&sidecar.plan))
     }
 
     /// Whether the sidecars may not have had the time to connect to this replica yet.
@@ -407,16 +363,13 @@ impl Look<'_> {
     async fn say(
         &self,
         errors: &[Diagnostic],
-        team: Option<&Team>,
+        running: Option<(&Team, Vec<Part<'_>>)>,
         conflict: Option<ApplyError>,
     ) -> Result<(), ReconcileError> {
         let clock = &self.context.clock;
-        let hash = team.map(|team| hash(&team.sidecars)).unwrap_or_default();
-        let running = team.map(|team| Running {
-            hash: &hash,
-            is_suspended: self.is_suspended(),
-            sidecars: team.told.iter().map(|sidecar| self.part(sidecar, team)).collect(),
-        });
+        let hash = running.as_ref().map(|(team, _)| hash(&team.sidecars)).unwrap_or_default();
+        let running =
+            running.map(|(_, sidecars)| Running { hash: &hash, is_suspended: self.is_suspended(), sidecars });
         let known = Known {
             generation: self.resource.metadata.generation,
             errors,

@@ -198,12 +198,14 @@ impl Inner {
         match *method {
             // The one kind that is listed.
             Method::GET if path.ends_with("/pipelines") => {
-                let below = format!("{path}/");
-                let items: Vec<&Value> = (self.objects.iter())
-                    .filter(|(path, _)| path.starts_with(&below))
-                    .map(|(_, object)| object)
-                    .collect();
-                ok(json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": items}))
+                let (start, end) = path.rsplit_once('/').unwrap_or_default();
+                // Of one namespace, or of all of them.
+                let is_of = |own: &str| own.starts_with(start) && own.contains(&format!("/{end}/"));
+                let items: Vec<&Value> =
+                    (self.objects.iter()).filter(|(path, _)| is_of(path)).map(|(_, object)| object).collect();
+                ok(
+                    json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": self.version.to_string()}, "items": items}),
+                )
             }
             Method::GET => {
                 self.objects.get(path).map_or_else(|| refuse(404, "NotFound"), |found| ok(found.clone()))
@@ -369,6 +371,8 @@ impl Operator {
             clock,
             metrics: Metrics::default(),
             backoff: Backoff::default(),
+            going: Default::default(),
+            holds: Default::default(),
             client,
         };
         Self { context, server: server.clone() }

@@ -1,13 +1,16 @@
 //! What this pod is to run: made so, reported, kept for the next container, and tried again where it failed.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use sidestream_control::{Applied, Counts, Drained, Plans, Ready};
+use sidestream_control::{Applied, Counts, Drained, Halting, Leaving, Plans, Ready, Suspend};
 use sidestream_plan::{Plan, SecretKey, SecretRef};
 
 use super::{Orders, PlanCache};
 use crate::{
-    Fleet, Ledger, Secrets,
+    Fleet, Ledger, News, Secrets, Wanted,
     observe::{Observed, State},
 };
 
@@ -47,7 +50,7 @@ impl Duty {
         }
     }
 
-    /// None where a pipeline that was suspended has come to its end, which is reported.
+    /// None where a pipeline that was suspended has come to its end, or nearer to it, which is reported.
     async fn next_or_left(&mut self) -> Option<Plans> {
         let again = async {
             match &self.unfinished {
@@ -66,10 +69,20 @@ impl Duty {
                 }
                 Some(plans)
             }
-            (pipeline, drained) = self.fleet.left() => {
-                self.orders.report(|standing| {
-                    if let Some(told) = standing.drained.get_mut(&pipeline) {
-                        told.counts = Some(counts(drained.ledger));
+            news = self.fleet.news() => {
+                self.orders.report(|standing| match news {
+                    News::Left(pipeline, drained) => {
+                        if let Some(told) = standing.drained.get_mut(&pipeline) {
+                            told.counts = Some(counts(drained.ledger));
+                        }
+                    }
+                    News::Open(pipeline, open) => {
+                        if let Some(told) = standing.halting.get_mut(&pipeline) {
+                            told.open = open;
+                        }
+                    }
+                    News::Leaving(pipeline, edges) => {
+                        standing.leaving.insert(pipeline.clone(), Leaving { pipeline, edges });
                     }
                 });
                 None
@@ -81,35 +94,52 @@ impl Duty {
     /// Makes what runs what was ordered, and reports of each pipeline what became of it. Blocks.
     pub fn obey(&mut self, plans: Plans) {
         let ordered = plans.clone();
-        let (suspended, wanted): (Vec<_>, Vec<_>) = plans.plans.into_iter().partition(|plan| plan.suspend);
+        let (suspended, wanted): (Vec<_>, Vec<_>) =
+            plans.plans.into_iter().partition(|plan| plan.stance() == Suspend::Stop);
         let drained: Vec<Drained> = suspended.into_iter().map(|plan| self.suspend(plan)).collect();
-        let (mut readable, mut hashes, mut applied): (Vec<Plan>, BTreeMap<_, _>, Vec<Applied>) =
+        let (mut readable, mut hashes, mut applied): (Vec<Wanted>, BTreeMap<_, _>, Vec<Applied>) =
             Default::default();
         for plan in wanted {
+            let halted = (plan.stance() == Suspend::StopSources).then(|| plan.closed.clone());
             match plan.unwrap() {
                 Ok(read) => {
                     hashes.insert(read.pipeline.clone(), plan.hash);
-                    readable.push(read);
+                    readable.push(Wanted { plan: read, halted });
                 }
                 Err(error) => {
                     tracing::error!("{error}");
                     // What runs of this pipeline goes on.
-                    readable.extend(self.fleet.plan(&plan.pipeline));
+                    readable.extend(self.fleet.wanted(&plan.pipeline));
                     let error = Some(error.to_string());
                     applied.push(Applied { pipeline: plan.pipeline, hash: plan.hash, error });
                 }
             }
         }
+        let running = readable.iter().filter(|own| own.halted.is_none()).map(|own| &own.plan);
         let mut missing: BTreeMap<String, Vec<String>> =
-            readable.iter().map(|plan| (plan.pipeline.clone(), self.missing(plan))).collect();
-        for (pipeline, outcome) in self.fleet.change_to(readable, self.grace) {
-            if let Some(hash) = hashes.remove(&pipeline) {
+            running.map(|plan| (plan.pipeline.clone(), self.missing(plan))).collect();
+        let halts: BTreeSet<String> =
+            readable.iter().filter(|own| own.halted.is_some()).map(|own| own.plan.pipeline.clone()).collect();
+        let mut halting: BTreeMap<String, Halting> = BTreeMap::new();
+        for (pipeline, outcome) in self.fleet.arrange(readable, self.grace) {
+            let Some(hash) = hashes.remove(&pipeline) else { continue };
+            if outcome.is_ok() && halts.contains(&pipeline) {
+                let open = self.fleet.open_edges(&pipeline);
+                halting.insert(pipeline.clone(), Halting { pipeline, hash, open });
+            } else {
                 applied.push(Applied { pipeline, hash, error: outcome.err() });
             }
         }
+        let leaving: Vec<Leaving> = applied
+            .iter()
+            .map(|own| Leaving {
+                pipeline: own.pipeline.clone(),
+                edges: self.fleet.leaving_edges(&own.pipeline),
+            })
+            .collect();
         self.unfinished = applied.iter().any(|applied| applied.error.is_some()).then_some(ordered);
         // What ran before and goes on serves; what never ran does not, and its pod is not ready for it.
-        let runs = |own: &Applied| own.error.is_none() || self.fleet.plan(&own.pipeline).is_some();
+        let runs = |own: &Applied| own.error.is_none() || self.fleet.wanted(&own.pipeline).is_some();
         if applied.iter().all(runs) {
             self.observed.enter(State::Ready);
         }
@@ -123,6 +153,14 @@ impl Duty {
             standing.ready = ready.collect();
             standing.applied =
                 applied.into_iter().map(|applied| (applied.pipeline.clone(), applied)).collect();
+            standing.halting = halting;
+            // Where there is nothing to say it is said only to who has heard otherwise.
+            let before = std::mem::take(&mut standing.leaving);
+            standing.leaving = leaving
+                .into_iter()
+                .filter(|own| !own.edges.is_empty() || before.contains_key(&own.pipeline))
+                .map(|own| (own.pipeline.clone(), own))
+                .collect();
             // What has drained stays drained; only its first report has the books.
             let before = std::mem::take(&mut standing.drained);
             standing.drained = drained

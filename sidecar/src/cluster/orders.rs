@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use sidestream_control::{
-    Anchored, Anchors as AnchorsOrder, Applied, Drained, Hello, MESSAGE_BYTES_MAX, Orders as Down, Plans,
-    Ready, Report, SidecarReport, SyncClient,
+    Anchored, Anchors as AnchorsOrder, Applied, Drained, Halting, Hello, Leaving, MESSAGE_BYTES_MAX,
+    Orders as Down, Plans, Ready, Report, SidecarReport, SyncClient,
 };
 use sidestream_plan::{Process, Sink, Source};
 use sidestream_trust::Anchors;
@@ -30,6 +30,10 @@ pub struct Standing {
     pub applied: BTreeMap<String, Applied>,
     /// Whether its stages work.
     pub ready: BTreeMap<String, Ready>,
+    /// The edges of earlier plans that still deliver.
+    pub leaving: BTreeMap<String, Leaving>,
+    /// Of what is suspended and still has edges that come in: the edges that still go out.
+    pub halting: BTreeMap<String, Halting>,
     /// What has stopped because it was suspended.
     pub drained: BTreeMap<String, Drained>,
     anchored: Option<Anchored>,
@@ -198,9 +202,19 @@ fn news(told: &Standing, now: &Standing) -> Vec<SidecarReport> {
     }
     let applied = changed(&told.applied, &now.applied).into_iter().map(Report::Applied);
     let ready = changed(&told.ready, &now.ready).into_iter().map(Report::Ready);
+    // Before that the plan is applied: whoever waits for both should not think that nothing is left.
+    let leaving = changed(&told.leaving, &now.leaving).into_iter().map(Report::Leaving);
+    let halting = changed(&told.halting, &now.halting).into_iter().map(Report::Halting);
     let drained = changed(&told.drained, &now.drained).into_iter().map(Report::Drained);
     let anchored = now.anchored.filter(|_| told.anchored != now.anchored).map(Report::Anchored);
-    applied.chain(ready).chain(drained).chain(anchored).map(SidecarReport::from).collect()
+    leaving
+        .chain(applied)
+        .chain(ready)
+        .chain(halting)
+        .chain(drained)
+        .chain(anchored)
+        .map(SidecarReport::from)
+        .collect()
 }
 
 /// Reports that wait for the wire; whoever reports more waits.

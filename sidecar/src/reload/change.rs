@@ -1,7 +1,7 @@
 //! What one plan keeps of another.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     time::Duration,
 };
 
@@ -9,7 +9,11 @@ use sidestream_graph::{Operator, Route, Run};
 use sidestream_plan::{Kind, Plan, Sink, Source, Stage};
 
 use super::Reloaded;
-use crate::assemble::{Assembly, is_driven_sink};
+use crate::{
+    assemble::{Assembly, is_driven_sink},
+    leaving::leaves,
+    sink::RunningSink,
+};
 
 /// Which stages stay, and which do not.
 pub(super) struct Change {
@@ -17,6 +21,8 @@ pub(super) struct Change {
     pub(super) replaced: Vec<String>,
     added: Vec<String>,
     removed: Vec<String>,
+    /// Edges out that go on with what they have until it is delivered.
+    leaving: HashSet<String>,
     /// Rings that stay, by the stages they lead from and to.
     rings: HashSet<(String, String)>,
     /// Which source comes after one that leaves: it takes what is left in its ring, and may go on where it stopped.
@@ -33,9 +39,9 @@ impl Change {
         let operators: HashSet<&str> = operators.map(|operator| &*operator.name).collect();
         let at_work = |stage: &Stage| match &stage.kind {
             // A sink that has ended takes nothing more: it is made anew.
-            Kind::Sink(_) if assembly.sinks.get(&stage.name).is_some_and(|sink| sink.ended().is_set()) => {
-                false
-            }
+            Kind::Sink(_) if assembly.sinks.get(&stage.name).is_some_and(RunningSink::has_ended) => false,
+            // A source that was told to stop brings nothing more: it is made anew.
+            Kind::Source(_) => assembly.sources.get(&stage.name).is_some_and(|source| !source.is_stopped()),
             Kind::Process(_) | Kind::Sink(Sink::Blackhole(_)) => operators.contains(&*stage.name),
             _ => true,
         };
@@ -54,6 +60,12 @@ impl Change {
             replaced: named(&new.stages, &|stage| old.stage(&stage.name).is_some() && !is_same(stage)),
             added: named(&new.stages, &|stage| old.stage(&stage.name).is_none()),
             removed: named(&old.stages, &|stage| new.stage(&stage.name).is_none()),
+            leaving: old
+                .stages
+                .iter()
+                .filter(|before| leaves(before, new.stage(&before.name).map(|(_, after)| after)))
+                .map(|before| before.name.clone())
+                .collect(),
             rings: &rings(old) & &rings(new),
         }
     }
@@ -62,14 +74,21 @@ impl Change {
         self.kept.iter().any(|own| own == stage)
     }
 
+    /// Whether an edge out goes on with what it has until it is delivered, beside the new plan.
+    pub(super) fn leaves(&self, stage: &str) -> bool {
+        self.leaving.contains(stage)
+    }
+
     /// Whether what a run has not got rid of may stay where it is.
     pub(super) fn can_leave(&self, run: &mut Run, plan: &Plan) -> bool {
         let name = |index: usize| plan.stages[index].name.clone();
         let last = run.operators.last().map(|own| own.stage).or(run.source.as_ref().map(|own| own.stage));
         let stays = |from: &str, to: &str| self.rings.contains(&(from.to_owned(), to.to_owned()));
         let mut routes = run.outlet.routes().iter();
-        let ways_out = routes
-            .all(|route| route.is_flushed() || last.is_some_and(|from| stays(&name(from), &route.to.name)));
+        let ways_out = routes.all(|route| {
+            let is_kept = last.is_some_and(|from| stays(&name(from), &route.to.name));
+            route.is_flushed() || is_kept || self.leaves(&route.to.name)
+        });
         let is_taken = |source: &str| self.keeps(source) || self.heirs.contains_key(source);
         let ways_in =
             run.inlet.rings().iter().filter(|input| !input.receiver.is_empty()).all(|input| {
@@ -89,10 +108,13 @@ impl Change {
         ways_out && ways_in && operators && letters
     }
 
-    /// Whether a source of `old` that leaves has the port this one is to have: until it is gone, nobody can take it.
-    pub(super) fn has_to_wait(&self, stage: &Stage, old: &Plan) -> bool {
+    /// Whether somebody who leaves has the port this one is to have, be it a source of `old` or one of another pipeline
+    /// that gives its ports up: until it is gone, nobody can take it.
+    pub(super) fn has_to_wait(&self, stage: &Stage, old: &Plan, given: &Ports) -> bool {
         let mut leaving = old.stages.iter().filter(|before| !self.keeps(&before.name));
-        port(stage).is_some_and(|wanted| leaving.any(|before| port(before) == Some(wanted)))
+        port(stage).is_some_and(|wanted| {
+            given.contains(wanted) || leaving.any(|before| port(before) == Some(wanted))
+        })
     }
 
     pub(super) fn told(self, paused: Duration) -> Reloaded {
@@ -112,8 +134,21 @@ fn rings(plan: &Plan) -> HashSet<(String, String)> {
     plan.rings().map(|(from, to)| (name(from), name(to))).collect()
 }
 
+/// Ports, as they are written.
+pub(crate) type Ports = BTreeSet<String>;
+
+/// The ports that sources of `plan` listen on and those of `other` as they are do not.
+pub(crate) fn ports_beyond(plan: &Plan, other: Option<&Plan>) -> Ports {
+    let is_there = |stage: &Stage| {
+        let same = other.and_then(|other| other.stage(&stage.name));
+        same.is_some_and(|(_, same)| same.kind == stage.kind)
+    };
+    let beyond = plan.stages.iter().filter(|stage| !is_there(stage));
+    beyond.filter_map(port).map(str::to_owned).collect()
+}
+
 /// The port that a source listens on, whatever address goes before it.
-fn port(stage: &Stage) -> Option<&str> {
+pub(super) fn port(stage: &Stage) -> Option<&str> {
     match &stage.kind {
         Kind::Source(Source::Http(http)) => http.listen.rsplit(':').next(),
         _ => None,

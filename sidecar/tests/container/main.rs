@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use operator::Operator;
 use pod::Pod;
-use sidestream_control::Plans;
+use sidestream_control::{Plans, Suspend};
 
 #[test]
 fn it_enrols_runs_what_it_is_told_and_reports() {
@@ -70,11 +70,34 @@ fn a_suspended_pipeline_drains_and_its_books_are_reported() {
     operator.next_applied();
     container.until_it_counts("tick", 10);
     let mut plans = operator::plans("h1", 100.0);
-    plans.plans[0].suspend = true;
+    plans.plans[0].suspend = Suspend::Stop.into();
     operator.order(plans);
     let counts = operator.next_drained().counts.expect("the books");
     assert!(counts.accepted >= 10 && counts.in_flight == 0, "{counts:?}");
     assert_eq!(counts.accepted, counts.completed);
+}
+
+#[test]
+fn a_pipeline_whose_sources_alone_are_to_stop_says_which_edges_still_send_and_goes_on_when_told() {
+    let operator = Operator::start();
+    let pod = Pod::new(&operator);
+    let container = pod.start();
+    operator.next_applied();
+    container.until_it_counts("tick", 10);
+    let mut plans = operator::plans("h1", 100.0);
+    plans.plans[0].suspend = Suspend::StopSources.into();
+    operator.order(plans.clone());
+    let halting = operator.next_halting();
+    assert_eq!((halting.pipeline.as_str(), halting.hash.as_str()), ("shop/count", "h1"));
+    assert!(halting.open.is_empty(), "no edge leads out of it: {halting:?}");
+    let before = container.counted("tick");
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(container.counted("tick"), before);
+
+    plans.plans[0].suspend = Suspend::Run.into();
+    operator.order(plans);
+    assert_eq!(operator.next_applied().hash, "h1");
+    container.until_it_counts("tick", before + 10);
 }
 
 #[test]
@@ -180,7 +203,7 @@ fn a_suspended_pipeline_whose_peer_is_away_goes_on_delivering_and_reports_again_
     operator.next_applied();
     container.until_it_counts("tick", 10);
     let mut plans = operator::plans_to("h1", 100.0, &to);
-    plans.plans[0].suspend = true;
+    plans.plans[0].suspend = Suspend::Stop.into();
     operator.order(plans);
     let counts = operator.next_drained().counts.expect("the books");
     assert!(counts.in_flight > 0, "its peer is away: {counts:?}");

@@ -8,7 +8,7 @@ use std::{
 
 use sidestream_control::{
     Anchored, Anchors, Applied, Certify, CertifyRequest, CertifyResponse, CertifyServer, Drained, Elsewhere,
-    Orders, Plan, Plans, Report, SidecarOrders, SidecarReport, Sync, SyncServer,
+    Halting, Orders, Plan, Plans, Report, SidecarOrders, SidecarReport, Suspend, Sync, SyncServer,
 };
 use sidestream_host::Clock;
 use sidestream_trust::{Authority, Callers, Identity, SpiffeId};
@@ -26,6 +26,7 @@ pub(crate) struct Operator {
     desk: Desk,
     applied: mpsc::Receiver<Applied>,
     anchored: mpsc::Receiver<Anchored>,
+    halting: mpsc::Receiver<Halting>,
     drained: mpsc::Receiver<Drained>,
     runtime: Runtime,
 }
@@ -41,6 +42,7 @@ struct Desk {
     leader: Option<SocketAddr>,
     applied: mpsc::Sender<Applied>,
     anchored: mpsc::Sender<Anchored>,
+    halting: mpsc::Sender<Halting>,
     drained: mpsc::Sender<Drained>,
 }
 
@@ -69,6 +71,7 @@ impl Operator {
         );
         let ((applied, heard_applied), (anchored, heard_anchored), (drained, heard_drained)) =
             (mpsc::channel(), mpsc::channel(), mpsc::channel());
+        let (halting, heard_halting) = mpsc::channel();
         let desk = Desk {
             authority: authority.clone(),
             issuer: Arc::new(watch::Sender::new(1)),
@@ -77,6 +80,7 @@ impl Operator {
             leader,
             applied,
             anchored,
+            halting,
             drained,
         };
         let runtime = Runtime::new().unwrap();
@@ -96,6 +100,7 @@ impl Operator {
             desk,
             applied: heard_applied,
             anchored: heard_anchored,
+            halting: heard_halting,
             drained: heard_drained,
             runtime,
         }
@@ -115,6 +120,10 @@ impl Operator {
 
     pub(crate) fn next_anchored(&self) -> Anchored {
         self.anchored.recv_timeout(PATIENCE).expect("a report of anchors")
+    }
+
+    pub(crate) fn next_halting(&self) -> Halting {
+        self.halting.recv_timeout(PATIENCE).expect("a report of what halts")
     }
 
     pub(crate) fn next_drained(&self) -> Drained {
@@ -144,7 +153,7 @@ pub(crate) fn plans_to(hash: &str, rate: f64, sink: &str) -> Plans {
     );
     let compiled = sidestream_crds::compile(yaml.as_bytes(), "count.yaml");
     let sidecar = &compiled.pipelines[0].sidecars[0];
-    Plans { plans: vec![Plan::wrap(&sidecar.plan, hash, sidecar.name.as_str(), false)] }
+    Plans { plans: vec![Plan::wrap(&sidecar.plan, hash, sidecar.name.as_str(), Suspend::Run)] }
 }
 
 pub(crate) fn id(namespace: &str, account: &str) -> SpiffeId {
@@ -205,6 +214,7 @@ impl Sync for Desk {
                 let _ = match report.report {
                     Some(Report::Applied(applied)) => desk.applied.send(applied).is_ok(),
                     Some(Report::Anchored(anchored)) => desk.anchored.send(anchored).is_ok(),
+                    Some(Report::Halting(halting)) => desk.halting.send(halting).is_ok(),
                     Some(Report::Drained(drained)) => desk.drained.send(drained).is_ok(),
                     _ => true,
                 };

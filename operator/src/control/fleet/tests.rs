@@ -1,4 +1,4 @@
-use sidestream_control::{Anchored, Applied, Drained};
+use sidestream_control::{Anchored, Applied, Drained, Halting};
 
 use super::*;
 
@@ -89,6 +89,29 @@ fn what_has_drained_does_not_run_and_what_runs_has_not_drained() {
 }
 
 #[test]
+fn what_stops_part_by_part_is_forgotten_when_it_runs_again_and_heard_whole_or_not_at_all() {
+    let fleet = Fleet::default();
+    fleet.publish("shop/p", vec![(all("hub"), plan("1"))]);
+    let hub = fleet.connect(account("hub"), "hub-1".into());
+    let open = |report| {
+        hub.report(report);
+        fleet.acknowledged(&[all("hub")], "shop/p", "1").open
+    };
+    let halting = |open: &[&str]| {
+        let open = open.iter().map(|edge| (*edge).to_owned()).collect();
+        Report::Halting(Halting { pipeline: "shop/p".into(), hash: "1".into(), open })
+    };
+    assert!(open(applied("1", None)).is_empty());
+    assert_eq!(open(halting(&["a->b"])), [["a->b"]]);
+    assert_eq!(open(halting(&["x"; EDGES_SAID_MAX + 1])), [["a->b"]], "it is not listened to");
+    assert_eq!(open(halting(&[])), [Vec::<String>::new()]);
+    assert!(open(applied("1", None)).is_empty(), "it runs again");
+    open(halting(&[]));
+    let drained = Drained { pipeline: "shop/p".into(), hash: "1".into(), counts: None };
+    assert!(open(Report::Drained(drained)).is_empty());
+}
+
+#[test]
 fn what_a_sidecar_says_counts_for_its_own_account_even_before_its_plans_are_known() {
     let fleet = Fleet::default();
     let (hub, stranger) =
@@ -134,7 +157,7 @@ fn a_pipeline_that_cannot_be_looked_at_withholds_its_own_plans_only() {
     assert!(hub.changes.has_changed().unwrap());
     assert_eq!(hub.plans().unwrap().len(), 1);
     assert_eq!(other.plans(), None, "it may be of the pipeline that was not looked at");
-    fleet.withdraw("shop/broken", |_| false);
+    fleet.withdraw("shop/broken", |_| false, false);
     assert_eq!(other.plans().unwrap().len(), 0);
 }
 
@@ -157,7 +180,7 @@ fn a_pod_of_the_users_is_told_full_sets_and_only_as_whom_it_runs_as() {
     stranger.report(applied("1", None));
     let said = fleet.acknowledged(&[pod("front-1"), pod("front-2")], "shop/p", "1");
     assert_eq!((said.connected, said.applied), (2, 1));
-    fleet.withdraw("shop/q", |_| false);
+    fleet.withdraw("shop/q", |_| false, false);
     assert_eq!((told(&one), told(&two)), (1, 0));
 }
 
@@ -168,13 +191,74 @@ fn what_was_made_for_a_pipeline_that_is_gone_runs_it_to_its_own_end() {
     fleet.publish("shop/p", vec![(all("hub"), plan("1"))]);
     let told = |fleet: &Fleet| fleet.connect(account("hub"), "hub-1".into()).plans().unwrap().len();
     let hub = fleet.connect(account("hub"), "hub-1".into());
-    fleet.withdraw("shop/p", |_| true);
+    fleet.withdraw("shop/p", |_| true, false);
     drop(hub);
     assert_eq!(told(&fleet), 1, "it has connected anew");
-    fleet.withdraw("shop/p", |_| true);
+    fleet.withdraw("shop/p", |_| true, false);
     assert_eq!(told(&fleet), 1, "there may be more of them");
-    fleet.withdraw("shop/p", |_| false);
+    fleet.withdraw("shop/p", |_| false, false);
     assert_eq!(told(&fleet), 0);
+}
+
+/// Events go from `front` to `back`, and what becomes of them from there to `front` again.
+fn parts() -> Vec<(String, Arc<Plan>)> {
+    let pods = |label: &str| format!("inject: {{podSelector: {{matchLabels: {{app: {label}}}}}}}");
+    let text = format!(
+        "{{kind: Pipeline, metadata: {{name: p, namespace: shop}}, spec: {{sidecars: [{{name: front, {}}}, {{name: back, {}}}],
+        stages: [{{name: tick, sidecar: front, source: {{generator: {{}}}}}},
+        {{name: some, sidecar: back, process: {{sample: {{every: 2}}}}}},
+        {{name: show, sidecar: front, sink: {{console: {{}}}}}}]}}}}",
+        pods("front"),
+        pods("back"),
+    );
+    let compiled = sidestream_crds::compile(text.as_bytes(), "p");
+    let sidecars = compiled.pipelines.into_iter().flat_map(|pipeline| pipeline.sidecars);
+    sidecars
+        .map(|own| (own.name.clone(), Arc::new(Plan::wrap(&own.plan, "1", own.name.as_str(), Suspend::Run))))
+        .collect()
+}
+
+#[test]
+fn of_a_pipeline_that_is_gone_pods_of_the_users_take_what_is_on_its_way_to_them() {
+    let fleet = Fleet::default();
+    fleet.expect([]);
+    let pod = |name: &str| addressee(&account("till"), Some(format!("{name}-1")));
+    let connect = |name: &str| fleet.connect(account("till"), format!("{name}-1"));
+    let (front, back) = (connect("front"), connect("back"));
+    fleet.publish("shop/p", parts().into_iter().map(|(name, plan)| (pod(&name), plan)).collect());
+    let withdraw = |is_over| fleet.withdraw("shop/p", |_| false, is_over);
+    let told = |connected: &Connected| {
+        connected.plans().unwrap().first().map(|plan| (plan.stance(), plan.closed.clone()))
+    };
+    let halting = |open: &[&str]| {
+        let open = open.iter().map(|edge| (*edge).to_owned()).collect();
+        Report::Halting(Halting { pipeline: "shop/p".into(), hash: "1".into(), open })
+    };
+    let drained = || {
+        let counts = Some(Counts::default());
+        Report::Drained(Drained { pipeline: "shop/p".into(), hash: "1".into(), counts })
+    };
+    assert!(withdraw(false));
+    let halts = Some((Suspend::StopSources, vec![]));
+    assert_eq!((told(&front), told(&back)), (halts.clone(), halts.clone()), "no source gives anything more");
+    front.report(halting(&["tick->some"]));
+    assert!(withdraw(false));
+    assert_eq!(told(&back), halts);
+    front.report(halting(&[]));
+    assert!(withdraw(false));
+    assert_eq!(told(&back), Some((Suspend::Stop, vec![])));
+    back.report(drained());
+    assert!(withdraw(false));
+    assert_eq!((told(&front), told(&back)), (Some((Suspend::Stop, vec![])), None));
+    front.report(drained());
+    assert!(!withdraw(false), "nobody is waited for");
+    assert_eq!(told(&front), None);
+
+    // One that is not to be heard of holds up nobody for ever.
+    fleet.publish("shop/p", parts().into_iter().map(|(name, plan)| (pod(&name), plan)).collect());
+    assert!(told(&back).is_some_and(|(stance, _)| stance == Suspend::Run), "another of that name runs");
+    assert!(withdraw(false) && !withdraw(true));
+    assert_eq!((told(&front), told(&back)), (None, None));
 }
 
 #[test]

@@ -1,0 +1,97 @@
+//! A pipeline that is gone, in the order it stops.
+//!
+//! Pods that were made for it go with it: each runs it until its own end, and drains there. Sidecars in pods of the user's stay
+//! and have to be told: those that only send stop at once and say when they have drained; what comes by an edge is taken until
+//! nobody can send by it any more. Nobody waits for what the API server has forgotten, so all of this is memory, and has an end:
+//! after a while everybody is told to stop, as another leader would tell them.
+
+use std::collections::BTreeMap;
+
+use sidestream_control::{Plan, Suspend};
+use sidestream_desired::{edges_in, edges_out};
+
+use super::{Account, Addressee, Inner};
+
+/// What is told of a pipeline that is gone.
+#[derive(Debug, PartialEq)]
+pub(super) enum Farewell {
+    /// What it was told before: its pod ends by itself.
+    Stays,
+    /// To stop, or what of it is to.
+    Told(Plan),
+    /// That there is no such pipeline.
+    Gone,
+}
+
+/// One that runs a part of it.
+struct Part {
+    plan: Plan,
+    ins: Vec<String>,
+    outs: Vec<String>,
+}
+
+impl Inner {
+    /// What each of those that ran `pipeline` is told now. `remains`: more pods of an account may come.
+    pub(super) fn farewells(
+        &self,
+        pipeline: &str,
+        remains: impl Fn(&Account) -> bool,
+    ) -> BTreeMap<Addressee, Farewell> {
+        let addressees = self.addressees.get(pipeline).into_iter().flatten();
+        let parts: BTreeMap<&Addressee, Part> =
+            addressees.filter_map(|own| Some((own, self.part(own, pipeline)?))).collect();
+        let is_there =
+            |own: &Addressee| !self.ids_of(own).is_empty() || own.pod.is_none() && remains(&own.account);
+        let is_closed = |edge: &String| {
+            let senders = parts.iter().filter(|(_, part)| part.outs.contains(edge));
+            let mut senders = senders.filter(|(own, _)| is_there(own));
+            senders.all(|(own, part)| self.has_closed(own, &part.plan, edge))
+        };
+        let farewell = |own: &Addressee, part: &Part| {
+            if own.pod.is_none() {
+                return if is_there(own) { Farewell::Stays } else { Farewell::Gone };
+            }
+            if part.ins.is_empty() && part.outs.is_empty() || self.has_drained(own, &part.plan) {
+                return Farewell::Gone;
+            }
+            let closed: Vec<String> = part.ins.iter().filter(|edge| is_closed(edge)).cloned().collect();
+            let (suspend, closed) = match closed.len() == part.ins.len() {
+                true => (Suspend::Stop, Vec::new()),
+                false => (Suspend::StopSources, closed),
+            };
+            Farewell::Told(Plan { suspend: suspend.into(), closed, ..part.plan.clone() })
+        };
+        parts.iter().map(|(own, part)| ((*own).clone(), farewell(own, part))).collect()
+    }
+
+    fn part(&self, own: &Addressee, pipeline: &str) -> Option<Part> {
+        let plan = (**self.plans.get(own)?.get(pipeline)?).clone();
+        // What cannot be read here was told by nobody of this version; it has no edges then.
+        let read = plan.unwrap().ok();
+        let names = |edges: Vec<&str>| edges.into_iter().map(str::to_owned).collect();
+        let ins = read.as_ref().map(|plan| names(edges_in(plan).collect())).unwrap_or_default();
+        let outs = read.as_ref().map(|plan| names(edges_out(plan).collect())).unwrap_or_default();
+        Some(Part { plan, ins, outs })
+    }
+
+    /// Whether each that is connected has said that nothing more comes of it by `edge`.
+    fn has_closed(&self, own: &Addressee, plan: &Plan, edge: &String) -> bool {
+        let sessions: Vec<_> = self.sessions_of(own).collect();
+        let has_closed = |session: &&super::Session| {
+            let said = session.said.get(&plan.pipeline);
+            let halting = said.and_then(|said| said.halting.as_ref());
+            halting.is_some_and(|(hash, open)| *hash == plan.hash && !open.contains(edge))
+        };
+        // One that is expected and not connected has said nothing.
+        !sessions.is_empty() && sessions.iter().all(has_closed) || self.has_drained(own, plan)
+    }
+
+    fn has_drained(&self, own: &Addressee, plan: &Plan) -> bool {
+        let sessions: Vec<_> = self.sessions_of(own).collect();
+        let has_drained = |session: &&super::Session| {
+            let said = session.said.get(&plan.pipeline).and_then(|said| said.drained.as_ref());
+            said.is_some_and(|(hash, counts)| *hash == plan.hash && counts.in_flight == 0)
+        };
+        !sessions.is_empty() && sessions.iter().all(has_drained)
+    }
+}

@@ -1,0 +1,198 @@
+//! What each sidecar of a pipeline is told: its new plan, or for a while another.
+//!
+//! ```text
+//! suspended ─────────────────────────────▶ what of it stands still, edge by edge along the flow
+//! senders have not taken the new plan ───▶ the plan it has
+//! some still comes by an edge it loses ──▶ the plan it has; after a while the new one with that edge beside
+//! else ──────────────────────────────────▶ the new plan
+//! ```
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use sidestream_control::{Plan, Suspend};
+use sidestream_crds::{SidecarPlan, with_leaving};
+use sidestream_desired::{edges_in, edges_out, hash, plan_hash};
+
+use super::{Look, Team, lock};
+use crate::{
+    control::{Acknowledged, Addressee, Told},
+    controllers::{
+        order,
+        owners::{awaits_owners, has_owners},
+    },
+    status::{Part, has_closed, is_heard, was_drained},
+};
+
+/// How long a sidecar that loses an edge goes on with the plan it has, so that what is on its way by it arrives.
+const SENDERS_MAX: Duration = Duration::from_secs(15);
+
+/// What of a sidecar's part is to stand still.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Stance {
+    /// Nothing.
+    Runs,
+    /// Its own sources, and these of the edges that come in.
+    Halts(Vec<String>),
+    /// Everything.
+    Stops,
+}
+
+impl Stance {
+    /// The plan of `sidecar`, as it is told.
+    fn wrap(self, sidecar: &SidecarPlan) -> Plan {
+        let (suspend, closed) = match self {
+            Stance::Runs => (Suspend::Run, Vec::new()),
+            Stance::Halts(closed) => (Suspend::StopSources, closed),
+            Stance::Stops => (Suspend::Stop, Vec::new()),
+        };
+        Plan { closed, ..Plan::wrap(&sidecar.plan, plan_hash(&sidecar.plan), &sidecar.name, suspend) }
+    }
+}
+
+/// Whether a sidecar goes on with the plan it has: one that sends to it has not taken the new one yet.
+fn waits(sidecar: &SidecarPlan, team: &Team, parts: &[Part<'_>]) -> bool {
+    let mut senders = order::before(sidecar, &team.told)
+        .filter_map(|sender| parts.iter().find(|part| part.sidecar.name == sender.name));
+    senders.any(|Part { said, .. }| has_not_taken(said))
+}
+
+/// Whether somebody who is there has not said what became of the plan.
+fn has_not_taken(said: &Acknowledged) -> bool {
+    said.connected > said.applied && said.refused.is_none()
+}
+
+/// Those that send by `edge`.
+fn senders<'p>(edge: &'p str, parts: &'p [Part<'p>]) -> impl Iterator<Item = &'p Part<'p>> {
+    parts.iter().filter(move |part| edges_out(&part.sidecar.plan).any(|own| own == edge))
+}
+
+impl Look<'_> {
+    /// Who is told which plan; and who is told nothing, because it is not known yet what.
+    pub(super) fn plans(
+        &self,
+        team: &Team,
+        parts: &[Part<'_>],
+    ) -> (Vec<(Addressee, Arc<Plan>)>, BTreeSet<Addressee>) {
+        let fleet = &self.context.fleet;
+        let (mut plans, mut held) = (Vec::new(), BTreeSet::new());
+        for sidecar in &team.told {
+            let addressees = self.addressees(sidecar, &team.hosting);
+            match self.stance(sidecar, team, parts) {
+                Some(stance) => {
+                    let waits = stance == Stance::Runs && waits(sidecar, team, parts);
+                    let is_running = stance == Stance::Runs;
+                    let new = Arc::new(stance.wrap(sidecar));
+                    for own in addressees {
+                        let old = fleet.plan(&own, &self.name).filter(|_| is_running);
+                        let waits = waits || is_running && self.awaits_owners(sidecar, old.as_deref());
+                        let told = match waits {
+                            true => old,
+                            false => self.for_senders(sidecar, &own, old, team, parts),
+                        };
+                        plans.push((own, told.unwrap_or_else(|| new.clone())));
+                    }
+                }
+                None => held.extend(addressees),
+            }
+        }
+        (plans, held)
+    }
+
+    /// What of a suspended pipeline is to stop in a sidecar. Its own sources first. An edge that comes in goes on until
+    /// nothing more can come by it, or what is in flight would have nowhere to go; with the last of them all of it stops.
+    /// Once it has been told to, nothing starts it again before the pipeline goes on: nothing can be on its way to it,
+    /// whoever is not connected at the moment.
+    ///
+    /// None where that is not known yet: a new leader has not heard of those that send to it, which may have drained long
+    /// ago.
+    fn stance(&self, sidecar: &SidecarPlan, team: &Team, parts: &[Part<'_>]) -> Option<Stance> {
+        if !self.is_suspended() {
+            return Some(Stance::Runs);
+        }
+        let generation = self.resource.metadata.generation;
+        let told = self.told(sidecar, team);
+        if told.is_to_stop || was_drained(self.resource.status.as_ref(), generation, &hash(&team.sidecars)) {
+            return Some(Stance::Stops);
+        }
+        let (closed, open): (Vec<&str>, Vec<&str>) = edges_in(&sidecar.plan)
+            .partition(|edge| senders(edge, parts).all(|sender| has_closed(sender, edge)));
+        if open.is_empty() {
+            return Some(Stance::Stops);
+        }
+        let is_heard = || open.iter().flat_map(|edge| senders(edge, parts)).all(is_heard);
+        if !told.is_anything && self.is_early() && !is_heard() {
+            return None;
+        }
+        let is_to_halt = order::has_sources(sidecar) || !closed.is_empty();
+        Some(match is_to_halt {
+            true => Stance::Halts(closed.into_iter().map(str::to_owned).collect()),
+            false => Stance::Runs,
+        })
+    }
+
+    /// What a sidecar is told instead of its new plan while somebody still sends to it by edges that the new one does not have.
+    /// For a while that is `old`, the plan it has: what is on its way arrives before anything that comes by the new edges. Not
+    /// for ever, since it may be the new plan that has it take events again: then the new one, with these edges beside.
+    fn for_senders(
+        &self,
+        sidecar: &SidecarPlan,
+        own: &Addressee,
+        old: Option<Arc<Plan>>,
+        team: &Team,
+        parts: &[Part<'_>],
+    ) -> Option<Arc<Plan>> {
+        let key = (self.name.clone(), own.clone());
+        let old = old.filter(|old| old.hash != plan_hash(&sidecar.plan));
+        let read = old.as_ref().and_then(|old| old.unwrap().ok());
+        let stays: BTreeSet<&str> = edges_in(&sidecar.plan).collect();
+        let gone = read.iter().flat_map(edges_in).filter(|edge| !stays.contains(edge));
+        let gone: BTreeSet<String> = gone.map(str::to_owned).collect();
+        let others = parts.iter().filter(|part| part.sidecar.name != sidecar.name);
+        let leaving: BTreeSet<String> =
+            others.flat_map(|part| &part.said.leaving).filter(|edge| gone.contains(*edge)).cloned().collect();
+        let part = |name: &str| parts.iter().find(|part| part.sidecar.name == name);
+        let mut before = order::before_it_by_any_plan(sidecar, &team.told).filter_map(|own| part(&own.name));
+        let is_gone_for_all =
+            gone.is_empty() || leaving.is_empty() && !before.any(|part| has_not_taken(&part.said));
+        let mut holds = lock(&self.context.holds);
+        if is_gone_for_all {
+            holds.remove(&key);
+            return None;
+        }
+        let now = self.context.clock.now();
+        let until = *holds.entry(key).or_insert_with(|| {
+            self.look_again(SENDERS_MAX);
+            now + SENDERS_MAX
+        });
+        if now < until {
+            return old;
+        }
+        let both = with_leaving(&sidecar.plan, &read?, &leaving);
+        let both = SidecarPlan { plan: both, ..sidecar.clone() };
+        (both.plan != sidecar.plan).then(|| Arc::new(Stance::Runs.wrap(&both)))
+    }
+
+    /// Has this pipeline looked at again after a while.
+    fn look_again(&self, after: std::time::Duration) {
+        let (fleet, name) = (self.context.fleet.clone(), self.name.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            fleet.stir(&name);
+        });
+    }
+
+    /// Whether a sidecar goes on with `old`, the plan it has: some who are to own what it sends are not there yet.
+    fn awaits_owners(&self, sidecar: &SidecarPlan, old: Option<&Plan>) -> bool {
+        let old = old.filter(|_| has_owners(&sidecar.plan)).and_then(|old| old.unwrap().ok());
+        let Some(old) = old else { return false };
+        awaits_owners(&sidecar.plan, &old, |receiver| {
+            Some(self.context.observed.get(&self.name, &("StatefulSet", receiver.name.clone()))?.pods)
+        })
+    }
+
+    /// What a sidecar has been told by this leader.
+    fn told(&self, sidecar: &SidecarPlan, team: &Team) -> Told {
+        let addressees = self.addressees(sidecar, &team.hosting);
+        self.context.fleet.told(&addressees, &self.name, &sidecar.name, &plan_hash(&sidecar.plan))
+    }
+}
