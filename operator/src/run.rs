@@ -79,6 +79,7 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> Result<(
     let syncer = Syncer::new(fleet.clone(), news(), leadership.clone());
     let controlled = control::serve(listener, identity.clone(), certifier, syncer, ended());
     let injector = Injector::new(client.clone(), settings.facts(), &settings.namespace, metrics.clone());
+    let knowing = tokio::spawn(injector.follow());
     let reviewed = webhook::serve(reviews, identity.clone(), injector, answers_end());
     let (serving, is_serving) = watch::channel(true);
     let health = Health { metrics, fleet: fleet.clone(), leadership: leadership.clone(), is_serving };
@@ -113,6 +114,7 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> Result<(
         electing.await;
     }
     following.abort();
+    knowing.abort();
     renewing.abort();
     tracing::info!("ended");
     result

@@ -8,6 +8,8 @@
 //! Every replica answers. The configurations are the chart's; all that is written into them is whom to trust, again
 //! whenever the roots change. The certificate is that of the control server, and renewed with it.
 
+mod idle;
+mod known;
 mod mutate;
 mod validate;
 mod vouch;
@@ -23,6 +25,7 @@ use axum::{
     routing::post,
 };
 use serde_json::{Value, json};
+use sidestream_host::Clock;
 use sidestream_trust::Identity;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -33,6 +36,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::control::accept;
 
+use idle::{Roll, Watched};
 pub use mutate::Injector;
 pub(crate) use vouch::{Vouched, vouch};
 
@@ -44,6 +48,10 @@ const REVIEWS_MAX: usize = 32;
 const REVIEW_MAX: Duration = Duration::from_secs(5);
 /// Connections that wait to be served.
 const WAITING_MAX: usize = 64;
+/// Connections at once: the API server has a few. And how long one may be silent: longer than the API server keeps one to
+/// ask over it again, which is 90 s, so that it never asks over one that ends.
+const OPEN_MAX: usize = 512;
+const SILENCE_MAX: Duration = Duration::from_secs(180);
 /// The longest warning, in bytes: what `kubectl` shows well.
 const WARNING_BYTES_MAX: usize = 256;
 
@@ -73,7 +81,9 @@ pub async fn serve(
         .route("/mutate", post(mutate))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn(in_turn(REVIEWS_MAX, REVIEW_MAX)));
-    let served = axum::serve(Connections { connections, address }, router).with_graceful_shutdown(stop).await;
+    let roll = Roll::new(OPEN_MAX, SILENCE_MAX, Clock::machine());
+    let served =
+        axum::serve(Connections { connections, address, roll }, router).with_graceful_shutdown(stop).await;
     accepting.abort();
     served
 }
@@ -139,10 +149,12 @@ fn one_line(text: String) -> String {
 struct Connections {
     connections: mpsc::Receiver<io::Result<TlsStream<TcpStream>>>,
     address: SocketAddr,
+    /// Those that are open.
+    roll: Roll,
 }
 
 impl axum::serve::Listener for Connections {
-    type Io = TlsStream<TcpStream>;
+    type Io = Watched<TlsStream<TcpStream>>;
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
@@ -150,7 +162,7 @@ impl axum::serve::Listener for Connections {
             match self.connections.recv().await {
                 Some(Ok(connection)) => {
                     let address = connection.get_ref().0.peer_addr().unwrap_or(self.address);
-                    return (connection, address);
+                    return (self.roll.add(connection), address);
                 }
                 Some(Err(_)) => {}
                 None => std::future::pending().await,

@@ -6,18 +6,21 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use k8s_openapi::api::apps::v1::ControllerRevision;
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client,
     api::ListParams,
-    core::{ApiResource, DynamicObject, TypeMeta},
+    core::{ApiResource, DynamicObject},
 };
 use serde_json::Value;
-use sidestream_crds::{Diagnostic, Pipeline, SidecarPlan, compile_resource};
-use sidestream_desired::{Facts, inject, read_revision, revision_name};
+use sidestream_crds::Pipeline;
+use sidestream_desired::{Facts, Secrets, inject};
 use tokio::time::timeout;
 
-use super::{Answer, reviewed};
+use super::{
+    Answer,
+    known::{Known, running},
+    reviewed,
+};
 use crate::metrics::Metrics;
 
 /// Where nothing is ever added: what these run must not depend on what is added to it.
@@ -33,12 +36,18 @@ pub struct Injector {
     facts: Facts,
     own_namespace: String,
     metrics: Metrics,
+    known: Known,
 }
 
 impl Injector {
     /// Adds what `facts` say, to pods of all but the operator's own namespace.
     pub fn new(client: Client, facts: Facts, own_namespace: &str, metrics: Metrics) -> Self {
-        Self { client, facts, own_namespace: own_namespace.into(), metrics }
+        Self { client, facts, own_namespace: own_namespace.into(), metrics, known: Known::default() }
+    }
+
+    /// Has it know the Pipelines of the cluster beforehand, for as long as this is polled.
+    pub fn follow(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.known.clone().follow(self.client.clone())
     }
 
     /// The AdmissionReview that answers `review`, of a pod.
@@ -52,14 +61,23 @@ impl Injector {
         let pod = &request["object"];
         let Some(labels) = self.asks(namespace, pod) else { return Answer::default() };
         let mut answer = Answer::default();
-        let pipelines = timeout(LIST_MAX, self.pipelines(namespace)).await;
-        let pipelines = pipelines.unwrap_or_else(|_| Err("the API server took too long".to_owned()));
-        let pipelines = pipelines.unwrap_or_else(|reason| {
-            // Better without a Secret, which the status then tells, than no pod.
-            answer.warnings.push(format!("the sidecar has no Secrets until the pod is made anew: {reason}"));
-            Vec::new()
-        });
-        let secrets = inject::secrets_of(&labels, pipelines.iter().map(Vec::as_slice));
+        let secrets = match self.known.secrets(namespace, &labels) {
+            Some(secrets) => secrets,
+            // Until all Pipelines have been seen, those of the namespace are asked for.
+            None => match timeout(LIST_MAX, self.asked(namespace, &labels)).await {
+                Ok(Ok(secrets)) => secrets,
+                not => {
+                    let reason = not.map_or_else(
+                        |_| "the API server took too long".to_owned(),
+                        |asked| asked.err().unwrap_or_default(),
+                    );
+                    // Better without a Secret, which the status then tells, than no pod.
+                    let warning = "the sidecar has no Secrets until the pod is made anew";
+                    answer.warnings.push(format!("{warning}: {reason}"));
+                    Secrets::new()
+                }
+            },
+        };
         let result = match inject::injection(pod, secrets, &self.facts) {
             Ok(Some(injection)) => {
                 answer.patch = Some(injection.patch(pod));
@@ -91,34 +109,16 @@ impl Injector {
         (!is_ours && !is_mirror && inject::is_wanted(&labels)).then_some(labels)
     }
 
-    /// The sidecars of every pipeline of a namespace, as they run: a spec that does not compile changes nothing.
-    async fn pipelines(&self, namespace: &str) -> Result<Vec<Vec<SidecarPlan>>, String> {
+    /// The Secrets that the pipelines of a namespace name for a pod with these labels.
+    async fn asked(&self, namespace: &str, labels: &BTreeMap<String, String>) -> Result<Secrets, String> {
         let resource = ApiResource::erase::<Pipeline>(&());
         let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &resource);
         let listed = api.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
-        let mut all = Vec::new();
+        let mut pipelines = Vec::new();
         for mut object in listed {
-            object.types.get_or_insert_with(TypeMeta::resource::<Pipeline>);
-            let last_good = object.data["status"]["plan"].as_str().map(str::to_owned);
-            let name = object.name_any();
-            let compiled = object.try_parse::<Pipeline>().ok().map(|pipeline| compile_resource(&pipeline));
-            let (own, is_sound) = compiled.map_or_else(Default::default, |(compiled, found)| {
-                (compiled.sidecars, !found.iter().any(Diagnostic::is_error))
-            });
-            all.push(match last_good {
-                Some(hash) if !is_sound => {
-                    self.kept(namespace, &revision_name(&name, &hash)).await?.unwrap_or(own)
-                }
-                _ => own,
-            });
+            object.metadata.namespace.get_or_insert_with(|| namespace.to_owned());
+            pipelines.push(running(object, &self.client).await?);
         }
-        Ok(all)
-    }
-
-    /// What a revision keeps; none where it is gone.
-    async fn kept(&self, namespace: &str, revision: &str) -> Result<Option<Vec<SidecarPlan>>, String> {
-        let api: Api<ControllerRevision> = Api::namespaced(self.client.clone(), namespace);
-        let revision = api.get_opt(revision).await.map_err(|error| error.to_string())?;
-        Ok(revision.as_ref().and_then(read_revision))
+        Ok(inject::secrets_of(labels, pipelines.iter().map(Vec::as_slice)))
     }
 }
