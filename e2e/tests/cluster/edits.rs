@@ -10,7 +10,7 @@ use crate::world::{Namespace, SOON};
 #[ignore = "needs a cluster: make e2e"]
 fn a_new_plan_runs_in_the_pods_that_are_there() {
     let shop = counting("e2e-new-plan");
-    let before = who_runs(&shop);
+    let before = shop.who_runs("");
     shop.apply(&count("  - {name: even, process: {filter: {keep: \"event.sequence % 2 == 0\"}}}"));
     eventually("the new stage sees events", SOON, || {
         match shop.metric("count", "main", "sidestream_stage_events_in_total", "stage=\"even\"")? {
@@ -18,14 +18,14 @@ fn a_new_plan_runs_in_the_pods_that_are_there() {
             some => Ok(some),
         }
     });
-    assert_eq!(who_runs(&shop), before, "no pod was made, no container was restarted");
+    assert_eq!(shop.who_runs(""), before, "no pod was made, no container was restarted");
 }
 
 #[test]
 #[ignore = "needs a cluster: make e2e"]
 fn the_last_good_plan_runs_on_through_a_bad_edit_which_the_status_explains() {
     let shop = counting("e2e-bad-edit");
-    let before = who_runs(&shop);
+    let before = shop.who_runs("");
     // Past the webhook, as it comes in while no operator answers.
     shop.kubectl(&["label", "namespace", &shop.name, "sidestream.dev/validate=disabled"]).expect("labelled");
     shop.apply(&count("  - {name: even, process: {filter: {keep: \"event.sequence % 'two'\"}}}"));
@@ -42,7 +42,7 @@ fn the_last_good_plan_runs_on_through_a_bad_edit_which_the_status_explains() {
     let seen = shown().expect("a metric");
     thread::sleep(Duration::from_secs(3));
     assert!(shown().expect("a metric") > seen, "events flow as before");
-    assert_eq!(who_runs(&shop), before);
+    assert_eq!(shop.who_runs(""), before);
 }
 
 #[test]
@@ -154,14 +154,4 @@ MORE
   - {name: gone, sink: {blackhole: {}}}
 ";
     text.replace("MORE\n", &if more.is_empty() { String::new() } else { format!("{more}\n") })
-}
-
-/// The pods, with how often their containers were restarted.
-fn who_runs(shop: &Namespace) -> Vec<(String, u64)> {
-    let pods = shop.get(&["pods"]).expect("pods can be listed");
-    let pod = |pod: &serde_json::Value| {
-        let restarts = pod["status"]["containerStatuses"][0]["restartCount"].as_u64().expect("a count");
-        (pod["metadata"]["name"].to_string(), restarts)
-    };
-    pods["items"].as_array().expect("a list").iter().map(pod).collect()
 }

@@ -25,6 +25,8 @@ pub(crate) struct Flow {
     rate: usize,
     begun: Instant,
     collector: Collector,
+    /// The sidecar that sends to the collector.
+    last: &'static str,
 }
 
 impl Flow {
@@ -35,19 +37,31 @@ impl Flow {
 
     /// As [`Flow::start`], with events for so many seconds.
     pub(crate) fn lasting(seconds: usize, make: fn(&str) -> Namespace, name: &str) -> Option<Flow> {
-        Flow::begin(seconds, few(), make, name)
+        Flow::begin(seconds, few(), "hub", make, name)
     }
 
     /// As [`Flow::lasting`], with ten thousand events a second.
     pub(crate) fn fast(seconds: usize, make: fn(&str) -> Namespace, name: &str) -> Option<Flow> {
-        Flow::begin(seconds, MANY, make, name)
+        Flow::begin(seconds, MANY, "hub", make, name)
     }
 
-    fn begin(seconds: usize, rate: usize, make: fn(&str) -> Namespace, name: &str) -> Option<Flow> {
+    /// As [`Flow::start`], with events that come back to the sidecar they are from.
+    pub(crate) fn circling(make: fn(&str) -> Namespace, name: &str) -> Option<Flow> {
+        Flow::begin(SECONDS, few(), "field", make, name)
+    }
+
+    fn begin(
+        seconds: usize,
+        rate: usize,
+        last: &'static str,
+        make: fn(&str) -> Namespace,
+        name: &str,
+    ) -> Option<Flow> {
         let collector = Collector::listen()?;
         let shop = make(name);
-        let flow = Flow { shop, count: seconds * rate, rate, begun: Instant::now(), collector };
-        flow.shop.apply(&flow.pipeline(""));
+        let flow = Flow { shop, count: seconds * rate, rate, begun: Instant::now(), collector, last };
+        let through = "- {name: pass, sidecar: hub, process: {filter: {keep: 'true'}}}";
+        flow.shop.apply(&flow.pipeline(if last == "hub" { "" } else { through }));
         flow.shop.wait_ready("flow");
         flow.goes_on();
         Some(flow)
@@ -90,7 +104,7 @@ impl Flow {
     }
 
     fn pipeline(&self, stage: &str) -> String {
-        let (url, count, rate) = (&self.collector.url, self.count, self.rate);
+        let (url, count, last, rate) = (&self.collector.url, self.count, self.last, self.rate);
         format!(
             "
 apiVersion: sidestream.dev/v1alpha1
@@ -104,7 +118,7 @@ spec:
   - {{name: numbers, sidecar: field, source: {{generator: {{rate: {rate}, count: {count}, keys: 8}}}}}}
   {stage}
   - name: send
-    sidecar: hub
+    sidecar: {last}
     sink: {{webhook: {{url: \"{url}\"}}}}
     onError: {{retry: {{limit: 1000, initial: 100ms, max: 1s}}}}
 "

@@ -34,10 +34,10 @@ fn events_go_from_a_users_pods_to_a_hub_and_back_and_a_later_pipeline_restarts_n
         enough => Ok(enough),
     });
 
-    let before = who_runs(&shop);
+    let before = shop.who_runs("app=shopfront");
     shop.apply(&pipeline("later"));
     shop.wait_ready("later");
-    assert_eq!(who_runs(&shop), before, "no pod was made, no container was restarted");
+    assert_eq!(shop.who_runs("app=shopfront"), before, "no pod was made, no container was restarted");
     let its = || shop.metric("later", "hub", "sidestream_stage_events_out_total", "stage=\"even\"");
     eventually("its events arrive, too", SOON, || match its()? {
         0.0 => Err("none".into()),
@@ -51,10 +51,10 @@ fn a_pod_starts_with_its_sidecar_where_there_is_no_pipeline_yet() {
     let shop = Namespace::new("e2e-no-pipeline");
     shop.apply(&deployment());
     shop.kubectl(&["rollout", "status", "deployment/shopfront", "--timeout=60s"]).expect("it runs");
-    let before = who_runs(&shop);
+    let before = shop.who_runs("app=shopfront");
     shop.apply(&pipeline("orders"));
     shop.wait_ready("orders");
-    assert_eq!(who_runs(&shop), before);
+    assert_eq!(shop.who_runs("app=shopfront"), before);
 }
 
 #[test]
@@ -193,16 +193,6 @@ spec:
 fn pods(shop: &Namespace) -> Vec<Value> {
     let pods = shop.get(&["pods", "--selector", "app=shopfront"]).expect("pods can be listed");
     pods["items"].as_array().expect("a list").clone()
-}
-
-/// The pods and how often each of their containers has started.
-fn who_runs(shop: &Namespace) -> Vec<(String, Vec<i64>)> {
-    let started = |pod: &Value| {
-        let all = ["initContainerStatuses", "containerStatuses"].map(|field| pod["status"][field].clone());
-        let all = all.iter().filter_map(|list| list.as_array().cloned()).flatten();
-        all.map(|container| container["restartCount"].as_i64().expect("a number")).collect()
-    };
-    pods(shop).iter().map(|pod| (pod["metadata"]["uid"].to_string(), started(pod))).collect()
 }
 
 /// Events that came into a stage in the user's pods.

@@ -7,10 +7,23 @@ use crate::{flow::Flow, world::Namespace};
 #[test]
 #[ignore = "needs a cluster: make e2e"]
 fn a_suspended_pipeline_drains_stands_still_and_goes_on_in_the_pods_that_are_there() {
-    let Some(flow) = Flow::start(Namespace::new, "e2e-suspend") else { return };
+    if let Some(flow) = Flow::start(Namespace::new, "e2e-suspend") {
+        pauses(&flow);
+    }
+}
+
+#[test]
+#[ignore = "needs a cluster: make e2e"]
+fn a_pipeline_whose_events_come_back_to_where_they_are_from_drains_as_well() {
+    if let Some(flow) = Flow::circling(Namespace::new, "e2e-suspend-circle") {
+        pauses(&flow);
+    }
+}
+
+fn pauses(flow: &Flow) {
     let pods = || ["field", "hub"].map(|sidecar| flow.shop.pods("flow", sidecar));
     let before = pods();
-    suspend(&flow, true);
+    suspend(flow, true);
     flow.shop
         .kubectl(&["wait", "--for=condition=Drained", "pipeline/flow", "--timeout=60s"])
         .expect("it drains");
@@ -19,7 +32,7 @@ fn a_suspended_pipeline_drains_stands_still_and_goes_on_in_the_pods_that_are_the
     assert_eq!(flow.so_far().arrived, drained, "nothing is on its way any more");
     assert_eq!(flow.first(drained).lost, 0, "what the source had given has arrived");
 
-    suspend(&flow, false);
+    suspend(flow, false);
     flow.shop.wait_ready("flow");
     // The generator counts from the start again, so what came before comes a second time.
     flow.all_arrive();

@@ -98,6 +98,20 @@ impl Namespace {
         pods["items"].as_array().expect("a list").iter().filter(living).map(name).collect()
     }
 
+    /// The pods that have these labels, each with how often its containers have started again, those of its sidecar among
+    /// them.
+    pub(crate) fn who_runs(&self, labels: &str) -> Vec<(String, Vec<i64>)> {
+        let pods = self.get(&["pods", "--selector", labels]).expect("pods can be listed");
+        let started = |pod: &Value| {
+            let all =
+                ["initContainerStatuses", "containerStatuses"].map(|field| pod["status"][field].clone());
+            let all = all.iter().filter_map(|list| list.as_array().cloned()).flatten();
+            all.map(|container| container["restartCount"].as_i64().expect("a count")).collect()
+        };
+        let pods = pods["items"].as_array().expect("a list");
+        pods.iter().map(|pod| (pod["metadata"]["uid"].to_string(), started(pod))).collect()
+    }
+
     /// The sum of the samples of `metric` with `label` over the pods of one sidecar.
     pub(crate) fn metric(
         &self,
