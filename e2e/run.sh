@@ -41,6 +41,10 @@ main() {
 
 raise() {
     e2e/cluster/setup.sh
+    # All clones on a machine would raise the same cluster: one run has it until it ends.
+    mkdir -p "$CLUSTER_CACHE"
+    exec 9> "$CLUSTER_CACHE/lock"
+    flock --nonblock 9 || { step "wait for another run to end"; flock 9; }
     step "build images; beside that"
     # In a group of its own, so that it ends whole if the cluster fails.
     setsid e2e/image/build.sh "$profile" &

@@ -37,7 +37,7 @@ up() {
 start() { # N NODES
     control_groups "$CLUSTER_NAME" "$CLUSTER_NAME/node$1"
     setsid unshare --net --mount --pid --uts --fork --kill-child --mount-proc "$here/node.sh" "$1" "$2" \
-        > "$CLUSTER_STATE/log/node$1.log" 2>&1 < /dev/null &
+        > "$CLUSTER_STATE/log/node$1.log" 2>&1 < /dev/null 9>&- & # 9 is the lock of the run that raises it
     local outer=$! first=
     echo $outer > "$run/node$1.outer"
     # unshare is its parent; it is the one once it has become the script.
