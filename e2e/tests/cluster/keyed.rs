@@ -77,7 +77,8 @@ fn an_owner_that_is_killed_comes_back_to_its_keys_and_no_event_is_lost() {
     });
 }
 
-/// Events of eight keys, which the hub lets pass one by one, and counts in windows of a second, each kept by key.
+/// Events of eight keys, which the hub lets pass one by one, and counts in windows of a second, each kept by key. What waits
+/// while keys change hands is not late.
 struct Keyed {
     shop: Namespace,
     events: Collector,
@@ -156,7 +157,7 @@ spec:
   - {{name: numbers, sidecar: field, source: {{generator: {{rate: {RATE}, count: {COUNT}, keys: 8}}}}}}
   - {{name: pass, sidecar: hub, process: {{throttle: {{rate: 1000000, by: event.key}}}}}}
   - {{name: send, sink: {{webhook: {{url: \"{}\"}}}}, onError: {on_error}}}
-  - {{name: second, sidecar: hub, from: [numbers], process: {{window: {{tumbling: 1s, by: event.key, emit: {{count: 'true'}}}}}}}}
+  - {{name: second, sidecar: hub, from: [numbers], process: {{window: {{tumbling: 1s, lateness: 10s, by: event.key, emit: {{count: 'true'}}}}}}}}
   - {{name: tell, sink: {{webhook: {{url: \"{}\"}}}}, onError: {on_error}}}
 ",
             self.events.url, self.windows.url
