@@ -94,7 +94,7 @@ impl Flow {
     /// What became of all events; none of them may be lost.
     pub(crate) fn all_arrive(&self) -> Account {
         // A machine that builds something else beside may be slower than the source would be.
-        let limit = Duration::from_secs((2 * self.count / self.rate) as u64) + SOON;
+        let limit = Duration::from_secs((4 * self.count / self.rate) as u64) + SOON;
         let account = eventually("every event arrives", limit, || match self.collector.account(self.count) {
             account if account.lost == 0 => Ok(account),
             account => Err(format!("{account:?}")),
