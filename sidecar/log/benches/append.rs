@@ -1,17 +1,19 @@
 //! How fast the journal acknowledges, beside what the disk can do at all.
 //!
-//! `cargo bench -p sidestream-log --bench append [-- seconds]`. First the floor, right before each driver: B, writing 1 MiB
-//! after 1 MiB past the page cache with one barrier at the end, and L, the median of a durable write of 4 KiB in place.
+//! `cargo bench -p sidestream-log --bench append [-- seconds] [uring|file]`. The floor is measured on a file beside it: B, writing
+//! 1 MiB after 1 MiB past the page cache with one barrier at the end, right before each cell, and L, the median of a durable
+//! write of 4 KiB in place, in turn with what stands beside it.
 //! Every figure stands beside its multiple of one of them. `SIDESTREAM_BENCH_DIR` names the directory, on the file system
 //! to measure; the target directory otherwise.
 #![allow(clippy::disallowed_methods, reason = "a bench measures real time")]
 
 use std::{
     collections::VecDeque,
-    fs::OpenOptions,
+    fs::{File, OpenOptions},
     io::{IoSlice, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -19,7 +21,7 @@ use rustix::{fs::OFlags, io::ReadWriteFlags};
 use sidestream_event::record::{HEADER_BYTES, Header};
 use sidestream_host::{
     Clock, Random,
-    disk::{self, Aligned, Barrier, Choice},
+    disk::{self, Aligned, Barrier, Choice, Disk, DiskFile},
 };
 use sidestream_log::{AppendError, Appending, Durability, Journal, PartitionId, Settings};
 
@@ -32,16 +34,13 @@ fn main() {
     let parent = std::env::var_os("SIDESTREAM_BENCH_DIR")
         .map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from);
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let only = std::env::args().skip(1).find(|arg| ["uring", "file"].contains(&arg.as_str()));
     for (name, choice) in [("uring", Choice::Uring), ("file", Choice::File)] {
+        if only.as_ref().is_some_and(|only| only != name) {
+            continue;
+        }
         let directory = tempfile::tempdir_in(&parent).expect("a directory");
-        let floor = Floor::probe(&directory.path().join("floor"), length);
-        report(
-            "journal: sequential write past the page cache",
-            &format!("{name} = B"),
-            floor.bandwidth,
-            "MiB/s",
-        );
-        report("journal: durable write of 4 KiB", &format!("{name} = L"), floor.flush * 1e6, "us");
+        let floor = Floor::new(&directory.path().join("floor"));
         let open = || {
             let disk = disk::open(&directory.path().join("journal"), choice).ok()?;
             let (journal, _) = Journal::open(disk, Settings::default(), Clock::machine()).expect("a journal");
@@ -73,50 +72,55 @@ fn main() {
     }
 }
 
-/// What the disk can do.
+/// What the disk can do, measured on a file beside the journal's.
 struct Floor {
-    /// MiB/s.
-    bandwidth: f64,
-    /// Seconds.
-    flush: f64,
+    file: Arc<dyn DiskFile>,
+    direct: File,
+    noise: Aligned,
+    /// Held, so that nobody else writes there.
+    _disk: Arc<dyn Disk>,
 }
 
 impl Floor {
-    fn probe(directory: &Path, length: Duration) -> Self {
+    const BYTES: u64 = 256 * MIB as u64;
+
+    fn new(directory: &Path) -> Self {
         let disk = disk::open(directory, Choice::File).expect("a directory");
-        let bytes = 256 * MIB as u64;
         let file = disk.create("floor").expect("a file");
-        file.allocate(bytes).expect("room");
+        file.allocate(Self::BYTES).expect("room");
+        file.zero(0, Self::BYTES).expect("written");
+        file.barrier(Barrier::Earlier).expect("flushed");
         let path = directory.join("floor");
-        let mut random = Random::seeded(1);
-        let noise: Vec<u8> = (0..MIB / 8).flat_map(|_| random.next_u64().to_le_bytes()).collect();
-        let noise = Aligned::of(&noise);
         let direct = OpenOptions::new()
             .write(true)
             .custom_flags(OFlags::DIRECT.bits() as i32)
             .open(&path)
             .or_else(|_| OpenOptions::new().write(true).open(&path))
             .expect("the file");
+        let mut random = Random::seeded(1);
+        let noise: Vec<u8> = (0..MIB / 8).flat_map(|_| random.next_u64().to_le_bytes()).collect();
+        Self { file, direct, noise: Aligned::of(&noise), _disk: disk }
+    }
+
+    /// B: MiB/s of 1 MiB after 1 MiB, with a barrier at the end.
+    fn bandwidth(&self, length: Duration) -> f64 {
         let (mut written, begun) = (0, Instant::now());
         while begun.elapsed() < length || written == 0 {
-            let at = written % bytes;
-            let done = rustix::io::pwritev2(&direct, &[IoSlice::new(&noise)], at, ReadWriteFlags::empty());
+            let at = written % Self::BYTES;
+            let done =
+                rustix::io::pwritev2(&self.direct, &[IoSlice::new(&self.noise)], at, ReadWriteFlags::empty());
             written += done.expect("written") as u64;
         }
-        direct.sync_data().expect("flushed");
-        let bandwidth = written as f64 / MIB as f64 / begun.elapsed().as_secs_f64();
-        let block = Aligned::of(&noise[..4096]);
-        let mut flushes: Vec<f64> = (0..400)
-            .map(|n| {
-                let begun = Instant::now();
-                file.write_durable(n * 4096, &block, Barrier::Batches).expect("written");
-                begun.elapsed().as_secs_f64()
-            })
-            .collect();
-        flushes.sort_by(f64::total_cmp);
-        drop(file);
-        disk.remove("floor").expect("removed");
-        Self { bandwidth, flush: flushes[flushes.len() / 2] }
+        self.direct.sync_data().expect("flushed");
+        written as f64 / MIB as f64 / begun.elapsed().as_secs_f64()
+    }
+
+    /// One durable write of 4 KiB in place, in microseconds.
+    fn flush(&self, turn: usize) -> f64 {
+        let begun = Instant::now();
+        let block = Aligned::of(&self.noise[..4096]);
+        self.file.write_durable(turn as u64 * 4096 % Self::BYTES, &block, Barrier::Batches).expect("written");
+        begun.elapsed().as_secs_f64() * 1e6
     }
 }
 
@@ -128,27 +132,38 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// Batches of `records` of 1 KiB, 8 MiB of them in flight.
+    /// Batches of `records` of 1 KiB, 64 MiB of them in flight.
     async fn bandwidth(&mut self, records: usize) {
         let body = body(records * RECORD);
-        let window = 8 * MIB / body.len();
+        let window = 64 * MIB / body.len();
+        let floor = self.floor.bandwidth(self.length);
+        let before = self.journal.counts();
         let (acked, seconds) = self.push(&body, window).await;
+        let groups = self.journal.counts().groups - before.groups;
+        eprintln!(
+            "{}: {groups} groups of {:.1} MiB",
+            self.name,
+            (acked * body.len() / MIB) as f64 / groups as f64
+        );
         let mibs = (acked * body.len()) as f64 / MIB as f64 / seconds;
         let bench = format!("journal: durable append, batches of {records} KiB");
         report(&bench, self.name, mibs, "MiB/s");
-        report(&bench, self.name, mibs / self.floor.bandwidth, "of B (goal 0.85)");
+        report(&bench, &format!("{}: B", self.name), floor, "MiB/s");
+        report(&bench, self.name, mibs / floor, "of B (goal 0.85)");
         self.clear().await;
     }
 
     /// Single records, 256 in flight.
     async fn rate(&mut self) {
         let body = body(RECORD);
+        let flush = median((0..300).map(|turn| self.floor.flush(turn)).collect());
         let before = self.journal.counts();
         let (acked, seconds) = self.push(&body, 256).await;
         let barriers = self.journal.counts().barriers - before.barriers;
         let bench = "journal: durable append, batch 1, 256 in flight";
         report(bench, self.name, acked as f64 / seconds, "records/s");
-        report(bench, self.name, acked as f64 / seconds * self.floor.flush, "per L (goal 20)");
+        report(bench, &format!("{}: L", self.name), flush, "us");
+        report(bench, self.name, acked as f64 / seconds * flush / 1e6, "per L (goal 20)");
         report(bench, self.name, barriers as f64 / acked as f64, "flushes per acknowledgement (goal 0.02)");
         self.clear().await;
     }
@@ -156,9 +171,11 @@ impl Bench<'_> {
     /// One after the other.
     async fn alone(&mut self, durability: Durability, what: &str) {
         let body = body(RECORD);
-        let mut times = Vec::new();
+        let (mut times, mut floors) = (Vec::new(), Vec::new());
         let begun = Instant::now();
-        while begun.elapsed() < self.length {
+        while begun.elapsed() < 2 * self.length {
+            // In turn, so that both meet the same disk.
+            floors.push(self.floor.flush(times.len()));
             let begun = Instant::now();
             self.append(&body, durability).await.await.expect("acknowledged");
             times.push(begun.elapsed().as_secs_f64() * 1e6);
@@ -169,12 +186,9 @@ impl Bench<'_> {
         report(&format!("{bench}, p50"), self.name, at(0.5), "us");
         report(&format!("{bench}, p99"), self.name, at(0.99), "us");
         if durability == Durability::Device {
-            report(
-                &format!("{bench}, p50"),
-                self.name,
-                at(0.5) - self.floor.flush * 1e6,
-                "us over L (goal 40)",
-            );
+            let floor = median(floors);
+            report(&format!("{bench}, p50"), &format!("{}: L", self.name), floor, "us");
+            report(&format!("{bench}, p50"), self.name, at(0.5) - floor, "us over L (goal 40)");
         }
         self.clear().await;
     }
@@ -209,6 +223,11 @@ impl Bench<'_> {
         let before = bounds.next - (bounds.next - bounds.first) / 2;
         self.journal.trim(PartitionId::STATE, before).await.expect("trimmed");
     }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 fn body(length: usize) -> Vec<u8> {

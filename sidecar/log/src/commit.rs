@@ -202,7 +202,12 @@ impl Committer {
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
-        let fresh = Group { bytes: std::mem::take(&mut self.spare), ..Group::default() };
+        let mut bytes = std::mem::take(&mut self.spare);
+        if bytes.capacity() == 0 {
+            // As much as the last one had: growing would move the bytes again and again.
+            bytes = Aligned::with_capacity(state.gather.bytes.len());
+        }
+        let fresh = Group { bytes, ..Group::default() };
         let group = std::mem::replace(&mut state.gather, fresh);
         let padded = group.bytes.len().next_multiple_of(shared.disk.block()) as u32;
         let fits = self.tail.as_ref().is_some_and(|tail| tail.position + padded <= tail.size);

@@ -394,7 +394,7 @@ fn admit(
     }
     let gathered = state.gather.bytes.len();
     // Notes are few and small, and what they free may be what is waited for.
-    if gathered > 0 && gathered + bytes > settings.group_bytes_max && !(is_privileged && bytes < 1024) {
+    if gathered >= settings.group_bytes_max && !(is_privileged && bytes < 1024) {
         return Err(AppendError::Busy);
     }
     let needed = (gathered + bytes) as u64 + sidestream_host::disk::SECTOR as u64;

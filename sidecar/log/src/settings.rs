@@ -21,7 +21,8 @@ const _: () = assert!(BATCH_BYTES_MAX < SEGMENT_BYTES_MAX as usize / 4);
 pub struct Settings {
     /// Bytes of a segment: what is freed at once. 64 MiB: freeing is cheap, and a start reads at most one.
     pub segment_bytes: u32,
-    /// Bytes that gather at most while a barrier runs; what comes beyond is refused as busy. 4 MiB.
+    /// From how many bytes on what gathers while a barrier runs takes no more, and pushes are refused as busy. 8 MiB: the
+    /// more a barrier keeps, the less of the disk's bandwidth it costs.
     pub group_bytes_max: usize,
     /// How long a group waits for company when the disk is idle. None: the first push goes at once, and those that come
     /// while it is written are the next group.
@@ -45,7 +46,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             segment_bytes: 64 << 20,
-            group_bytes_max: 4 << 20,
+            group_bytes_max: 8 << 20,
             gather: Duration::ZERO,
             settle: Duration::from_millis(20),
             flush: Duration::from_secs(1),

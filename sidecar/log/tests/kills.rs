@@ -6,33 +6,16 @@
 
 mod common;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    io::{BufRead, BufReader, Write},
-    path::Path,
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
-use common::{body, header, setting};
+use common::{
+    pushing::{check, push_for_ever, run_child},
+    setting,
+};
 use sidestream_host::{
-    Clock, Random,
+    Random,
     disk::{self, Choice},
 };
-use sidestream_log::{AppendError, Durability, Journal, PartitionId, ReadError, Settings};
-
-const DIRECTORY: &str = "SIDESTREAM_JOURNAL_CHILD";
-const PARTITIONS: u32 = 4;
-
-fn settings() -> Settings {
-    Settings { segment_bytes: 1 << 20, reserve_bytes: 0, ..Settings::default() }
-}
-
-/// The bytes of the batch with this number.
-fn length_of(id: u64) -> usize {
-    let mut random = Random::seeded(id ^ 0x5eed);
-    if random.below(10) == 0 { random.below(40_000) as usize } else { 8 + random.below(900) as usize }
-}
 
 #[test]
 fn by_plain_system_calls() {
@@ -56,7 +39,7 @@ fn kill_again_and_again(choice: Choice) {
     let (mut acked, mut in_flight, mut with_some) = (0, 0, 0);
     for kill in 0..kills {
         let lives = Duration::from_micros(30_000 + random.below(120_000));
-        let told = run_child(directory.path(), choice, kill, lives);
+        let told = run_child(directory.path(), choice, kill, lives, |child| child.kill().unwrap());
         acked += told.acked.len();
         in_flight += told.pushed.len() - told.acked.len();
         with_some += u64::from(told.pushed.len() > told.acked.len());
@@ -68,137 +51,8 @@ fn kill_again_and_again(choice: Choice) {
     assert!(acked > 0 && with_some > 0);
 }
 
-/// What a child said before it died.
-#[derive(Default)]
-struct Told {
-    pushed: HashMap<u64, ()>,
-    /// Partition, offset and number of the batch.
-    acked: Vec<(u32, u64, u64)>,
-}
-
-fn run_child(directory: &Path, choice: Choice, run: u64, lives: Duration) -> Told {
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "the_child_that_is_killed", "--nocapture"])
-        .env(DIRECTORY, directory)
-        .env("SIDESTREAM_JOURNAL_DISK", if choice == Choice::File { "file" } else { "uring" })
-        .env("SIDESTREAM_JOURNAL_RUN", run.to_string())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    // The time begins when it pushes.
-    for line in lines.by_ref() {
-        if line.unwrap().ends_with("ready") {
-            break;
-        }
-    }
-    let reading = std::thread::spawn(move || {
-        let mut told = Told::default();
-        for line in lines.map_while(Result::ok) {
-            let numbers: Vec<u64> =
-                line[1..].split_whitespace().filter_map(|word| word.parse().ok()).collect();
-            match (line.as_bytes()[0], &numbers[..]) {
-                (b'+', [id]) => drop(told.pushed.insert(*id, ())),
-                (b'=', [partition, offset, id]) => told.acked.push((*partition as u32, *offset, *id)),
-                // The line it died in.
-                _ => {}
-            }
-        }
-        told
-    });
-    std::thread::sleep(lives);
-    child.kill().unwrap();
-    child.wait().unwrap();
-    reading.join().unwrap()
-}
-
-/// Opens what the child left and compares; `seen` is what every offset has had so far.
-fn check(directory: &Path, choice: Choice, told: &Told, seen: &mut BTreeMap<(u32, u64), u64>) {
-    for (partition, offset, id) in &told.acked {
-        let before = seen.insert((*partition, *offset), *id);
-        assert!(
-            before.is_none_or(|before| before == *id),
-            "offset {offset} of {partition} was given out twice"
-        );
-    }
-    let disk = disk::open(directory, choice).unwrap();
-    let (journal, recovered) = Journal::open(disk, settings(), Clock::machine()).unwrap();
-    assert_eq!(recovered.damage, []);
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    for partition in 0..PARTITIONS {
-        let Some(bounds) = journal.bounds(PartitionId(partition)) else { continue };
-        let mut at = bounds.first;
-        while at < bounds.readable {
-            let read = runtime.block_on(journal.read(PartitionId(partition), at, 1 << 20));
-            let read = match read {
-                Err(ReadError::Damaged { from, to }) => panic!("{partition}: {from}..{to} is damaged"),
-                read => read.unwrap(),
-            };
-            for batch in &read.batches {
-                assert!(batch.header.base_offset <= at && at < batch.header.next_offset(), "dense at {at}");
-                at = batch.header.next_offset();
-                let id = u64::from_le_bytes(batch.body[..8].try_into().unwrap());
-                assert!(batch.body == body(id, length_of(id)), "{partition} at {at}: other bytes");
-                let before = seen.insert((partition, batch.header.base_offset), id);
-                assert!(before.is_none_or(|before| before == id), "an offset has other bytes than it had");
-            }
-        }
-        for (acked_in, offset, _) in &told.acked {
-            assert!(*acked_in != partition || *offset < bounds.readable, "{partition} at {offset}: lost");
-        }
-        // Room for the next life.
-        let keep = bounds.readable.saturating_sub(300).max(bounds.first);
-        runtime.block_on(journal.trim(PartitionId(partition), keep)).unwrap();
-    }
-}
-
 /// Not a test by itself: what is killed.
 #[test]
 fn the_child_that_is_killed() {
-    let Ok(directory) = std::env::var(DIRECTORY) else { return };
-    let choice = if std::env::var("SIDESTREAM_JOURNAL_DISK").as_deref() == Ok("file") {
-        Choice::File
-    } else {
-        Choice::Uring
-    };
-    let run: u64 = std::env::var("SIDESTREAM_JOURNAL_RUN").unwrap().parse().unwrap();
-    let disk = disk::open(Path::new(&directory), choice).unwrap();
-    let (journal, _) = Journal::open(disk, settings(), Clock::machine()).unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, async {
-        for partition in 1..PARTITIONS {
-            journal.create(PartitionId(partition)).await.unwrap();
-        }
-        say("ready");
-        let pushers = (0..16_u64).map(|pusher| {
-            let journal = journal.clone();
-            tokio::task::spawn_local(async move {
-                for turn in 0.. {
-                    let id = run << 40 | pusher << 32 | turn;
-                    let partition = (id % u64::from(PARTITIONS)) as u32;
-                    let body = body(id, length_of(id));
-                    say(&format!("+{id}"));
-                    let appending = loop {
-                        let header = header(&body, 1, 0);
-                        match journal.append(PartitionId(partition), header, &body, Durability::Device) {
-                            Err(AppendError::Busy) => journal.room().await,
-                            appending => break appending.unwrap(),
-                        }
-                    };
-                    let receipt = appending.await.unwrap();
-                    say(&format!("={partition} {} {id}", receipt.base_offset));
-                }
-            })
-        });
-        for pusher in pushers.collect::<Vec<_>>() {
-            pusher.await.unwrap();
-        }
-    });
-}
-
-/// A whole line at once, so that a killed child says it or not.
-fn say(line: &str) {
-    let mut out = std::io::stdout().lock();
-    out.write_all(format!("{line}\n").as_bytes()).and_then(|()| out.flush()).unwrap();
+    push_for_ever();
 }

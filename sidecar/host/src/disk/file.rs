@@ -10,6 +10,8 @@ use std::{
     os::{fd::AsFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
+    time::Duration,
 };
 
 use rustix::{
@@ -21,6 +23,9 @@ use super::{Aligned, Barrier, Disk, DiskFile, Driver, OpenError, SECTOR};
 
 /// The file whose lock says that the directory is in use. Never removed: two processes could then hold two of them.
 const LOCK: &str = "lock";
+/// How often, and after how long, a directory that is in use is asked for again.
+const LOCK_TRIES: u32 = 20;
+const LOCK_WAIT: Duration = Duration::from_millis(10);
 const PROBE: &str = "probe";
 /// Zeros are written in pieces of this many bytes.
 const ZEROS: usize = 256 << 10;
@@ -134,11 +139,6 @@ impl PlainFile {
         self.direct.as_ref().unwrap_or(&self.buffered)
     }
 
-    /// Whether a write can be durable by itself.
-    pub(super) fn has_dsync(&self) -> bool {
-        self.found.dsync
-    }
-
     /// The smallest range of whole blocks around this one.
     fn widen(&self, at: u64, length: usize) -> (u64, usize) {
         let block = self.found.block as u64;
@@ -247,7 +247,18 @@ fn lock(directory: &Path) -> Result<fs::File, OpenError> {
     let path = directory.join(LOCK);
     let mut file =
         OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(io)?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    let mut tries = 0;
+    let locked = loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            // A process that is just ending, or a child of it that has not called exec yet.
+            Err(Errno::WOULDBLOCK) if tries < LOCK_TRIES => {
+                tries += 1;
+                thread::sleep(LOCK_WAIT);
+            }
+            locked => break locked,
+        }
+    };
+    match locked {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => {
             let mut holder = String::new();

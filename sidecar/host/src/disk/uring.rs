@@ -2,9 +2,8 @@
 //! system call.
 //!
 //! ```text
-//!   write_durable, up to a piece   Write with RWF_DSYNC
-//!   write_durable, larger          Write ×n at once, Fsync(DATASYNC) that drains them
-//!   everything else                as `file` does it: one operation at a time gains nothing here
+//!   write_durable, several pieces   Write ×n at once, Fsync(DATASYNC) that drains them
+//!   everything else                 as `file` does it: alone, an operation only goes through one thread more here
 //! ```
 //!
 //! The ring is small and registers nothing, so it needs no locked memory. Containers often may not have one: the default
@@ -31,7 +30,7 @@ use super::{
 };
 
 /// Entries of the ring.
-const ENTRIES: u32 = 16;
+const ENTRIES: u32 = 32;
 /// Bytes of one write: what a device likes at once.
 const PIECE: usize = 512 << 10;
 
@@ -185,16 +184,12 @@ impl UringFile {
     fn write_together(&self, at: u64, data: &[u8]) -> io::Result<()> {
         let fd = types::Fd(self.plain.quick().as_raw_fd());
         let pieces: Vec<&[u8]> = data.chunks(PIECE).collect();
-        let alone = if pieces.len() == 1 { ReadWriteFlags::DSYNC.bits() as i32 } else { 0 };
         let writes = pieces.iter().enumerate().map(|(index, piece)| {
             let write = opcode::Write::new(fd, piece.as_ptr(), piece.len() as u32);
-            write.offset(at + (index * PIECE) as u64).rw_flags(alone).build()
+            write.offset(at + (index * PIECE) as u64).build()
         });
-        let mut entries: Vec<_> = writes.collect();
-        if alone == 0 {
-            let barrier = opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build();
-            entries.push(barrier.flags(squeue::Flags::IO_DRAIN));
-        }
+        let barrier = opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build();
+        let entries: Vec<_> = writes.chain([barrier.flags(squeue::Flags::IO_DRAIN)]).collect();
         // SAFETY: the entries point into `data`, which is borrowed until `run` has seen all of them complete.
         let results = unsafe { self.ring.run(&entries) }?;
         let mut is_short = false;
@@ -206,7 +201,8 @@ impl UringFile {
         }
         // A short write says nothing of the rest, and its barrier nothing of a second try: all of it again.
         if is_short {
-            write_all(self.plain.quick(), at, data, ReadWriteFlags::DSYNC)?;
+            write_all(self.plain.quick(), at, data, ReadWriteFlags::empty())?;
+            return self.plain.buffered.sync_data();
         }
         Ok(())
     }
@@ -234,7 +230,7 @@ impl DiskFile for UringFile {
     }
 
     fn write_durable(&self, at: u64, data: &Aligned, barrier: Barrier) -> io::Result<()> {
-        if !self.plain.has_dsync() {
+        if data.len() <= PIECE {
             return self.plain.write_durable(at, data, barrier);
         }
         let together = PIECE * (ENTRIES as usize - 1);
@@ -248,14 +244,8 @@ impl DiskFile for UringFile {
         self.plain.zero(at, length)
     }
 
-    fn barrier(&self, _barrier: Barrier) -> io::Result<()> {
-        let fd = types::Fd(self.plain.buffered.as_raw_fd());
-        let entry = opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build();
-        // SAFETY: a barrier points at no memory.
-        match unsafe { self.ring.run(&[entry]) }?.as_slice() {
-            [done] if *done >= 0 => Ok(()),
-            failed => Err(io::Error::from_raw_os_error(failed.first().map_or(0, |error| -error))),
-        }
+    fn barrier(&self, barrier: Barrier) -> io::Result<()> {
+        self.plain.barrier(barrier)
     }
 }
 

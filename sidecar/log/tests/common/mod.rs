@@ -1,6 +1,8 @@
 //! A journal on a simulated disk, stepped by its test, beside a model that knows what was promised.
 #![allow(dead_code, reason = "each test uses some of it")]
 
+pub(crate) mod pushing;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::Future,
