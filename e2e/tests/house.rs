@@ -20,6 +20,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sidestream-expr", &["event"]),
     ("sidestream-scheduler", &["ring", "host"]),
     ("sidestream-log", &["event", "host"]),
+    ("sidestream-broker", &["event", "log", "host"]),
+    ("sidestream-conformance", &["event"]),
     ("sidestream-trust", &["host"]),
     ("sidestream-edge", &["event", "ring", "host", "trust"]),
     ("sidestream-connector", &["plan", "event", "ring", "host"]),

@@ -13,6 +13,7 @@ pub mod frame;
 pub mod json;
 mod map;
 mod mark;
+pub mod native;
 mod pool;
 pub mod prometheus;
 pub mod record;

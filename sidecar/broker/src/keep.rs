@@ -1,0 +1,258 @@
+//! What a broker does by itself, once a second: retention, leases and sessions, dead letters that had to wait, partitions
+//! whose disk failed, and writing its state anew before there is too much of it.
+
+use std::{sync::Arc, time::Duration};
+
+use sidestream_log::{Appending, PartitionId, ReadError};
+
+use crate::{
+    Broker,
+    error::{PushError, write_error},
+    limits,
+    open::read_state,
+    pipe::{Partition, Pipe, Tail},
+    state::{Change, StateLog},
+};
+
+impl Broker {
+    /// Looks after itself until it is dropped. Somebody must run it.
+    pub async fn run(&self) {
+        let mut turns = tokio::time::interval(limits::MAINTENANCE);
+        turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            turns.tick().await;
+            self.maintain().await;
+        }
+    }
+
+    /// One turn of [`Broker::run`]. What fails is said in the log and tried again in the next turn.
+    pub async fn maintain(&self) {
+        let pipes: Vec<Arc<Pipe>> = self.pipes().values().cloned().collect();
+        for pipe in &pipes {
+            self.keep_groups(pipe);
+            let mut failed = None;
+            for (at, partition) in pipe.partitions.iter().enumerate() {
+                let kept = self.keep_partition(pipe, at, partition).await;
+                failed = failed.or(kept.err());
+            }
+            if let Some(error) = failed {
+                tracing::warn!(dnpipe = %pipe.name, %error, "a dnpipe could not be looked after");
+            }
+        }
+        if self.inner.state.written() >= limits::STATE_BYTES
+            && let Err(error) = self.snapshot().await
+        {
+            tracing::warn!(%error, "the state of the dnpipes could not be written anew");
+        }
+    }
+
+    fn keep_groups(&self, pipe: &Arc<Pipe>) {
+        let now = self.inner.clock.now();
+        for group in pipe.all_groups() {
+            let (changed, dying) = {
+                let mut state = group.lock();
+                let changed = state.expire(now);
+                let is_dying = |slot: &crate::group::Slot| !slot.is_buried && !slot.share.dying().is_empty();
+                let slots = state.slots.iter().enumerate();
+                let dying: Vec<usize> = slots.filter(|(_, slot)| is_dying(slot)).map(|(at, _)| at).collect();
+                (changed, dying)
+            };
+            if changed {
+                group.wake();
+            }
+            self.write_dirty(pipe, &group);
+            dying.into_iter().for_each(|at| self.bury_soon(pipe, &group, at));
+        }
+    }
+
+    async fn keep_partition(&self, pipe: &Pipe, at: usize, partition: &Partition) -> Result<(), PushError> {
+        if partition.tail().is_broken {
+            self.mend(pipe, partition).await?;
+        }
+        self.retain(pipe, at, partition).await?;
+        self.checkpoint(partition)
+    }
+
+    /// Lets go of what was reset, and of what is older, or more, than is to be kept.
+    async fn retain(&self, pipe: &Pipe, at: usize, partition: &Partition) -> Result<(), PushError> {
+        let lost = |error: ReadError| PushError::Failed { reason: error.to_string().into() };
+        let (retention, journal) = (pipe.spec().retention, &self.inner.journal);
+        let range = pipe.visible(journal, &pipe.fence(), at as u32);
+        let mut keep = range.start;
+        if let Some(time) = retention.time {
+            let since = self.inner.clock.wall_nanos().saturating_sub(nanos(time));
+            keep = keep.max(journal.offset_at(partition.id, since).await.map_err(lost)?);
+        }
+        if let Some(bytes) = retention.bytes {
+            keep = keep.max(journal.offset_keeping(partition.id, bytes).await.map_err(lost)?);
+        }
+        self.let_go(partition, keep.min(range.end)).await
+    }
+
+    /// Trims a partition. Its producers are written down before: what says of them what they pushed goes with the records.
+    pub(crate) async fn let_go(&self, partition: &Partition, before: u64) -> Result<(), PushError> {
+        let first = self.inner.journal.bounds(partition.id).map_or(before, |bounds| bounds.first);
+        if before <= first {
+            return Ok(());
+        }
+        let now = self.inner.clock.wall_nanos();
+        self.inner
+            .state
+            .write(|state| self.write_producers(state, partition, &mut partition.tail(), now))
+            .await?;
+        self.inner.journal.trim(partition.id, before).await.map_err(write_error)
+    }
+
+    /// All producers of a partition, as they are at this moment. What is on its way to the disk counts: it is before this in
+    /// the journal, so it is there if this is.
+    pub(crate) fn write_producers(
+        &self,
+        state: &StateLog,
+        partition: &Partition,
+        tail: &mut Tail,
+        now: i64,
+    ) -> Result<Appending, PushError> {
+        let upto = self.inner.journal.bounds(partition.id).map_or(0, |bounds| bounds.next);
+        let appending = state.append(&producers_change(partition.id, tail, upto), now)?;
+        tail.bytes_since = 0;
+        Ok(appending)
+    }
+
+    /// Writes down what a partition knows of its producers: after many bytes, or when it rests.
+    fn checkpoint(&self, partition: &Partition) -> Result<(), PushError> {
+        let mut tail = partition.tail();
+        let now = self.inner.clock.wall_nanos();
+        let rests = now.saturating_sub(tail.append_time) >= nanos(REST);
+        let is_due = tail.bytes_since >= limits::CHECKPOINT_BYTES || (rests && tail.bytes_since > 0);
+        if !tail.is_broken && !tail.is_removed && is_due {
+            drop(self.write_producers(&self.inner.state, partition, &mut tail, now)?);
+        }
+        Ok(())
+    }
+
+    /// After its disk failed, a partition takes pushes again, from what the disk has: what was not acknowledged is forgotten.
+    async fn mend(&self, pipe: &Pipe, partition: &Partition) -> Result<(), PushError> {
+        let lost = |error: String| PushError::Failed { reason: error.into() };
+        let Some(bounds) = self.inner.journal.resume(partition.id) else { return Ok(()) };
+        let read = read_state(&self.inner.journal).await.map_err(|error| lost(error.to_string()))?;
+        let none = Vec::new();
+        let changes = read.producers.get(&partition.id.0).unwrap_or(&none);
+        let fresh = self.read_tail(partition, changes).await.map_err(|error| lost(error.to_string()))?;
+        let epoch = {
+            let mut tail = partition.tail();
+            let is_removed = tail.is_removed;
+            let append_time = fresh.append_time.max(tail.append_time);
+            *tail = Tail { epoch: tail.epoch, is_removed, append_time, is_broken: true, ..fresh };
+            tail.epoch
+        };
+        let start = pipe.fence().starts[pipe.place(partition)];
+        let ids = self.read_ids(pipe, partition, &pipe.spec(), start).await;
+        ids.map_err(|error| lost(error.to_string()))?;
+        let mut tail = partition.tail();
+        // What was written down of pushes that never came to be is over with this.
+        drop(self.write_producers(&self.inner.state, partition, &mut tail, self.inner.clock.wall_nanos())?);
+        tail.is_broken = false;
+        tracing::warn!(dnpipe = %pipe.name, epoch, next = bounds.next, "a partition takes pushes again after its disk failed");
+        Ok(())
+    }
+
+    /// Writes all state anew, and lets the old go.
+    pub(crate) async fn snapshot(&self) -> Result<(), PushError> {
+        let numbers = self.inner.numbers.lock().await;
+        let (state, now) = (&self.inner.state, self.inner.clock.wall_nanos());
+        let before = state.begin_snapshot();
+        let leader_epoch = self.inner.leader_epoch;
+        let broker = Change::Broker { leader_epoch, next_partition: *numbers };
+        state.write(|state| state.append(&broker, now)).await?;
+        let pipes: Vec<Arc<Pipe>> = self.pipes().values().cloned().collect();
+        for pipe in pipes {
+            // Nobody resets or changes it, or makes or removes a group of it, meanwhile.
+            let _turn = pipe.turn.lock().await;
+            let fence = pipe.fence();
+            let change = pipe.change((*pipe.spec()).clone(), fence.epoch, &fence.starts);
+            state.write(|state| state.append(&change, now)).await?;
+            for group in pipe.all_groups() {
+                let spec = group.lock().spec.clone();
+                let cursors = group.lock().slots.iter().map(|slot| slot.share.cursor()).collect();
+                let change = Change::Group { dnpipe: pipe.name.clone(), spec, cursors };
+                state.write(|state| state.append(&change, now)).await?;
+                for at in 0..pipe.partitions.len() {
+                    self.write_share(&pipe, &group, at)
+                        .await
+                        .map_err(|error| PushError::Failed { reason: error.to_string().into() })?;
+                }
+            }
+            for partition in &pipe.partitions {
+                let append =
+                    |state: &StateLog| self.write_producers(state, partition, &mut partition.tail(), now);
+                state.write(append).await?;
+            }
+        }
+        let trimmed = self.inner.journal.trim(PartitionId::STATE, before);
+        trimmed.await.map_err(write_error)
+    }
+}
+
+impl Pipe {
+    fn place(&self, partition: &Partition) -> usize {
+        self.partitions.iter().position(|own| own.id == partition.id).unwrap_or_default()
+    }
+}
+
+/// All producers of a partition. Of what does not fit into one record the oldest runs are left out: repeats of those are
+/// known to be repeats, and where they are is not.
+fn producers_change(partition: PartitionId, tail: &Tail, upto: u64) -> Change {
+    let all = tail.producers.all();
+    let runs_max = (limits::STATE_RECORD_BYTES / RUN_BYTES / all.len().max(1)).clamp(1, limits::RUNS_MAX);
+    let producers = all.into_iter().map(|(id, producer)| (id, producer.newest(runs_max))).collect();
+    Change::Producers { partition: partition.0, upto, append_time: tail.append_time, producers }
+}
+
+fn nanos(span: Duration) -> i64 {
+    i64::try_from(span.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// A partition rests when nothing was pushed for so long.
+const REST: Duration = Duration::from_secs(5);
+/// What a run takes as JSON, at most.
+const RUN_BYTES: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use sidestream_event::record::{Header, RECORD_BYTES_MAX};
+
+    use super::*;
+
+    /// What can't be written down as one record would be lost in a crash.
+    #[test]
+    fn as_many_producers_as_there_may_be_fit_into_a_record() {
+        let mut tail = Tail { append_time: i64::MAX, ..Tail::default() };
+        let far = u64::MAX / 2;
+        for run in 0..limits::RUNS_MAX as u64 {
+            for id in 0..limits::PRODUCERS_MAX as u64 {
+                let (first_sequence, base_offset) = (far + run, far + run * 3 + id * 7);
+                let header = Header {
+                    first_sequence,
+                    base_offset,
+                    count: 1,
+                    append_time: i64::MAX,
+                    ..Header::default()
+                };
+                let (producer_id, producer_epoch) = (u64::MAX - id, u32::MAX);
+                tail.producers.note(&Header {
+                    producer_id,
+                    producer_epoch,
+                    reset_epoch: u32::MAX,
+                    position: u64::MAX,
+                    ..header
+                });
+            }
+        }
+        let change = producers_change(PartitionId(u32::MAX), &tail, u64::MAX);
+        let bytes = serde_json::to_vec(&change).unwrap().len();
+        assert!(bytes < RECORD_BYTES_MAX, "{bytes}");
+        let Change::Producers { producers, .. } = change else { panic!("not producers") };
+        assert_eq!(producers.len(), limits::PRODUCERS_MAX);
+        assert!(producers.iter().all(|(_, producer)| !producer.runs.is_empty()));
+    }
+}

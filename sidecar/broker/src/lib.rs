@@ -1,0 +1,98 @@
+//! Dnpipes on the journal: push, pull, reset, groups, deduplication, dead letters.
+//!
+//! ```text
+//!   push ──▶ checks, order ──▶ journal partition ──▶ durable ──▶ answer
+//!   pull ◀── fence, second look ◀── journal partition
+//!   group: next ──▶ share of a partition ──▶ out ──▶ ack ──▶ state partition
+//!                                             └─ not taken ──▶ again, later ──▶ dead letters
+//!   reset ──▶ fence through all partitions ──▶ state partition ──▶ the new epoch
+//! ```
+//!
+//! A [`Broker`] is a handle on all dnpipes of one journal; clones are the same one. What it must not forget it writes to the
+//! journal's partition of state, so there is one file format, and one barrier makes pushes, cursors and resets durable
+//! together. `docs/explanation/dnpipes.md` says what it promises, and names the test of each promise.
+//!
+//! This room holds no socket and no file, and knows no certificates: the doors ask [`access::allowed`] before they ask it.
+
+pub mod access;
+mod admin;
+mod error;
+mod group;
+mod ids;
+mod keep;
+mod limits;
+mod open;
+mod pipe;
+mod producer;
+mod producers;
+mod pull;
+mod push;
+mod reset;
+mod spec;
+mod state;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, RwLock},
+};
+
+pub use admin::{Described, PartitionInfo};
+pub use error::{ApplyError, GroupError, OpenError, PullError, PushError, ResetError, Room};
+pub use group::{Claimed, Delivery, GroupInfo, JoinOptions, MemberInfo, Membership, Redriven, dead::Origin};
+pub use producer::OpenProducer;
+pub use pull::{Limits, Pulled};
+pub use push::Pushed;
+pub use spec::{DnpipeSpec, Durability, GroupSpec, Retention};
+
+use sidestream_event::native::DnpipeName;
+use sidestream_host::Clock;
+use sidestream_log::Journal;
+
+/// All dnpipes of one journal. Clones are the same one.
+#[derive(Clone)]
+pub struct Broker {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) journal: Journal,
+    pub(crate) clock: Clock,
+    pub(crate) state: state::StateLog,
+    /// Grows with every start: says in each batch whose reign it was.
+    pub(crate) leader_epoch: u32,
+    pipes: RwLock<BTreeMap<DnpipeName, Arc<pipe::Pipe>>>,
+    /// One at a time makes or removes dnpipes: the next number of a partition in the journal.
+    pub(crate) numbers: tokio::sync::Mutex<u32>,
+}
+
+impl fmt::Debug for Broker {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Broker").field("dnpipes", &self.list()).finish_non_exhaustive()
+    }
+}
+
+impl Broker {
+    /// What may `caller`, a SPIFFE ID, do to a dnpipe? None where there is no such dnpipe.
+    pub fn allowed(&self, name: &DnpipeName, caller: &str) -> Option<access::Verbs> {
+        let spec = self.pipe(name)?.spec();
+        Some(access::allowed(&spec.access, name.namespace(), caller))
+    }
+
+    /// Waits until a push that was refused as busy may be tried again.
+    pub async fn room(&self) {
+        self.inner.journal.room().await;
+    }
+
+    pub(crate) fn pipe(&self, name: &DnpipeName) -> Option<Arc<pipe::Pipe>> {
+        self.pipes().get(name).cloned()
+    }
+
+    pub(crate) fn pipes(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<DnpipeName, Arc<pipe::Pipe>>> {
+        self.inner.pipes.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub(crate) fn pipes_mut(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<DnpipeName, Arc<pipe::Pipe>>> {
+        self.inner.pipes.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

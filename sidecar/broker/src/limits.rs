@@ -1,0 +1,41 @@
+//! How much of everything there may be, and why.
+
+use std::time::Duration;
+
+/// Partitions of one dnpipe. An idle one costs a few hundred bytes.
+pub(crate) const PARTITIONS_MAX: u32 = 1024;
+/// Groups of one dnpipe: each keeps a cursor for each partition.
+pub(crate) const GROUPS_MAX: usize = 1024;
+/// Members of one group.
+pub(crate) const MEMBERS_MAX: usize = 4096;
+/// Bytes of the name of a group or a member.
+pub(crate) const GROUP_NAME_BYTES_MAX: usize = 128;
+
+/// Producers that a partition remembers. One that was idle for [`PRODUCER_IDLE`] makes room for another.
+pub(crate) const PRODUCERS_MAX: usize = 2048;
+/// How long an idle producer is remembered whatever happens.
+pub(crate) const PRODUCER_IDLE: Duration = Duration::from_secs(3600);
+/// Pieces of a producer's past whose offsets are known: as many batches as a client may have in flight, and then some.
+pub(crate) const RUNS_MAX: usize = 256;
+/// Ids of messages that a partition remembers; beyond, the oldest go before their window ends.
+pub(crate) const IDS_MAX: usize = 1 << 20;
+
+/// Records of a partition that members of a group may have without having acknowledged them: bounds what a cursor is.
+pub(crate) const PENDING_RECORDS_MAX: u64 = 8 << 10;
+/// The longest wait for another delivery.
+pub(crate) const BACKOFF_MAX: Duration = Duration::from_secs(60);
+
+/// Bytes of the broker's own state in the journal after which it is written anew and the old is let go.
+pub(crate) const STATE_BYTES: u64 = 8 << 20;
+/// Bytes pushed to a partition after which what it knows of its producers is written down, so that a start reads at most
+/// this much of it.
+pub(crate) const CHECKPOINT_BYTES: u64 = 16 << 20;
+/// Bytes of one record of state: well below what a record may have.
+pub(crate) const STATE_RECORD_BYTES: usize = 256 << 10;
+/// How much of a partition a start reads at a time.
+pub(crate) const RECOVERY_READ_BYTES: usize = 1 << 20;
+
+/// How often a running broker looks after itself.
+pub(crate) const MAINTENANCE: Duration = Duration::from_secs(1);
+
+const _: () = assert!(STATE_RECORD_BYTES * 2 < sidestream_event::record::RECORD_BYTES_MAX);

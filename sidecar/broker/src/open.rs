@@ -1,0 +1,298 @@
+//! A start: what the partition of state says, then what the partitions themselves know better.
+//!
+//! A start needs nobody. What it finds that can't be, it repairs towards what was acknowledged: partitions that no dnpipe
+//! names are removed, unless a part of the state can't be read, in which they may have been named; a fence that was drawn and
+//! not trimmed is trimmed; producers are counted on from where they were last written down.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, RwLock},
+};
+
+use sidestream_event::{
+    native::DnpipeName,
+    record::{Flags, Header, MESSAGE_ID, records},
+};
+use sidestream_host::Clock;
+use sidestream_log::{Journal, PartitionId, ReadError, Recovered};
+
+use crate::{
+    Broker, Inner,
+    error::OpenError,
+    group::{Group, Saved},
+    limits,
+    pipe::{Partition, Pipe, Tail, lock},
+    producers::Producer,
+    spec::{DnpipeSpec, GroupSpec},
+    state::{self, Change, StateLog},
+};
+
+impl Broker {
+    /// The dnpipes of a journal that was just opened.
+    pub async fn open(journal: Journal, recovered: &Recovered, clock: Clock) -> Result<Broker, OpenError> {
+        let read = read_state(&journal).await?;
+        let highest = recovered.partitions.keys().map(|id| id.0).max().unwrap_or_default();
+        let next_partition = read.next_partition.max(highest.saturating_add(1)).max(1);
+        let inner = Inner {
+            state: StateLog::new(journal.clone()),
+            leader_epoch: read.leader_epoch + 1,
+            pipes: RwLock::default(),
+            numbers: tokio::sync::Mutex::new(next_partition),
+            journal,
+            clock,
+        };
+        let broker = Broker { inner: Arc::new(inner) };
+        let started = Change::Broker { leader_epoch: broker.inner.leader_epoch, next_partition };
+        let now = broker.inner.clock.wall_nanos();
+        broker.inner.state.write(|state| state.append(&started, now)).await.map_err(OpenError::Write)?;
+        let mut named = BTreeSet::from([PartitionId::STATE]);
+        for (name, saved) in read.pipes {
+            named.extend(saved.partitions.iter().map(|id| PartitionId(*id)));
+            let pipe = broker.open_pipe(saved, &read.producers).await?;
+            broker.pipes_mut().insert(name, Arc::new(pipe));
+        }
+        if read.is_whole {
+            for orphan in recovered.partitions.keys().filter(|id| !named.contains(id)) {
+                drop(broker.inner.journal.remove(*orphan));
+            }
+        }
+        Ok(broker)
+    }
+
+    async fn open_pipe(
+        &self,
+        saved: SavedPipe,
+        producers: &BTreeMap<u32, Vec<Change>>,
+    ) -> Result<Pipe, OpenError> {
+        let SavedPipe { spec, partitions, epoch, starts, groups } = saved;
+        let pipe = Pipe::new(spec.clone(), &partitions, epoch, starts.clone());
+        for (partition, start) in pipe.partitions.iter().zip(&starts) {
+            if self.inner.journal.bounds(partition.id).is_none() {
+                // Only damage can have taken it: what follows must not get the offsets that were given before.
+                drop(self.inner.journal.create_at(partition.id, *start));
+            }
+            let none = Vec::new();
+            let changes = producers.get(&partition.id.0).unwrap_or(&none);
+            let tail = self.read_tail(partition, changes).await.map_err(OpenError::Read)?;
+            *partition.tail() = Tail { epoch, ..tail };
+            self.let_go(partition, *start).await.map_err(OpenError::Write)?;
+            self.read_ids(&pipe, partition, &spec, *start).await.map_err(OpenError::Read)?;
+        }
+        let now = self.inner.clock.now();
+        for (name, group) in groups {
+            let opened = Group::open(group, partitions.len(), now);
+            lock(&pipe.groups).insert(name, Arc::new(opened));
+        }
+        self.declare_groups(&pipe, &spec);
+        Ok(pipe)
+    }
+
+    /// What a partition's tail knows, from what was written down of it and the headers after that.
+    pub(crate) async fn read_tail(
+        &self,
+        partition: &Partition,
+        changes: &[Change],
+    ) -> Result<Tail, ReadError> {
+        let journal = &self.inner.journal;
+        let Some(bounds) = journal.bounds(partition.id) else { return Ok(Tail::default()) };
+        let (mut tail, mut written_upto) = (Tail::default(), bounds.first);
+        let mut single: Vec<(u64, u64, &Producer)> = Vec::new();
+        // Of what knows more than the partition has, because the disk failed in between, only who was fenced is believed.
+        let mut fenced: Vec<(u64, u32)> = Vec::new();
+        for change in changes {
+            match change {
+                Change::Producers { upto, append_time, producers, .. } if *upto <= bounds.next => {
+                    single.clear();
+                    tail.producers.clear();
+                    producers.iter().for_each(|(id, producer)| tail.producers.put(*id, producer.clone()));
+                    (written_upto, tail.append_time) = (*upto, *append_time);
+                }
+                Change::Producers { producers, .. } => {
+                    fenced.extend(producers.iter().map(|(id, producer)| (*id, producer.epoch)));
+                }
+                Change::Producer { upto, id, producer, .. } if *upto <= bounds.next => {
+                    single.push((*upto, *id, producer));
+                }
+                Change::Producer { id, producer, .. } => fenced.push((*id, producer.epoch)),
+                _ => (),
+            }
+        }
+        let mut single = single.into_iter().peekable();
+        let mut at = written_upto.max(bounds.first);
+        while at < bounds.next {
+            let (headers, next) = match journal.headers(partition.id, at, limits::RECOVERY_READ_BYTES).await {
+                Ok(read) => read,
+                Err(ReadError::Damaged { to, .. }) => (Vec::new(), to),
+                Err(error) => return Err(error),
+            };
+            for header in headers.iter().filter(|header| header.base_offset >= written_upto) {
+                while let Some((_, id, producer)) = single.next_if(|(upto, ..)| *upto <= header.base_offset) {
+                    tail.producers.put(id, producer.clone());
+                }
+                tail.producers.note(header);
+                tail.append_time = tail.append_time.max(header.append_time);
+                tail.bytes_since += u64::from(header.length);
+            }
+            if next <= at {
+                break;
+            }
+            at = next;
+        }
+        single.for_each(|(_, id, producer)| tail.producers.put(id, producer.clone()));
+        for (id, epoch) in fenced {
+            tail.producers.fence(id, epoch);
+        }
+        Ok(tail)
+    }
+
+    /// The ids of messages that are within their window.
+    pub(crate) async fn read_ids(
+        &self,
+        pipe: &Pipe,
+        partition: &Partition,
+        spec: &DnpipeSpec,
+        start: u64,
+    ) -> Result<(), ReadError> {
+        let (Some(window), journal) = (spec.dedupe_window, &self.inner.journal) else { return Ok(()) };
+        let Some(bounds) = journal.bounds(partition.id) else { return Ok(()) };
+        let now = self.inner.clock.wall_nanos();
+        let since = now.saturating_sub(i64::try_from(window.as_nanos()).unwrap_or(i64::MAX));
+        let first = start.max(bounds.first);
+        if first >= bounds.readable {
+            return Ok(());
+        }
+        let mut at = match journal.offset_at(partition.id, since).await {
+            Ok(at) => at.max(first),
+            Err(ReadError::OutOfRange { .. }) => first,
+            Err(error) => return Err(error),
+        };
+        while at < bounds.readable {
+            let read = match journal.read(partition.id, at, limits::RECOVERY_READ_BYTES).await {
+                Ok(read) => read,
+                Err(ReadError::Damaged { to, .. }) => {
+                    at = to;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let mut tail = partition.tail();
+            for batch in read.batches.iter().filter(|batch| is_of(&batch.header, pipe)) {
+                for record in records(&batch.header, &batch.body).flatten() {
+                    if let Some(id) = record.headers.get(MESSAGE_ID) {
+                        tail.ids.note(id, record.offset, batch.header.append_time, window);
+                    }
+                }
+            }
+            drop(tail);
+            if read.next <= at {
+                break;
+            }
+            at = read.next;
+        }
+        Ok(())
+    }
+}
+
+fn is_of(header: &Header, pipe: &Pipe) -> bool {
+    header.flags == Flags::PLAIN && header.reset_epoch == pipe.fence.borrow().epoch
+}
+
+/// What the partition of state says, the last word on each thing.
+#[derive(Debug, Default)]
+pub(crate) struct ReadState {
+    leader_epoch: u32,
+    next_partition: u32,
+    pipes: BTreeMap<DnpipeName, SavedPipe>,
+    /// By their partitions' numbers in the journal, in order.
+    pub(crate) producers: BTreeMap<u32, Vec<Change>>,
+    /// Whether all of it could be read.
+    is_whole: bool,
+}
+
+#[derive(Debug)]
+struct SavedPipe {
+    spec: DnpipeSpec,
+    partitions: Vec<u32>,
+    epoch: u32,
+    starts: Vec<u64>,
+    groups: BTreeMap<String, Saved>,
+}
+
+/// Reads all of the partition of state.
+pub(crate) async fn read_state(journal: &Journal) -> Result<ReadState, OpenError> {
+    let mut read = ReadState { is_whole: true, ..ReadState::default() };
+    let Some(bounds) = journal.bounds(PartitionId::STATE) else { return Ok(read) };
+    let mut at = bounds.first;
+    while at < bounds.readable {
+        match journal.read(PartitionId::STATE, at, limits::RECOVERY_READ_BYTES).await {
+            Ok(found) => {
+                for batch in found.batches.iter().filter(|batch| batch.header.next_offset() > at) {
+                    let changes = state::read(batch).map_err(|found| OpenError::Newer { found })?;
+                    changes.into_iter().for_each(|change| read.take(change));
+                }
+                if found.next <= at {
+                    break;
+                }
+                at = found.next;
+            }
+            Err(ReadError::Damaged { from, to }) => {
+                tracing::error!(
+                    from,
+                    to,
+                    "a part of the state of the dnpipes is damaged: what it said last may be lost"
+                );
+                (read.is_whole, at) = (false, to);
+            }
+            Err(error) => return Err(OpenError::Read(error)),
+        }
+    }
+    Ok(read)
+}
+
+impl ReadState {
+    fn take(&mut self, change: Change) {
+        match change {
+            Change::Broker { leader_epoch, next_partition } => {
+                self.leader_epoch = self.leader_epoch.max(leader_epoch);
+                self.next_partition = self.next_partition.max(next_partition);
+            }
+            Change::Dnpipe { spec, partitions, epoch, starts } => {
+                let before = self.pipes.remove(&spec.name).filter(|before| before.partitions == partitions);
+                let groups = before.map(|before| before.groups).unwrap_or_default();
+                let saved = SavedPipe { spec: *spec, partitions, epoch, starts, groups };
+                self.pipes.insert(saved.spec.name.clone(), saved);
+            }
+            Change::Removed { name } => {
+                for partition in self.pipes.remove(&name).into_iter().flat_map(|pipe| pipe.partitions) {
+                    self.producers.remove(&partition);
+                }
+            }
+            Change::Group { dnpipe, spec, cursors } => {
+                if let Some(pipe) = self.pipes.get_mut(&dnpipe) {
+                    let saved =
+                        pipe.groups.entry(spec.name.clone()).or_insert_with(|| Saved::new(spec.clone()));
+                    (saved.spec, saved.cursors) = (spec, cursors);
+                }
+            }
+            Change::GroupRemoved { dnpipe, group } => {
+                if let Some(pipe) = self.pipes.get_mut(&dnpipe) {
+                    pipe.groups.remove(&group);
+                }
+            }
+            Change::Share { dnpipe, group, partition, share, burying, redriven } => {
+                if let Some(pipe) = self.pipes.get_mut(&dnpipe) {
+                    let declared = pipe.spec.groups.iter().find(|spec| spec.name == group).cloned();
+                    let spec = || declared.unwrap_or_else(|| GroupSpec::new(&group));
+                    let saved = pipe.groups.entry(group.clone()).or_insert_with(|| Saved::new(spec()));
+                    saved.shares.insert(partition, (share, burying, redriven));
+                }
+            }
+            Change::Producers { partition, .. } => {
+                self.producers.entry(partition).or_default().push(change);
+            }
+            Change::Producer { partition, .. } => {
+                self.producers.entry(partition).or_default().push(change);
+            }
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! Push: a batch in, its offset out when it is as durable as the dnpipe says.
+//!
+//! Everything that orders happens at the call: whoever calls twice has pushed in that order, however the futures are
+//! waited for. An answer is a receipt: every pull that begins after it can find the records, until a reset.
+
+use std::{future::Future, sync::Arc};
+
+use bytes::Bytes;
+use sidestream_event::{
+    native::{Conditions, DnpipeName},
+    record::{BatchWriter, Flags, Header, MESSAGE_ID, records, split},
+};
+use sidestream_log::Journal;
+
+use crate::{
+    Broker,
+    error::{PushError, Room, write_error},
+    pipe::{Pipe, Tail},
+    producers::Verdict,
+};
+
+/// What became of a push.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    /// The partition it is in.
+    pub partition: u32,
+    /// The offset of its first record.
+    pub base_offset: u64,
+    /// The epoch it is in.
+    pub epoch: u32,
+    /// Whether it was there already, and nothing was appended.
+    pub is_repeat: bool,
+    /// Records of it that were there already and were left out; the others follow each other from `base_offset` on.
+    pub skipped: u32,
+}
+
+impl Broker {
+    /// Pushes `batch`, a header with its body, to a partition of a dnpipe. Refusals come at once; the future says when the
+    /// records are as durable as the dnpipe promises, and dropping it takes nothing back.
+    ///
+    /// A batch of a producer that was taken before is not taken again: its first offset is the answer. That comes before
+    /// all conditions, so a push can be repeated until it is answered.
+    pub fn push(
+        &self,
+        name: &DnpipeName,
+        partition: u32,
+        batch: Bytes,
+        only_if: Conditions,
+    ) -> Result<impl Future<Output = Result<Pushed, PushError>> + Send + 'static + use<>, PushError> {
+        let pipe = self.pipe(name).ok_or_else(|| PushError::Unknown(name.clone()))?;
+        let admitted = self.admit(&pipe, partition, &batch, only_if)?;
+        let journal = self.inner.journal.clone();
+        Ok(async move { settle(&journal, &pipe, admitted).await })
+    }
+
+    fn admit(
+        &self,
+        pipe: &Pipe,
+        number: u32,
+        batch: &Bytes,
+        only_if: Conditions,
+    ) -> Result<Admitted, PushError> {
+        let partitions = pipe.partitions.len() as u32;
+        let Some(partition) = pipe.partitions.get(number as usize) else {
+            return Err(PushError::UnknownPartition { partition: number, partitions });
+        };
+        let (header, body) = split(batch)?;
+        if header.flags == Flags::PLAIN {
+            // Who pulls must be able to read what is there: a body that lies about its records ends here.
+            records(&header, &body).try_for_each(|record| record.map(drop))?;
+        }
+        let spec = pipe.spec();
+        let (journal, wall) = (&self.inner.journal, self.inner.clock.wall_nanos());
+
+        let mut tail = partition.tail();
+        if tail.is_removed {
+            return Err(PushError::Unknown(pipe.name.clone()));
+        }
+        if tail.is_broken {
+            return Err(PushError::Failed { reason: "the partition is read anew after a failure".into() });
+        }
+        let now = wall.max(tail.append_time);
+        if let Verdict::Repeat { offset, reset_epoch } = tail.producers.check(&header, now)? {
+            let pushed = Pushed {
+                partition: number,
+                base_offset: offset,
+                epoch: reset_epoch,
+                is_repeat: true,
+                skipped: 0,
+            };
+            let upto = offset + u64::from(header.count);
+            return Ok(Admitted { pushed, outcome: Outcome::Repeat { upto } });
+        }
+        if only_if.epoch.is_some_and(|epoch| epoch != tail.epoch) {
+            return Err(PushError::WrongEpoch { current: tail.epoch });
+        }
+        let next = journal.bounds(partition.id).map_or(0, |bounds| bounds.next);
+        if only_if.next_offset.is_some_and(|offset| offset != next) {
+            return Err(PushError::WrongOffset { next });
+        }
+        let news = match spec.dedupe_window {
+            Some(window) if header.flags == Flags::PLAIN => news(&tail, &header, &body, now, window)?,
+            _ => News::All,
+        };
+        let (header, body) = match news {
+            News::All => (header, body),
+            News::None { offset } => {
+                let epoch = tail.epoch;
+                let pushed = Pushed {
+                    partition: number,
+                    base_offset: offset,
+                    epoch,
+                    is_repeat: true,
+                    skipped: header.count,
+                };
+                let outcome = if header.producer_id == 0 {
+                    Outcome::Repeat { upto: offset + 1 }
+                } else {
+                    // Its numbers are used up, and no record says so.
+                    tail.producers.skip(&header, offset, now);
+                    let change = self.producer_change(&tail, partition, header.producer_id, next);
+                    Outcome::Noted { appending: self.inner.state.append(&change, wall)?, upto: offset + 1 }
+                };
+                return Ok(Admitted { pushed, outcome });
+            }
+            News::Some { header, body } => (*header, body),
+        };
+        if !pipe.use_bytes(journal, u64::from(header.length), spec.quota_bytes) {
+            return Err(PushError::Full { what: Room::Quota, limit: spec.quota_bytes.unwrap_or_default() });
+        }
+        let header = Header {
+            leader_epoch: self.inner.leader_epoch,
+            reset_epoch: tail.epoch,
+            append_time: now,
+            ..header
+        };
+        let appending =
+            journal.append(partition.id, header, &body, spec.durability.into()).map_err(|error| {
+                let error = write_error(error);
+                tail.is_broken |= matches!(error, PushError::Failed { .. });
+                error
+            })?;
+        let header = Header { base_offset: appending.base_offset, ..header };
+        tail.append_time = now;
+        tail.bytes_since += u64::from(header.length);
+        tail.producers.note(&header);
+        if let Some(window) = spec.dedupe_window
+            && header.flags == Flags::PLAIN
+        {
+            for record in records(&header, &body).flatten() {
+                if let Some(id) = record.headers.get(MESSAGE_ID) {
+                    tail.ids.note(id, record.offset, now, window);
+                }
+            }
+        }
+        let pushed = Pushed {
+            partition: number,
+            base_offset: header.base_offset,
+            epoch: tail.epoch,
+            is_repeat: false,
+            skipped: header.skipped,
+        };
+        Ok(Admitted { pushed, outcome: Outcome::Appending(appending) })
+    }
+}
+
+/// A push that has its place.
+struct Admitted {
+    pushed: Pushed,
+    outcome: Outcome,
+}
+
+enum Outcome {
+    Appending(sidestream_log::Appending),
+    /// It was there before; the first one of it may still be on its way.
+    Repeat {
+        upto: u64,
+    },
+    /// The same, and that it came again is on its way too.
+    Noted {
+        appending: sidestream_log::Appending,
+        upto: u64,
+    },
+}
+
+async fn settle(journal: &Journal, pipe: &Arc<Pipe>, admitted: Admitted) -> Result<Pushed, PushError> {
+    let Admitted { pushed, outcome } = admitted;
+    let partition = &pipe.partitions[pushed.partition as usize];
+    match outcome {
+        Outcome::Appending(appending) => {
+            if let Err(error) = appending.await {
+                let error = write_error(error);
+                partition.tail().is_broken |= matches!(error, PushError::Failed { .. });
+                return Err(error);
+            }
+        }
+        Outcome::Repeat { upto } => durable(journal, pipe, pushed.partition, upto).await?,
+        Outcome::Noted { appending, upto } => {
+            appending.await.map_err(write_error)?;
+            durable(journal, pipe, pushed.partition, upto).await?;
+        }
+    }
+    // A reset that was on its way when this was pushed is over before this is answered: whoever hears of it can pull it.
+    let mut fence = pipe.fence.subscribe();
+    let seen = fence
+        .wait_for(|fence| fence.epoch >= pushed.epoch || fence.failed.is_some() || fence.is_removed)
+        .await;
+    match seen.ok().and_then(|fence| fence.failed.clone()) {
+        Some(reason) => Err(PushError::Failed { reason }),
+        None => Ok(pushed),
+    }
+}
+
+/// Waits until everything below `upto` is as durable as it was to be.
+pub(crate) async fn durable(journal: &Journal, pipe: &Pipe, number: u32, upto: u64) -> Result<(), PushError> {
+    let partition = &pipe.partitions[number as usize];
+    let Some(mut readable) = journal.watch(partition.id) else {
+        return Err(PushError::Unknown(pipe.name.clone()));
+    };
+    loop {
+        if *readable.borrow_and_update() >= upto {
+            return Ok(());
+        }
+        if partition.tail().is_broken {
+            return Err(PushError::Failed { reason: "what was pushed before did not reach the disk".into() });
+        }
+        let changed = tokio::time::timeout(LOOK_AGAIN, readable.changed()).await;
+        if matches!(changed, Ok(Err(_))) {
+            let is_removed = pipe.fence.borrow().is_removed;
+            return Err(if is_removed { PushError::Unknown(pipe.name.clone()) } else { PushError::Closed });
+        }
+    }
+}
+
+/// What of a batch was not seen before.
+enum News {
+    All,
+    None { offset: u64 },
+    Some { header: Box<Header>, body: Bytes },
+}
+
+fn news(
+    tail: &Tail,
+    header: &Header,
+    body: &Bytes,
+    now: i64,
+    window: std::time::Duration,
+) -> Result<News, PushError> {
+    let mut own: Vec<&[u8]> = Vec::new();
+    let mut first_repeat = None;
+    let mut new = Vec::new();
+    let mut repeats_itself = false;
+    for record in records(header, body) {
+        let record = record?;
+        if let Some(id) = record.headers.get(MESSAGE_ID) {
+            if let Some(offset) = tail.ids.find(id, now, window) {
+                first_repeat = first_repeat.or(Some(offset));
+                continue;
+            }
+            own.push(id);
+            repeats_itself |= own.len() > 1;
+        }
+        new.push(record);
+    }
+    if repeats_itself {
+        // Ids of one batch are looked at only where there are several, and then as a set.
+        let mut seen = std::collections::HashSet::new();
+        new.retain(|record| record.headers.get(MESSAGE_ID).is_none_or(|id| seen.insert(id.to_vec())));
+    }
+    if new.len() == header.count as usize {
+        return Ok(News::All);
+    }
+    let Some(first) = new.first() else { return Ok(News::None { offset: first_repeat.unwrap_or_default() }) };
+    debug_assert!(first.offset >= header.base_offset);
+    let mut writer = BatchWriter::new();
+    for record in &new {
+        writer.push_raw(header.base_time, record.raw)?;
+    }
+    let skipped = header.skipped + (header.count - new.len() as u32);
+    let (header, body) = split(&writer.finish(Header { skipped, ..*header })?)?;
+    Ok(News::Some { header: Box::new(header), body })
+}
+
+/// How long what can't wake us is waited for: that a partition broke while nothing became readable.
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(100);

@@ -1,0 +1,106 @@
+//! Reset: every record of a dnpipe is gone at once, in all its partitions; offsets go on.
+//!
+//! ```text
+//!   pushes   ── epoch 3 ──┤ fence ├── epoch 4: appended, answered when the reset is ────────────
+//!   pulls    ──────────── epoch 3 ──────────────────┤ the same moment for all ├── epoch 4 ──────
+//!   journal                    │ reset ───────────▶ durable
+//! ```
+//!
+//! The reset's record stands in the journal before whatever is pushed after the fence: so a crash either leaves all of it
+//! undone, or a reset with every later push that was answered. Pulls give nothing from beyond the fence until it is done:
+//! who has seen a record of epoch 4 knows that nobody sees one of epoch 3 any more.
+
+use std::sync::Arc;
+
+use sidestream_event::native::DnpipeName;
+use sidestream_log::Appending;
+
+use crate::{
+    Broker,
+    error::{PushError, ResetError, write_error},
+    pipe::{Fence, Pipe},
+};
+
+impl Broker {
+    /// Removes every record. After it returned, the new epoch is the answer and nothing older is delivered to anybody. It goes
+    /// on when its future is dropped.
+    pub async fn reset(&self, name: &DnpipeName) -> Result<u32, ResetError> {
+        let pipe = self.pipe(name).ok_or_else(|| ResetError::Unknown(name.clone()))?;
+        let broker = self.clone();
+        let task = tokio::spawn(async move { broker.reset_pipe(&pipe).await });
+        task.await.unwrap_or(Err(ResetError::Write(PushError::Closed)))
+    }
+
+    async fn reset_pipe(&self, pipe: &Arc<Pipe>) -> Result<u32, ResetError> {
+        let _turn = pipe.turn.lock().await;
+        let state = &self.inner.state;
+        let Begun { appending, producers, epoch, starts } = loop {
+            match self.begin_reset(pipe) {
+                Err(ResetError::Write(PushError::Busy)) => self.inner.journal.room().await,
+                outcome => break outcome?,
+            }
+        };
+        let mut outcome = appending.await.map(drop).map_err(write_error);
+        if matches!(outcome, Err(PushError::Failed { .. })) {
+            // Nobody else changes this dnpipe meanwhile, so the same record once more says the same.
+            let change = pipe.change((*pipe.spec()).clone(), epoch, &starts);
+            outcome = state.write(|state| state.append(&change, self.inner.clock.wall_nanos())).await;
+        }
+        if let Err(error) = outcome {
+            let reason: Arc<str> = format!("a reset did not reach the disk: {error}").into();
+            pipe.fence.send_modify(|fence| fence.failed = Some(reason));
+            return Err(ResetError::Write(error));
+        }
+        let fence = Fence { epoch, starts: starts.clone(), pending: None, is_removed: false, failed: None };
+        pipe.fence.send_replace(fence);
+        let mut are_written = true;
+        for written in producers {
+            are_written &= written.await.is_ok();
+        }
+        if are_written {
+            for (partition, start) in pipe.partitions.iter().zip(starts.iter()) {
+                // The room comes back when the journal gets to it; what is not done now is done later, or at a start.
+                drop(self.inner.journal.trim(partition.id, *start));
+            }
+        }
+        pipe.all_groups().iter().for_each(|group| group.wake());
+        Ok(epoch)
+    }
+
+    /// Draws the fence through all partitions at one moment: whatever is pushed later is of the new epoch, and comes after
+    /// the reset in the journal.
+    fn begin_reset(&self, pipe: &Pipe) -> Result<Begun, ResetError> {
+        let mut tails: Vec<_> = pipe.partitions.iter().map(|partition| partition.tail()).collect();
+        if tails.iter().any(|tail| tail.is_removed) {
+            return Err(ResetError::Unknown(pipe.name.clone()));
+        }
+        let next =
+            |at: usize| self.inner.journal.bounds(pipe.partitions[at].id).map_or(0, |bounds| bounds.next);
+        let starts: Arc<[u64]> = (0..tails.len()).map(next).collect();
+        let epoch = pipe.fence.borrow().epoch + 1;
+        let (state, now) = (&self.inner.state, self.inner.clock.wall_nanos());
+        // With the records goes what says of producers what they pushed.
+        let producers = pipe.partitions.iter().zip(&mut tails);
+        let producers: Result<Vec<_>, _> =
+            producers.map(|(partition, tail)| self.write_producers(state, partition, tail, now)).collect();
+        let producers = producers.map_err(ResetError::Write)?;
+        let change = pipe.change((*pipe.spec()).clone(), epoch, &starts);
+        let appending = state.append(&change, now).map_err(ResetError::Write)?;
+        for tail in &mut tails {
+            tail.epoch = epoch;
+            // A message that is pushed again after a reset is wanted again.
+            tail.ids.clear();
+        }
+        pipe.fence.send_modify(|fence| fence.pending = Some(starts.clone()));
+        Ok(Begun { appending, producers, epoch, starts })
+    }
+}
+
+/// A reset on its way to the disk.
+struct Begun {
+    appending: Appending,
+    /// What must be there before anything is trimmed.
+    producers: Vec<Appending>,
+    epoch: u32,
+    starts: Arc<[u64]>,
+}

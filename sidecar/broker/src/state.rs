@@ -1,0 +1,227 @@
+//! What a broker must not forget, as records in the journal's partition of state.
+//!
+//! ```text
+//!   partition 0   … │ dnpipe a │ share b/billing 3 │ dnpipe b │ producers 17 │ …
+//!                       a change is the whole of what it is about; the last one of a thing is true
+//! ```
+//!
+//! A record of a batch is a [`Change`] as JSON: what later programs add, earlier ones ignore; a kind they don't know they
+//! refuse to start with. Because a change says all of its thing, it can be written twice, and a snapshot is nothing but
+//! every thing once more, after which the older records are let go.
+
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use sidestream_event::{
+    native::DnpipeName,
+    record::{BatchWriter, Header, RecordError, records, split},
+};
+use sidestream_log::{AppendError, Appending, Durability, Journal, PartitionId, StoredBatch};
+
+use crate::{
+    error::{PushError, write_error},
+    group::{Intent, Written},
+    producers::Producer,
+    spec::{DnpipeSpec, GroupSpec},
+};
+
+/// The whole of one thing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "camelCase")]
+pub(crate) enum Change {
+    /// The broker itself.
+    #[serde(rename_all = "camelCase")]
+    Broker { leader_epoch: u32, next_partition: u32 },
+    /// A dnpipe: what it is to be, its partitions in the journal, and its last reset.
+    #[serde(rename_all = "camelCase")]
+    Dnpipe { spec: Box<DnpipeSpec>, partitions: Vec<u32>, epoch: u32, starts: Vec<u64> },
+    /// A dnpipe is no more, nor are its groups.
+    Removed { name: DnpipeName },
+    /// A group that somebody joined, and where it began.
+    #[serde(rename_all = "camelCase")]
+    Group { dnpipe: DnpipeName, spec: GroupSpec, cursors: Vec<u64> },
+    /// A group is no more.
+    GroupRemoved { dnpipe: DnpipeName, group: String },
+    /// A group's share of a partition.
+    #[serde(rename_all = "camelCase")]
+    Share {
+        dnpipe: DnpipeName,
+        group: String,
+        partition: u32,
+        share: Written,
+        /// Records on their way to the dead letters.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        burying: Vec<Intent>,
+        /// How far the dead letters were redriven.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        redriven: u64,
+    },
+    /// All producers of a partition of the journal, as its first `upto` records left them.
+    #[serde(rename_all = "camelCase")]
+    Producers { partition: u32, upto: u64, append_time: i64, producers: Vec<(u64, Producer)> },
+    /// One of them, where no record says it.
+    #[serde(rename_all = "camelCase")]
+    Producer { partition: u32, upto: u64, id: u64, producer: Producer },
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// Writes changes. Whoever changes something holds its lock from the change until [`StateLog::append`] has returned: so the
+/// order of the records is that of the changes.
+pub(crate) struct StateLog {
+    journal: Journal,
+    /// Bytes since the last snapshot.
+    written: Mutex<u64>,
+}
+
+impl StateLog {
+    pub(crate) fn new(journal: Journal) -> Self {
+        Self { journal, written: Mutex::new(0) }
+    }
+
+    /// Appends a change; it is durable when the future says so.
+    pub(crate) fn append(&self, change: &Change, now: i64) -> Result<Appending, PushError> {
+        let text = serde_json::to_vec(change)
+            .map_err(|error| PushError::Failed { reason: error.to_string().into() })?;
+        let mut writer = BatchWriter::new();
+        let none: [(&str, &[u8]); 0] = [];
+        writer.push(now, None, &none, &text)?;
+        let batch = writer.finish(Header::default())?;
+        let (header, body) = split(&batch)?;
+        let header = Header { append_time: now, ..header };
+        *self.written.lock().unwrap_or_else(PoisonError::into_inner) += batch.len() as u64;
+        let append = || self.journal.append(PartitionId::STATE, header, &body, Durability::Device);
+        // After a failure the journal asks to be told that its offsets are known: here nothing goes by them.
+        let appending = append().or_else(|error| match error {
+            AppendError::Failed { .. } if self.journal.resume(PartitionId::STATE).is_some() => append(),
+            error => Err(error),
+        });
+        appending.map_err(write_error)
+    }
+
+    /// Appends by `append`, which takes the lock it needs, until it is durable. A refusal that passes is waited for, and what
+    /// failed is appended anew a few times: a change may be there twice.
+    pub(crate) async fn write(
+        &self,
+        append: impl Fn(&StateLog) -> Result<Appending, PushError>,
+    ) -> Result<(), PushError> {
+        let mut failures = 0;
+        loop {
+            let outcome = match append(self) {
+                Ok(appending) => appending.await.map(drop).map_err(write_error),
+                Err(error) => Err(error),
+            };
+            match outcome {
+                Err(PushError::Busy) => self.journal.room().await,
+                Err(PushError::Failed { .. }) if failures < ATTEMPTS => failures += 1,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Bytes since the last snapshot.
+    pub(crate) fn written(&self) -> u64 {
+        *self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A snapshot begins: the offset before which everything may go once it is durable.
+    pub(crate) fn begin_snapshot(&self) -> u64 {
+        *self.written.lock().unwrap_or_else(PoisonError::into_inner) = 0;
+        self.journal.bounds(PartitionId::STATE).map_or(0, |bounds| bounds.next)
+    }
+}
+
+/// The changes of a batch, in order. An error says what a later program wrote, or that the batch is none.
+pub(crate) fn read(batch: &StoredBatch) -> Result<Vec<Change>, String> {
+    records(&batch.header, &batch.body)
+        .map(|record| change(record.map_err(|error: RecordError| error.to_string())?.value))
+        .collect()
+}
+
+fn change(text: &[u8]) -> Result<Change, String> {
+    serde_json::from_slice(text).map_err(|error| {
+        let start: String = String::from_utf8_lossy(text).chars().take(SHOWN_CHARS).collect();
+        format!("{error} in {start}")
+    })
+}
+
+/// How often a change is appended whose disk fails.
+const ATTEMPTS: u32 = 3;
+/// As much of a record that makes no sense as an error repeats.
+const SHOWN_CHARS: usize = 100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name() -> DnpipeName {
+        "shop/orders".parse().unwrap()
+    }
+
+    /// Written by the first program that wrote any. They must be read for ever.
+    #[test]
+    fn changes_of_version_1_look_like_this() {
+        let spec = Box::new(DnpipeSpec::new(name()));
+        let share = Written { cursor: 5, done: vec![(7, 9)], delivered: vec![(5, 6, 2)] };
+        let burying = vec![Intent { offset: 6, sequence: 1, target: 12 }];
+        let group = || "billing".to_owned();
+        let changes = [
+            (
+                Change::Broker { leader_epoch: 3, next_partition: 9 },
+                r#"{"kind":"broker","leaderEpoch":3,"nextPartition":9}"#,
+            ),
+            (
+                Change::Dnpipe { spec, partitions: vec![4], epoch: 2, starts: vec![70] },
+                r#"{"kind":"dnpipe","spec":{"name":["shop","orders"],"partitions":1,"durability":"Device","retention":{"time":null,"bytes":null},"quotaBytes":null,"dedupeWindow":null,"groups":[],"access":[]},"partitions":[4],"epoch":2,"starts":[70]}"#,
+            ),
+            (Change::Removed { name: name() }, r#"{"kind":"removed","name":["shop","orders"]}"#),
+            (
+                Change::Group { dnpipe: name(), spec: GroupSpec::new("billing"), cursors: vec![70] },
+                r#"{"kind":"group","dnpipe":["shop","orders"],"spec":{"name":"billing","maxDeliveries":null,"deadLetter":null,"backoff":{"secs":1,"nanos":0}},"cursors":[70]}"#,
+            ),
+            (
+                Change::GroupRemoved { dnpipe: name(), group: group() },
+                r#"{"kind":"groupRemoved","dnpipe":["shop","orders"],"group":"billing"}"#,
+            ),
+            (
+                Change::Share { dnpipe: name(), group: group(), partition: 0, share, burying, redriven: 3 },
+                r#"{"kind":"share","dnpipe":["shop","orders"],"group":"billing","partition":0,"share":{"cursor":5,"done":[[7,9]],"delivered":[[5,6,2]]},"burying":[{"offset":6,"sequence":1,"target":12}],"redriven":3}"#,
+            ),
+            (
+                Change::Share {
+                    dnpipe: name(),
+                    group: group(),
+                    partition: 0,
+                    share: Written { cursor: 9, ..Written::default() },
+                    burying: vec![],
+                    redriven: 0,
+                },
+                r#"{"kind":"share","dnpipe":["shop","orders"],"group":"billing","partition":0,"share":{"cursor":9}}"#,
+            ),
+            (
+                Change::Producer {
+                    partition: 4,
+                    upto: 90,
+                    id: 7,
+                    producer: Producer { epoch: 1, next: 5, seen: 2, ..Producer::default() },
+                },
+                r#"{"kind":"producer","partition":4,"upto":90,"id":7,"producer":{"epoch":1,"next":5,"position":0,"seen":2,"runs":[]}}"#,
+            ),
+        ];
+        for (value, text) in changes {
+            assert_eq!(serde_json::to_string(&value).unwrap(), text);
+            assert_eq!(change(text.as_bytes()), Ok(value));
+        }
+    }
+
+    #[test]
+    fn what_a_later_program_adds_is_ignored_and_what_it_invents_is_refused() {
+        let added = r#"{"kind":"removed","name":["shop","orders"],"why":"because"}"#;
+        assert_eq!(change(added.as_bytes()), Ok(Change::Removed { name: name() }));
+        let error = change(br#"{"kind":"teleported","name":["shop","orders"]}"#).unwrap_err();
+        assert!(error.contains("teleported"), "{error}");
+        assert!(change(b"\xff").is_err());
+    }
+}
