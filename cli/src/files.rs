@@ -1,4 +1,4 @@
-//! Files of pipelines, read and compiled together.
+//! Files of pipelines and dnpipes, read and compiled together.
 
 use std::{
     fmt,
@@ -9,7 +9,7 @@ use std::{
 
 use serde::Serialize;
 use sidestream_crds::{Diagnostic, FileCode, Severity, SidecarPlan, compile};
-use sidestream_plan::Plan;
+use sidestream_plan::{Dnpipe, Plan};
 
 /// What became of some files.
 #[derive(Debug, Default)]
@@ -18,6 +18,8 @@ pub(crate) struct Compiled {
     pub(crate) plans: Vec<Plan>,
     /// The same cut into its sidecars, for each.
     pub(crate) sidecars: Vec<Vec<SidecarPlan>>,
+    /// What may be served: every dnpipe without an error.
+    pub(crate) dnpipes: Vec<Dnpipe>,
     /// What the compiler says.
     pub(crate) diagnostics: Vec<Diagnostic>,
     /// What is wrong with the files as such.
@@ -37,6 +39,7 @@ pub(crate) struct Trouble {
 /// Reads and compiles `files`, all of them, whatever is wrong with some.
 pub(crate) fn compile_all(files: &[PathBuf]) -> Compiled {
     let mut all = Compiled::default();
+    let mut kept_by = Vec::new();
     for path in files {
         let file = path.display().to_string();
         let text = match read(path) {
@@ -64,7 +67,22 @@ pub(crate) fn compile_all(files: &[PathBuf]) -> Compiled {
                 all.sidecars.push(sidecars);
             }
         }
+        for dnpipe in compiled.dnpipes.into_iter().filter_map(|own| own.plan) {
+            if all.dnpipes.iter().any(|other| other.full_name() == dnpipe.full_name()) {
+                let reason = format!("dnpipe `{}` is in another file too", dnpipe.full_name());
+                all.trouble(
+                    FileCode::DnpipeInTwoFiles,
+                    file.clone(),
+                    reason,
+                    "give one of them another name",
+                );
+            } else {
+                all.dnpipes.push(dnpipe);
+                kept_by.push(file.clone());
+            }
+        }
     }
+    all.look_for_dead_letters(&kept_by);
     all
 }
 
@@ -101,6 +119,28 @@ impl Compiled {
         words.collect::<Vec<_>>().join(", ")
     }
 
+    /// Dead letters go to a dnpipe that is there. `files` says which file each dnpipe is from.
+    fn look_for_dead_letters(&mut self, files: &[String]) {
+        let mut missing = Vec::new();
+        for (dnpipe, file) in self.dnpipes.iter().zip(files) {
+            for group in &dnpipe.groups {
+                let Some(name) = &group.dead_letter else { continue };
+                let is_there = |other: &Dnpipe| other.namespace == dnpipe.namespace && other.name == *name;
+                if !self.dnpipes.iter().any(is_there) {
+                    let whose = format!("the group `{}` of `{}`", group.name, dnpipe.full_name());
+                    missing.push((
+                        file.clone(),
+                        format!("the dead letters of {whose} go to `{name}`, which no file has"),
+                    ));
+                }
+            }
+        }
+        for (file, reason) in missing {
+            let cure = "add a Dnpipe of this name in the same namespace, to this file or another";
+            self.trouble(FileCode::UnknownDeadLetter, file, reason, cure);
+        }
+    }
+
     fn trouble(&mut self, code: FileCode, file: String, reason: String, cure: &'static str) {
         self.troubles.push(Trouble { code, severity: Severity::Error, file, reason, cure });
     }
@@ -135,6 +175,9 @@ mod tests {
     const HELLO: &str = "kind: Pipeline\nmetadata: {name: hello}\nspec:\n  stages:\n  \
         - {name: tick, source: {generator: {}}}\n  - {name: out, sink: {blackhole: {}}}\n";
 
+    const ORDERS: &str = "kind: Dnpipe\nmetadata: {name: orders}\nspec:\n  groups:\n  \
+        - {name: billing, maxDeliveries: 3, deadLetter: lost}\n";
+
     #[test]
     fn every_file_is_read_whatever_is_wrong_with_the_first() {
         let folder = tempfile::tempdir().unwrap();
@@ -142,10 +185,13 @@ mod tests {
         std::fs::write(path("bad.yaml"), "kind: Pipelin").unwrap();
         std::fs::write(path("a.yaml"), HELLO).unwrap();
         std::fs::write(path("b.yaml"), HELLO).unwrap();
-        let all = compile_all(&[path("none.yaml"), path("bad.yaml"), path("a.yaml"), path("b.yaml")]);
+        std::fs::write(path("c.yaml"), ORDERS).unwrap();
+        std::fs::write(path("d.yaml"), ORDERS).unwrap();
+        let names = ["none.yaml", "bad.yaml", "a.yaml", "b.yaml", "c.yaml", "d.yaml"];
+        let all = compile_all(&names.map(path));
         let codes: Vec<_> = all.troubles.iter().map(|trouble| trouble.code).collect();
         assert_eq!(codes, FileCode::ALL);
-        assert_eq!((all.plans.len(), all.is_ok()), (1, false));
+        assert_eq!((all.plans.len(), all.dnpipes.len(), all.is_ok()), (1, 1, false));
         assert!(all.diagnostics.iter().any(Diagnostic::is_error));
         assert!(all.summary().contains("errors"), "{}", all.summary());
     }

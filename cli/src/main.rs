@@ -2,11 +2,14 @@
 
 mod arguments;
 mod files;
+mod key;
 mod log;
 mod output;
 mod peers;
+mod place;
 #[cfg(test)]
 mod reference;
+mod server;
 mod verb;
 mod watch;
 
@@ -23,10 +26,16 @@ fn main() -> ExitCode {
         Verb::Eval(eval) => eval.run(),
         Verb::Inject(inject) => inject.run(),
         Verb::Top(top) => top.run(),
+        Verb::Push(push) => push.run(),
+        Verb::Pull(pull) => pull.run(),
+        Verb::Reset(reset) => reset.run(),
+        Verb::Dnpipe(dnpipe) => dnpipe.run(),
+        Verb::Group(group) => group.run(),
+        Verb::Redrive(redrive) => redrive.run(),
     }
 }
 
-/// Event pipelines: sources, processors and sinks, written in YAML, on this machine.
+/// Event pipelines and durable named pipes, written in YAML, on this machine.
 #[derive(Debug, Parser)]
 #[command(name = "sidestream", version, arg_required_else_help = true, disable_help_subcommand = true)]
 struct Sidestream {
@@ -36,7 +45,7 @@ struct Sidestream {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Run the pipelines of files until they end or are told to stop
+    /// Run the pipelines of files, and serve their dnpipes, until they end or are told to stop
     Run(verb::run::Run),
     /// Say everything that is wrong with files, or worth knowing
     Check(verb::check::Check),
@@ -48,6 +57,18 @@ enum Verb {
     Inject(verb::inject::Inject),
     /// Watch a running process: rates, latencies, queues
     Top(verb::top::Top),
+    /// Push records to a dnpipe
+    Push(verb::push::Push),
+    /// Print records of a dnpipe
+    Pull(verb::pull::Pull),
+    /// Remove all records of a dnpipe
+    Reset(verb::reset::Reset),
+    /// Look at dnpipes
+    Dnpipe(verb::dnpipe::Dnpipe),
+    /// Look at the groups of a dnpipe, and move one
+    Group(verb::group::Group),
+    /// Deliver the dead letters of a group once more
+    Redrive(verb::redrive::Redrive),
 }
 
 /// Two providers in one process panic at the first handshake, so the one of this house is named before anything else.

@@ -1,23 +1,34 @@
 //! One sidecar of a pipeline as a process of its own, joined to the others by edges.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 use sidestream_crds::{SidecarPlan, compile, names};
 use sidestream_plan::{Kind, Plan, Sink, Source, stage::Account};
-use sidestream_sidecar::{JoinError, Neighbours, Seat, World};
+use sidestream_sidecar::{Dnpipes, JoinError, Neighbours, Seat, World};
 
-use crate::{arguments::folder, files::read};
+use crate::{
+    arguments::{Address, folder},
+    files::read,
+};
 
 /// Which of the processes this is.
 #[derive(Debug, Args)]
 pub(crate) struct Peers {
     /// Run only this sidecar of the pipeline; the others are processes of their own
-    #[arg(long, value_name = "NAME", requires = "peers")]
+    #[arg(long, value_name = "NAME", requires = "peers", group = "seat")]
     sidecar: Option<String>,
+    /// Where to serve dnpipes to those who prove who they are, beside the local socket
+    #[arg(long, value_name = "ADDR", requires = "peers", group = "seat")]
+    listen: Option<Address>,
     /// A folder of your own that all of them name: certificates are made there, and addresses are found
-    #[arg(long, value_name = "DIR", value_parser = folder, requires = "sidecar")]
+    #[arg(long, value_name = "DIR", value_parser = folder, requires = "seat")]
     peers: Option<PathBuf>,
+}
+
+/// Whom the server of dnpipes on this machine proves to be.
+pub(crate) fn dnpipes_account() -> Account {
+    Account { namespace: "default".into(), name: "dnpipes".into() }
 }
 
 /// What a sidecar runs, and as whom.
@@ -50,6 +61,19 @@ impl Peers {
         let account = names::account(&namespace, &own, name);
         let service = names::service(&namespace, &own, name);
         Ok(Some(Part { plan, account, service }))
+    }
+
+    /// Opens the door of dnpipes over TCP, where one is asked for, and says where it is.
+    pub(crate) fn listen(&self, dnpipes: &Dnpipes, world: &World) -> Result<Option<SocketAddr>, String> {
+        let (Some(folder), Some(Address(address))) = (&self.peers, &self.listen) else { return Ok(None) };
+        let identity = Neighbours::at(folder).identity(world.sockets(), world.clock(), &dnpipes_account());
+        let identity = identity.map_err(|error| error.to_string())?;
+        dnpipes.listen(address, identity).map(Some).map_err(|error| error.to_string())
+    }
+
+    /// Whether dnpipes are to be served over TCP.
+    pub(crate) fn listens(&self) -> bool {
+        self.listen.is_some()
     }
 
     /// Takes the seat of `part` among the processes that share the folder.

@@ -12,13 +12,13 @@ const HEAD: &str = "\
 
 <!-- Generated from cli/src; `make generate` writes it. -->
 
-`sidestream` runs pipelines on this machine, with no cluster. What it prints because it was asked goes to the standard
+`sidestream` runs pipelines and serves durable named pipes on this machine, with no cluster. What it prints because it was asked goes to the standard
 output, everything else to the standard error.
 
 | exit code | meaning |
 |---|---|
 | 0 | done; of `run`: every event came to its end, or whoever read the standard output has gone (`\\| head -1`) |
-| 1 | it could not be done: a port in use, a secret or a file that is not there; of `run`: not every event was delivered within `--grace` |
+| 1 | it could not be done: a port in use, a secret or a file that is not there, a server that refuses; of `run`: not every event was delivered within `--grace`; of `dnpipe verify`: something is not as it was written |
 | 2 | what was written is wrong: a file, an expression, an argument; nothing was started |
 
 | signal | what `run` does |

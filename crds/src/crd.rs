@@ -10,13 +10,24 @@ use kube::CustomResourceExt;
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
-use crate::pipeline::{Pipeline, PipelineSpec, PipelineStatus, TEXT_BYTES_MAX};
+use crate::{
+    dnpipe::{Dnpipe, DnpipeSpec, DnpipeStatus},
+    pipeline::{Pipeline, PipelineSpec, PipelineStatus, TEXT_BYTES_MAX},
+};
 
 /// The CustomResourceDefinition of `Pipeline`.
 pub fn pipeline_crd() -> Value {
-    let mut crd = serde_json::to_value(Pipeline::crd()).expect("a definition is a tree of text and numbers");
-    let schemas = [("spec", raw_schema::<PipelineSpec>()), ("status", raw_schema::<PipelineStatus>())];
-    for (part, raw) in schemas {
+    definition::<Pipeline, PipelineSpec, PipelineStatus>()
+}
+
+/// The CustomResourceDefinition of `Dnpipe`.
+pub fn dnpipe_crd() -> Value {
+    definition::<Dnpipe, DnpipeSpec, DnpipeStatus>()
+}
+
+fn definition<Resource: CustomResourceExt, Spec: JsonSchema, Status: JsonSchema>() -> Value {
+    let mut crd = serde_json::to_value(Resource::crd()).expect("a definition is a tree of text and numbers");
+    for (part, raw) in [("spec", raw_schema::<Spec>()), ("status", raw_schema::<Status>())] {
         let schema = crd
             .pointer_mut(&format!("/spec/versions/0/schema/openAPIV3Schema/properties/{part}"))
             .expect("this resource has a spec and a status");
@@ -26,18 +37,41 @@ pub fn pipeline_crd() -> Value {
     crd
 }
 
-/// The same as YAML, as it is checked in.
+/// The definition of `Pipeline` as YAML, as it is checked in.
 pub fn pipeline_crd_yaml() -> String {
-    let yaml = crate::yaml::to_yaml(&pipeline_crd());
-    format!("# Generated from crds/src/pipeline.rs by `make generate`. Do not edit.\n{yaml}")
+    generated_yaml("pipeline", &pipeline_crd())
 }
 
-/// The schema of a whole resource as people write it: `apiVersion` may be left out, `metadata` is what we read of it.
+/// The definition of `Dnpipe` as YAML, as it is checked in.
+pub fn dnpipe_crd_yaml() -> String {
+    generated_yaml("dnpipe", &dnpipe_crd())
+}
+
+fn generated_yaml(file: &str, crd: &Value) -> String {
+    let yaml = crate::yaml::to_yaml(crd);
+    format!("# Generated from crds/src/{file}.rs by `make generate`. Do not edit.\n{yaml}")
+}
+
+/// The schema of a whole Pipeline as people write it.
 pub(crate) fn pipeline_schema() -> Value {
-    let mut schema = pipeline_crd()
-        .pointer_mut("/spec/versions/0/schema/openAPIV3Schema")
-        .expect("a definition has a schema")
-        .take();
+    as_written(pipeline_crd())
+}
+
+/// The schema of a whole Dnpipe as people write it. Its name begins that of a Service.
+pub(crate) fn dnpipe_schema() -> Value {
+    let mut schema = as_written(dnpipe_crd());
+    let name = &mut schema["properties"]["metadata"]["properties"]["name"];
+    name["description"] =
+        "Its name, unique in the namespace: lower-case letters, digits and `-`, at most 59 of them.".into();
+    name["maxLength"] = DNPIPE_NAME_MAX.into();
+    name["pattern"] = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$".into();
+    schema
+}
+
+/// `apiVersion` may be left out, `metadata` is what we read of it.
+fn as_written(mut crd: Value) -> Value {
+    let mut schema =
+        crd.pointer_mut("/spec/versions/0/schema/openAPIV3Schema").expect("a definition has a schema").take();
     let texts = json!({"type": "object", "additionalProperties": {"type": "string"}, "nullable": true});
     schema["properties"]["apiVersion"] = json!({"type": "string"});
     schema["properties"]["kind"] = json!({"type": "string"});
@@ -65,18 +99,34 @@ pub(crate) fn pipeline_schema() -> Value {
     schema
 }
 
-/// The same as JSON, as it is checked in.
+/// The schema of a Pipeline as JSON, as it is checked in.
 pub fn pipeline_schema_json() -> String {
-    let json =
-        serde_json::to_string_pretty(&pipeline_schema()).expect("a schema is a tree of text and numbers");
+    pretty(&pipeline_schema())
+}
+
+/// The schema of a Dnpipe as JSON, as it is checked in.
+pub fn dnpipe_schema_json() -> String {
+    pretty(&dnpipe_schema())
+}
+
+fn pretty(schema: &Value) -> String {
+    let json = serde_json::to_string_pretty(schema).expect("a schema is a tree of text and numbers");
     format!("{json}\n")
 }
 
 /// The same, read from what is checked in: to make it of the structs takes milliseconds, which every start would pay.
-pub(crate) static PIPELINE_SCHEMA: LazyLock<Value> = LazyLock::new(|| {
-    serde_json::from_str(include_str!("../pipelines.schema.json"))
-        .expect("a test compares it with the structs")
-});
+pub(crate) static PIPELINE_SCHEMA: LazyLock<Value> =
+    LazyLock::new(|| checked_in(include_str!("../pipelines.schema.json")));
+/// See [`PIPELINE_SCHEMA`].
+pub(crate) static DNPIPE_SCHEMA: LazyLock<Value> =
+    LazyLock::new(|| checked_in(include_str!("../dnpipes.schema.json")));
+
+fn checked_in(json: &str) -> Value {
+    serde_json::from_str(json).expect("a test compares it with the structs")
+}
+
+/// The longest name of a dnpipe: with `-dnp` behind it, it is a label of DNS (RFC 1123, section 2.1).
+const DNPIPE_NAME_MAX: usize = 59;
 
 /// Ends the description of a text that is an expression.
 pub(crate) const IS_CEL: &str = "A CEL expression.";

@@ -183,17 +183,28 @@ pub enum FileCode {
     Unreadable,
     /// It has a pipeline that another file has too.
     PipelineInTwoFiles,
+    /// It has a dnpipe that another file has too.
+    DnpipeInTwoFiles,
+    /// The dead letters of a group go to a dnpipe that no file has.
+    UnknownDeadLetter,
 }
 
 impl FileCode {
     /// Every one.
-    pub const ALL: &'static [FileCode] = &[FileCode::Unreadable, FileCode::PipelineInTwoFiles];
+    pub const ALL: &'static [FileCode] = &[
+        FileCode::Unreadable,
+        FileCode::PipelineInTwoFiles,
+        FileCode::DnpipeInTwoFiles,
+        FileCode::UnknownDeadLetter,
+    ];
 
     /// Its name: it never changes.
     pub fn text(self) -> &'static str {
         match self {
             FileCode::Unreadable => "unreadable-file",
             FileCode::PipelineInTwoFiles => "pipeline-in-two-files",
+            FileCode::DnpipeInTwoFiles => "dnpipe-in-two-files",
+            FileCode::UnknownDeadLetter => "unknown-dead-letter",
         }
     }
 
@@ -202,6 +213,10 @@ impl FileCode {
         match self {
             FileCode::Unreadable => "A file is not there, or may not be read.",
             FileCode::PipelineInTwoFiles => "Two files have a pipeline of the same namespace and name.",
+            FileCode::DnpipeInTwoFiles => "Two files have a dnpipe of the same namespace and name.",
+            FileCode::UnknownDeadLetter => {
+                "The dead letters of a group go to a dnpipe that none of the files has."
+            }
         }
     }
 }
@@ -228,6 +243,7 @@ codes! {
     UnknownResource "unknown-resource" Error "A document is of a kind that is not known.",
     UnknownVersion "unknown-version" Error "A resource is of a version that is not known.",
     DuplicatePipeline "duplicate-pipeline" Error "Two pipelines of a file have the same namespace and name.",
+    DuplicateDnpipe "duplicate-dnpipe" Error "Two dnpipes of a file have the same namespace and name.",
 
     // Its fields.
     MissingField "missing-field" Error "A field that is required is not there.",
@@ -290,6 +306,12 @@ codes! {
     BadAddress "bad-address" Error "An address to listen on has no port that exists.",
     BadFieldPath "bad-field-path" Error "A dotted path to a field has an empty name in it.",
     RepeatedField "repeated-field" Error "A field is written twice by one stage.",
+
+    // A dnpipe.
+    DuplicateGroup "duplicate-group" Error "Two groups of a dnpipe have the same name.",
+    BadGroup "bad-group" Error "A group has one of `maxDeliveries` and `deadLetter` without the other, or is its own dead letter.",
+    RepeatedRule "repeated-rule" Warning "An access rule says nothing that one above does not say.",
+    LateRetention "late-retention" Warning "A dnpipe keeps more bytes than it may have, so pushes are refused before any record goes.",
 
     // Expressions.
     BadExpression "bad-expression" Error "An expression is wrong, whatever the events are.",

@@ -6,7 +6,7 @@ use serde_json::Value;
 use sidestream_plan::{Process, Sink, Source};
 
 use crate::{
-    crd::{IS_CEL, pipeline_schema},
+    crd::{IS_CEL, dnpipe_schema, pipeline_schema},
     diagnostic::{Code, FileCode, Severity},
 };
 
@@ -49,6 +49,37 @@ pub fn pipeline_page() -> String {
     }
     page.0
 }
+
+/// `docs/reference/dnpipe.md`: every field of a Dnpipe.
+pub fn dnpipe_page() -> String {
+    let schema = dnpipe_schema();
+    let spec = &schema["properties"]["spec"];
+    let mut page = Page::default();
+    page.text("# Dnpipe");
+    page.text(GENERATED);
+    page.text(&format!("{} This is a whole one:", description(spec)));
+    page.yaml(include_str!("../cases/ok/orders.yaml"));
+    page.text(DNPIPE);
+    page.text("## `spec`");
+    page.fields(spec, &[]);
+    page.text("And this has every field:");
+    page.yaml(include_str!("../cases/ok/every-field-of-a-dnpipe.yaml"));
+    page.0
+}
+
+/// What a dnpipe means, beyond what its fields say.
+const DNPIPE: &str = "\
+A file may hold several, and Pipelines beside them, with `---` between. `sidestream run FILE --data-dir DIR` serves them on
+this machine; [the command line](cli.md) pushes and pulls. Durations and sizes are written as [in a Pipeline](pipeline.md#values).
+
+- **push** appends a record: a value, and where it is wanted a key and headers. It is answered with an offset when the record is
+  as durable as `durability` says.
+- **pull** delivers records from an offset, a time, the begin or the end on, or the next ones for a group whose cursor the server
+  keeps. It removes nothing: a record is there for every participant until a reset.
+- **reset** removes all records. After it has returned, no older record is delivered. Offsets go on; the *epoch* counts resets.
+
+Order is total within a partition, and by default there is one. Nothing is dropped to make room: where `storage.size` or the
+disk is full, a push is refused and says so.";
 
 /// `docs/reference/diagnostics.md`: every code.
 pub fn diagnostics_page() -> String {

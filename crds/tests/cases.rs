@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use serde::Serialize;
 use sidestream_crds::{Code, Compiled, CompiledPipeline, Diagnostic, SidecarPlan, compile};
-use sidestream_plan::Plan;
+use sidestream_plan::{Dnpipe, Plan};
 
 #[test]
 fn every_case_says_what_is_written_beside_it() {
@@ -44,6 +44,7 @@ fn mistakes_of_several_kinds_are_told_at_once_and_none_that_only_follows_from_an
             [Code::MissingField, Code::UnknownField, Code::WrongType, Code::BadDuration, Code::NoKind];
         match name.as_str() {
             "nothing-that-follows" => assert!(codes.iter().all(|code| of_fields.contains(code)), "{codes:?}"),
+            "fields-and-groups-of-a-dnpipe" => assert!(codes.contains(&Code::BadGroup), "{codes:?}"),
             _ => assert!(codes.len() > 8, "{codes:?}"),
         }
     }
@@ -56,17 +57,19 @@ fn every_good_file_compiles_to_the_plans_beside_it() {
     for (name, text) in files("ok") {
         let compiled = compile(&text, &name);
         assert!(compiled.is_ok(), "{name}:\n{}", said(&compiled));
-        let plans: Vec<_> = compiled.pipelines.iter().map(plans).collect();
+        let dnpipes = compiled.dnpipes.iter().map(|dnpipe| Plans::Kept(&dnpipe.plan));
+        let plans: Vec<_> = compiled.pipelines.iter().map(plans).chain(dnpipes).collect();
         let json = serde_json::to_string_pretty(&plans).unwrap();
         wrong.extend(differs(&format!("ok/{name}.json"), &format!("{json}\n")));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
-/// The plan, and where sidecars are written, theirs.
+/// The plan, and where sidecars are written, theirs; of a dnpipe what a server keeps.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Plans<'a> {
+    Kept(&'a Option<Dnpipe>),
     Whole(&'a Option<Plan>),
     Cut { plan: &'a Option<Plan>, sidecars: &'a [SidecarPlan] },
 }

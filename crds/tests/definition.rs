@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use serde_json::Value;
-use sidestream_crds::{Code, FileCode, generated, pipeline_crd};
+use sidestream_crds::{Code, FileCode, dnpipe_crd, generated, pipeline_crd};
 
 #[test]
 fn generated_files_are_up_to_date() {
@@ -26,8 +26,10 @@ fn every_code_has_a_row_in_the_reference() {
 /// kubectl keeps what it applied in an annotation, which has at most 256 KiB.
 #[test]
 fn the_definition_is_small_enough_for_kubectl_apply() {
-    let bytes = serde_json::to_string(&pipeline_crd()).unwrap().len();
-    assert!(bytes <= 200_000, "{bytes} bytes");
+    for crd in [pipeline_crd(), dnpipe_crd()] {
+        let bytes = serde_json::to_string(&crd).unwrap().len();
+        assert!(bytes <= 200_000, "{bytes} bytes");
+    }
 }
 
 #[test]
@@ -49,14 +51,29 @@ fn the_definition_names_what_the_design_names() {
     assert_eq!(columns, ["Ready", "Stages", "Sidecars", "Edges", "Reason", "Plan", "Age"]);
 }
 
+#[test]
+fn the_definition_of_a_dnpipe_names_what_the_design_names() {
+    let spec = &dnpipe_crd()["spec"];
+    assert_eq!(spec["names"]["plural"], "dnpipes");
+    assert_eq!(spec["names"]["shortNames"], serde_json::json!(["dnp"]));
+    assert_eq!(spec["names"]["categories"], serde_json::json!(["sidestream"]));
+    let schema = &spec["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    let rules = schema["x-kubernetes-validations"].as_array().unwrap();
+    assert!(rules.iter().any(|rule| rule["rule"].as_str().unwrap().contains("oldSelf.partitions")));
+    let columns = spec["versions"][0]["additionalPrinterColumns"].as_array().unwrap();
+    let columns: Vec<&str> = columns.iter().map(|column| column["name"].as_str().unwrap()).collect();
+    assert_eq!(columns, ["Ready", "Durable", "Partitions", "Epoch", "Pool", "Reason", "Age"]);
+}
+
 /// <https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/#specifying-a-structural-schema>
 #[test]
 fn the_schema_is_structural_and_bounded() {
-    let crd = pipeline_crd();
-    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
     let mut wrong = Vec::new();
-    for part in ["spec", "status"] {
-        check(&schema["properties"][part], part, &mut wrong);
+    for crd in [pipeline_crd(), dnpipe_crd()] {
+        let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        for part in ["spec", "status"] {
+            check(&schema["properties"][part], part, &mut wrong);
+        }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

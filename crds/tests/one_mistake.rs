@@ -55,7 +55,10 @@ fn good_files() -> Vec<(String, Value)> {
     let yaml = files.filter(|path| path.extension().is_some_and(|ending| ending == "yaml"));
     let first = |path: std::path::PathBuf| {
         let compiled = compile(&fs::read(&path).unwrap(), "good");
-        let good = serde_json::to_value(&compiled.pipelines[0].resource).unwrap();
+        let good = match compiled.pipelines.first() {
+            Some(pipeline) => serde_json::to_value(&pipeline.resource).unwrap(),
+            None => serde_json::to_value(&compiled.dnpipes[0].resource).unwrap(),
+        };
         (path.file_stem().unwrap().to_string_lossy().into_owned(), good)
     };
     yaml.map(first).collect()

@@ -25,6 +25,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sidestream-trust", &["host"]),
     ("sidestream-edge", &["event", "ring", "host", "trust"]),
     ("sidestream-connector", &["plan", "event", "ring", "host"]),
+    ("sidestream-gateway", &["event", "broker", "trust"]),
+    // Records that do not say when they happened have the host's time.
+    ("sidestream-client", &["event", "host", "trust"]),
     ("sidestream-graph", &["plan", "event", "ring", "scheduler", "expr", "host"]),
     ("sidestream-crds", &["plan", "expr"]),
     ("sidestream-control", &["plan"]),
@@ -45,10 +48,13 @@ const ARROWS: &[(&str, &[&str])] = &[
             "control",
             "trust",
             "edge",
+            "log",
+            "broker",
+            "gateway",
         ],
     ),
     // Beyond the sidecar: what `eval` evaluates, and what graphs built in code handle.
-    ("sidestream", &["crds", "plan", "desired", "sidecar", "event", "expr", "graph"]),
+    ("sidestream", &["crds", "plan", "desired", "sidecar", "client", "event", "expr", "graph"]),
     ("sidestream-e2e", &["crds"]),
 ];
 

@@ -12,6 +12,7 @@
 mod assemble;
 mod backoff;
 pub mod cluster;
+mod dnpipes;
 mod door;
 mod edge;
 mod fleet;
@@ -28,6 +29,7 @@ mod sink;
 mod source;
 mod world;
 
+pub use dnpipes::{Dnpipes, ServeDnpipesError};
 pub use door::{Door, PushError};
 pub use fleet::{Fleet, News, Wanted};
 pub use local::{JoinError, Neighbours, Seat};

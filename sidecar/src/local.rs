@@ -20,6 +20,7 @@ use sidestream_edge::{BoxFuture, Peering, PeeringConfig, Place, Resolve, Resolve
 use sidestream_host::{Clock, Random};
 use sidestream_plan::stage::Account;
 use sidestream_trust::{Authority, Identity, SpiffeError, SpiffeId, TrustError};
+use tokio::runtime::Handle;
 
 use crate::{World, cluster::write_whole};
 
@@ -61,23 +62,43 @@ impl Neighbours {
     /// Lets this process take part in edges as `account`, found by others as `service`, for as long as it lives.
     pub fn join(&self, world: &World, account: &Account, service: &str) -> Result<Seat, JoinError> {
         let clock = world.clock();
-        let authority = self.authority(clock)?;
-        let id = SpiffeId::of_service_account(TRUST_DOMAIN, &account.namespace, &account.name);
-        let id = id.map_err(JoinError::Name)?;
-        let credentials = authority.credentials(&id, &[], LIFE).map_err(JoinError::Trust)?;
-        let identity = Identity::new(credentials, clock);
+        let identity = self.identity(world.sockets(), clock, account)?;
         let config = PeeringConfig {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            identity: identity.clone(),
+            identity,
             resolver: Arc::new(self.clone()),
             clock: clock.clone(),
             node: String::new(),
         };
         let peering = world.sockets().block_on(Peering::start(config)).map_err(JoinError::Listen)?;
-        world.sockets().spawn(keep_renewed(identity, authority));
         let path = self.sit_down(service, peering.address())?;
         world.take_part(peering.clone());
         Ok(Seat { path, peering, sockets: world.sockets().clone() })
+    }
+
+    /// Who `account` is here, renewed on `sockets` for as long as that lives.
+    ///
+    /// # Errors
+    /// A folder that cannot be read or written, or an account whose name no certificate can carry.
+    pub fn identity(
+        &self,
+        sockets: &Handle,
+        clock: &Clock,
+        account: &Account,
+    ) -> Result<Identity, JoinError> {
+        let authority = self.authority(clock)?;
+        let credentials = authority.credentials(&named(account)?, &[], LIFE).map_err(JoinError::Trust)?;
+        let identity = Identity::new(credentials, clock);
+        sockets.spawn(keep_renewed(identity.clone(), authority));
+        Ok(identity)
+    }
+
+    /// The name of an account here.
+    ///
+    /// # Errors
+    /// A name that no certificate can carry.
+    pub fn name(account: &Account) -> Result<SpiffeId, JoinError> {
+        named(account)
     }
 
     /// Who signs here: the one that is there, or else a new one. Of several that come at once, one makes it.
@@ -128,6 +149,10 @@ fn free_seat(mine: &Path, seats: &Path) -> io::Result<PathBuf> {
             Err(error) => return Err(error),
         }
     }
+}
+
+fn named(account: &Account) -> Result<SpiffeId, JoinError> {
+    SpiffeId::of_service_account(TRUST_DOMAIN, &account.namespace, &account.name).map_err(JoinError::Name)
 }
 
 impl Resolve for Neighbours {

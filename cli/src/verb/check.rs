@@ -15,7 +15,7 @@ use crate::{
 /// What to check.
 #[derive(Debug, Args)]
 pub(crate) struct Check {
-    /// Files of pipelines
+    /// Files of pipelines and dnpipes
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// How to say it
@@ -46,6 +46,10 @@ impl Check {
 fn as_text(compiled: &Compiled) -> String {
     let mut text: String = compiled.said(Severity::Note).map(|said| said + "\n\n").collect();
     if compiled.is_ok() {
+        for dnpipe in &compiled.dnpipes {
+            let partitions = plural(dnpipe.partitions as usize, "partition");
+            text += &format!("{}: ok, {partitions}, {:?}\n", dnpipe.full_name(), dnpipe.durability);
+        }
         for plan in &compiled.plans {
             let (stages, runs) = (plural(plan.stages.len(), "stage"), plural(plan.runs.len(), "run"));
             text += &format!("{}: ok, {stages} in {runs}\n", plan.pipeline);
@@ -62,5 +66,6 @@ fn as_json(compiled: &Compiled) -> serde_json::Value {
     let troubles = compiled.troubles.iter().map(|trouble| json!(trouble));
     let diagnostics = troubles.chain(compiled.diagnostics.iter().map(|diagnostic| json!(diagnostic)));
     let names: Vec<_> = compiled.plans.iter().map(|plan| &plan.pipeline).collect();
-    json!({ "ok": compiled.is_ok(), "pipelines": names, "diagnostics": diagnostics.collect::<Vec<_>>() })
+    let dnpipes: Vec<_> = compiled.dnpipes.iter().map(sidestream_plan::Dnpipe::full_name).collect();
+    json!({ "ok": compiled.is_ok(), "pipelines": names, "dnpipes": dnpipes, "diagnostics": diagnostics.collect::<Vec<_>>() })
 }

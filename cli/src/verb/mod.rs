@@ -1,9 +1,15 @@
 //! The verbs, a file each.
 
 pub(crate) mod check;
+pub(crate) mod dnpipe;
 pub(crate) mod eval;
+pub(crate) mod group;
 pub(crate) mod inject;
 pub(crate) mod plan;
+pub(crate) mod pull;
+pub(crate) mod push;
+pub(crate) mod redrive;
+pub(crate) mod reset;
 pub(crate) mod run;
 pub(crate) mod top;
 

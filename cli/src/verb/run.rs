@@ -1,4 +1,4 @@
-//! `sidestream run`: pipelines on this machine.
+//! `sidestream run`: pipelines and dnpipes on this machine.
 //!
 //! ```text
 //!   files ─▶ compile ─▶ start ─▶ ready ─▶ ( reload )* ─▶ drain ─▶ 0, or 1 where not all was delivered
@@ -10,9 +10,9 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Args;
 use sidestream_crds::Severity;
-use sidestream_plan::{Latency, Plan};
+use sidestream_plan::{Dnpipe, Latency, Plan};
 use sidestream_sidecar::{
-    Asked, Fleet, Secrets, Sidecar, SidecarConfig, Signals,
+    Asked, Dnpipes, Fleet, Secrets, ServeDnpipesError, Sidecar, SidecarConfig, Signals, World,
     observe::{self, Observed, ServeError, Server, State},
 };
 
@@ -23,18 +23,23 @@ use crate::{
     log::{self, LogFormat},
     output::{complain, print},
     peers::Peers,
+    server::{data_dir, socket_of},
     watch::Watch,
 };
 
 /// What to run, and how.
 #[derive(Debug, Args)]
 pub(crate) struct Run {
-    /// Files of pipelines; each may hold several documents
+    /// Files of pipelines and dnpipes; each may hold several documents
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// Folder of secrets: the key KEY of the secret NAME is the file DIR/NAME/KEY
     #[arg(long, value_name = "DIR", value_parser = folder)]
     secrets: Option<PathBuf>,
+    /// Where dnpipes are kept, and the local socket is; $SIDESTREAM_DATA_DIR or `sidestream-data` by default. Dnpipes that
+    /// are there already are served too
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
     #[command(flatten)]
     peers: Peers,
     /// Where to serve /metrics, /readyz, /stages and /tap; `off` for nowhere
@@ -88,7 +93,8 @@ impl Run {
             }
         };
         if self.dry_run {
-            let plans: String = plans.iter().map(|plan| text(plan) + "\n").collect();
+            let dnpipes = compiled.dnpipes.iter().map(|dnpipe| dnpipe.full_name() + ": a dnpipe\n\n");
+            let plans: String = plans.iter().map(|plan| text(plan) + "\n").chain(dnpipes).collect();
             return print(format_args!("{plans}dry run: nothing was started\n"));
         }
         let sidecar = match Sidecar::start(self.config(&plans)) {
@@ -99,14 +105,45 @@ impl Run {
             Ok(seat) => seat.flatten(),
             Err(error) => return self.refuse(format_args!("{error}")),
         };
-        let code = self.run_in(&sidecar, plans, watch);
+        let dnpipes = match self.serve_dnpipes(&compiled.dnpipes, sidecar.world()) {
+            Ok(dnpipes) => dnpipes,
+            Err(error) => return self.refuse(format_args!("{error}")),
+        };
+        let code = self.run_in(&sidecar, plans, dnpipes.as_ref(), watch);
+        if let Some(dnpipes) = dnpipes {
+            dnpipes.close(DOORS_CLOSE_WITHIN);
+        }
         if let Some(seat) = seat {
             seat.leave();
         }
         code
     }
 
-    fn run_in(&self, sidecar: &Sidecar, plans: Vec<Plan>, mut watch: Option<Watch>) -> ExitCode {
+    /// Serves the dnpipes of the files, and those of a data directory that was named.
+    fn serve_dnpipes(&self, wanted: &[Dnpipe], world: &World) -> Result<Option<Dnpipes>, String> {
+        if wanted.is_empty() && self.data_dir.is_none() && !self.peers.listens() {
+            return Ok(None);
+        }
+        let folder = data_dir(self.data_dir.clone());
+        let said_so = |error: ServeDnpipesError| error.to_string();
+        let dnpipes = Dnpipes::open(world, &folder).map_err(said_so)?;
+        dnpipes.apply(wanted).map_err(said_so)?;
+        let address = self.peers.listen(&dnpipes, world)?;
+        let (names, socket, disk) = (dnpipes.names(), socket_of(&folder), dnpipes.disk());
+        let names = said(&names, "dnpipe");
+        let address = address.map(|address| address.to_string());
+        let (disk, why) = (disk.driver, disk.reason);
+        tracing::info!(dnpipes = names, socket = %socket.display(), address, disk, why, "serving");
+        Ok(Some(dnpipes))
+    }
+
+    fn run_in(
+        &self,
+        sidecar: &Sidecar,
+        plans: Vec<Plan>,
+        dnpipes: Option<&Dnpipes>,
+        mut watch: Option<Watch>,
+    ) -> ExitCode {
         let world = sidecar.world();
         let mut signals = match Signals::catch(world) {
             Ok(signals) => signals,
@@ -134,8 +171,10 @@ impl Run {
         say_ready(&told.0, told.1, server.as_ref());
 
         loop {
-            match world.sockets().block_on(next(&mut signals, &fleet, sidecar, watch.as_mut())) {
-                Happened::Reload => self.reload(&mut fleet),
+            // What is served is served until somebody says stop.
+            let ends = dnpipes.is_none();
+            match world.sockets().block_on(next(&mut signals, &fleet, ends, sidecar, watch.as_mut())) {
+                Happened::Reload => self.reload(&mut fleet, dnpipes),
                 Happened::Ended => {
                     fleet.drain(Duration::ZERO);
                     return DONE;
@@ -157,10 +196,21 @@ impl Run {
         if fleet.drain(self.grace.get()) { DONE } else { failed() }
     }
 
-    fn reload(&self, fleet: &mut Fleet) {
+    fn reload(&self, fleet: &mut Fleet, dnpipes: Option<&Dnpipes>) {
         let compiled = compile_all(&self.files);
         self.report(&compiled);
         if compiled.is_ok() {
+            match dnpipes {
+                Some(dnpipes) => {
+                    if let Err(error) = dnpipes.apply(&compiled.dnpipes) {
+                        tracing::error!("{error}; what was served goes on");
+                    }
+                }
+                None if compiled.dnpipes.is_empty() => {}
+                None => tracing::error!(
+                    "dnpipes are served from the start or not at all; start this process again"
+                ),
+            }
             match self.peers.part(&self.files) {
                 Ok(None) => drop(fleet.change_to(compiled.plans, self.grace.get())),
                 Ok(Some(part)) => drop(fleet.change_to(vec![part.plan], self.grace.get())),
@@ -206,6 +256,7 @@ impl Run {
 async fn next(
     signals: &mut Signals,
     fleet: &Fleet,
+    ends: bool,
     sidecar: &Sidecar,
     watch: Option<&mut Watch>,
 ) -> Happened {
@@ -221,7 +272,7 @@ async fn next(
             Asked::Stop => Happened::Stop,
             Asked::Reload => Happened::Reload,
         },
-        () = fleet.ended() => Happened::Ended,
+        () = fleet.ended(), if ends => Happened::Ended,
         () = sidecar.world().closed() => Happened::Closed,
         () = changed => Happened::Reload,
     }
@@ -233,11 +284,14 @@ fn say_ready(pipelines: &str, stages: usize, server: Option<&Server>) {
 }
 
 fn names(plans: &[Plan]) -> String {
-    if plans.len() > NAMES_SAID_MAX {
-        return plural(plans.len(), "pipeline");
-    }
-    plans.iter().map(|plan| plan.pipeline.as_str()).collect::<Vec<_>>().join(", ")
+    said(&plans.iter().map(|plan| plan.pipeline.clone()).collect::<Vec<_>>(), "pipeline")
 }
 
-/// More pipelines than this are counted rather than named.
+fn said(names: &[String], what: &str) -> String {
+    if names.len() > NAMES_SAID_MAX { plural(names.len(), what) } else { names.join(", ") }
+}
+
+/// More than this are counted rather than named.
 const NAMES_SAID_MAX: usize = 8;
+/// What was asked is answered by then.
+const DOORS_CLOSE_WITHIN: Duration = Duration::from_secs(2);

@@ -6,11 +6,13 @@
 //!
 //! This crate knows no other room, no YAML and no Kubernetes.
 
+pub mod dnpipe;
 mod plan;
 pub mod quantity;
 pub mod stage;
 mod union;
 
+pub use dnpipe::Dnpipe;
 pub use plan::{Input, Latency, OnError, Overflow, PLAN_VERSION, Plan, Priority, Retry, Run, Stage};
 pub use quantity::{Duration, Expression, SecretKey, SecretRef, Size};
 pub use stage::{Kind, Process, Sink, Source};

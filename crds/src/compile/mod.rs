@@ -12,10 +12,13 @@
 //!                                                          \-> cut -> the part of each sidecar, with edges between
 //! ```
 //!
+//! A Dnpipe has no stages: `dnpipe` looks at its fields beside their schema, and fills in the defaults.
+//!
 //! No step stops at the first mistake, and a later step looks at everything that the earlier ones left sound; `mend` puts
 //! right what `structure` found, so that the later ones have something to look at.
 
 mod cut;
+mod dnpipe;
 mod expressions;
 mod failure;
 mod flow;
@@ -31,6 +34,7 @@ mod settings;
 mod shape;
 mod wiring;
 
+pub use dnpipe::{CompiledDnpipe, compile_dnpipe};
 pub use leaving::with_leaving;
 use mend::Doubts;
 use serde::{Deserialize, Serialize};
@@ -49,6 +53,8 @@ use crate::{
 pub struct Compiled {
     /// The pipelines that could be read, in the order of the file.
     pub pipelines: Vec<CompiledPipeline>,
+    /// The dnpipes that could be read, in the order of the file.
+    pub dnpipes: Vec<CompiledDnpipe>,
     /// All that is wrong or worth knowing, in the order of the file.
     pub diagnostics: Vec<Diagnostic>,
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-use super::{Compiled, CompiledPipeline, compile_sound, look_beyond, mend::Doubts};
+use super::{Compiled, CompiledPipeline, compile_sound, dnpipe, look_beyond, mend::Doubts};
 use crate::{
     crd::PIPELINE_SCHEMA,
     diagnostic::{Code, Diagnostic, Place},
@@ -16,6 +16,13 @@ use crate::{
 };
 
 const API_VERSION: &str = "sidestream.dev/v1alpha1";
+
+/// The kinds of resource that are known.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Known {
+    Pipeline,
+    Dnpipe,
+}
 
 /// Problems of a file that are listed; a file with more has one cause, and it is among the first.
 const PROBLEMS_MAX: usize = 500;
@@ -32,8 +39,7 @@ pub(super) fn compile_file(text: &[u8], file: &str) -> Compiled {
             let mut places = Places { bytes_left: LOCATE_BYTES_MAX };
             for document in documents {
                 let chunk = document.chunk;
-                let (pipeline, mut found) = compile_document(document, &mut names);
-                compiled.pipelines.extend(pipeline);
+                let mut found = compile_document(document, &mut names, &mut compiled);
                 places.fill_in(&mut found, chunk);
                 compiled.diagnostics.extend(found);
             }
@@ -54,79 +60,100 @@ pub(super) fn compile_file(text: &[u8], file: &str) -> Compiled {
 
 fn compile_document(
     mut document: Document<'_>,
-    names: &mut HashMap<String, usize>,
-) -> (Option<CompiledPipeline>, Vec<Diagnostic>) {
+    names: &mut HashMap<(Known, String), usize>,
+    compiled: &mut Compiled,
+) -> Vec<Diagnostic> {
     let mut found = std::mem::take(&mut document.diagnostics);
     if document.refused.contains(&Path::top()) {
-        return (None, found);
+        return found;
     }
     let full_name = full_name(&document.value);
-    let about_kind = check_kind(&document.value);
-    let is_pipeline = about_kind.is_none();
-    found.extend(about_kind);
-    if is_pipeline {
-        found.extend(structure::check(&document.value, &PIPELINE_SCHEMA, &document.refused, Origin::Text));
-    }
-    let mut compiled = None;
-    if is_pipeline && found.iter().any(Diagnostic::is_error) {
-        let beyond = look_beyond(document.value, &found, &document.refused);
-        found.extend(beyond);
-    } else if is_pipeline {
-        match read_pipeline(document.value) {
-            Ok(resource) => {
-                let (parts, diagnostics) = compile_sound(&resource, &Doubts::default());
-                found.extend(diagnostics);
-                compiled = Some(CompiledPipeline::new(resource, parts));
-            }
-            // Only fields of `metadata` that we do not read ourselves come here.
-            Err(error) => {
-                let cure = "write it as Kubernetes does, or leave it out";
-                found.push(Diagnostic::new(
-                    Code::WrongType,
-                    Path::top().field("metadata"),
-                    error.to_string(),
-                    cure,
-                ));
-            }
+    let kind = match known(&document.value) {
+        Ok(kind) => kind,
+        Err(refusal) => {
+            found.push(*refusal);
+            return found;
         }
+    };
+    let repeated = full_name.clone().and_then(|name| repeated(kind, name, names));
+    let runs = repeated.is_none();
+    match kind {
+        Known::Pipeline => compiled.pipelines.extend(pipeline(document, &mut found, runs)),
+        Known::Dnpipe => compiled.dnpipes.extend(dnpipe::compile(document, &mut found, runs)),
     }
-    if let Some(name) = full_name.filter(|_| is_pipeline) {
-        let count = names.entry(name.clone()).or_insert(0);
-        *count += 1;
-        if *count > 1 {
-            let reason = format!("there is another pipeline `{name}` above");
-            let path = Path::top().fields(&["metadata", "name"]);
-            let cure = "give it another name or namespace";
-            found.push(Diagnostic::new(Code::DuplicatePipeline, path, reason, cure));
-            compiled = compiled.map(|compiled| CompiledPipeline::new(compiled.resource, None));
-        }
+    found.extend(repeated);
+    if let Some(name) = full_name {
         for diagnostic in &mut found {
             diagnostic.resource = Some(name.clone());
         }
     }
-    (compiled, found)
+    found
 }
 
-/// What is wrong with `kind` or `apiVersion`, where that makes it a resource of somebody else.
-fn check_kind(value: &Value) -> Option<Diagnostic> {
+/// A pipeline as far as it can be read, with its plan where it `runs`.
+fn pipeline(document: Document<'_>, found: &mut Vec<Diagnostic>, runs: bool) -> Option<CompiledPipeline> {
+    found.extend(structure::check(&document.value, &PIPELINE_SCHEMA, &document.refused, Origin::Text));
+    if found.iter().any(Diagnostic::is_error) {
+        let beyond = look_beyond(document.value, found, &document.refused);
+        found.extend(beyond);
+        return None;
+    }
+    match read_pipeline(document.value) {
+        Ok(resource) => {
+            let (parts, diagnostics) = compile_sound(&resource, &Doubts::default());
+            found.extend(diagnostics);
+            Some(CompiledPipeline::new(resource, parts.filter(|_| runs)))
+        }
+        Err(error) => {
+            found.push(bad_metadata(&error));
+            None
+        }
+    }
+}
+
+/// Only fields of `metadata` that we do not read ourselves come here.
+pub(super) fn bad_metadata(error: &serde_json::Error) -> Diagnostic {
+    let cure = "write it as Kubernetes does, or leave it out";
+    Diagnostic::new(Code::WrongType, Path::top().field("metadata"), error.to_string(), cure)
+}
+
+fn repeated(kind: Known, name: String, names: &mut HashMap<(Known, String), usize>) -> Option<Diagnostic> {
+    let (code, what) = match kind {
+        Known::Pipeline => (Code::DuplicatePipeline, "pipeline"),
+        Known::Dnpipe => (Code::DuplicateDnpipe, "dnpipe"),
+    };
+    let reason = format!("there is another {what} `{name}` above");
+    let count = names.entry((kind, name)).or_insert(0);
+    *count += 1;
+    let path = Path::top().fields(&["metadata", "name"]);
+    (*count > 1).then(|| Diagnostic::new(code, path, reason, "give it another name or namespace"))
+}
+
+/// What a document is, or what makes it a resource of somebody else. One that does not say is taken for a pipeline.
+fn known(value: &Value) -> Result<Known, Box<Diagnostic>> {
     let top = Path::top();
-    let kind = value.get("kind")?.as_str()?;
-    if kind != "Pipeline" {
-        let reason = format!("{} is no kind of resource that is known here", quoted(kind));
-        let cure = match nearest(kind, ["Pipeline"]) {
-            Some(name) => format!("write `{name}`"),
-            None => "keep resources of other kinds in files of their own; this one may have `kind: Pipeline`"
-                .into(),
-        };
-        return Some(Diagnostic::new(Code::UnknownResource, top.field("kind"), reason, cure));
-    }
-    let version = value.get("apiVersion")?.as_str()?;
+    let Some(kind) = value.get("kind").and_then(Value::as_str) else { return Ok(Known::Pipeline) };
+    let found = match kind {
+        "Pipeline" => Known::Pipeline,
+        "Dnpipe" => Known::Dnpipe,
+        _ => {
+            let reason = format!("{} is no kind of resource that is known here", quoted(kind));
+            let cure = match nearest(kind, ["Pipeline", "Dnpipe"]) {
+                Some(name) => format!("write `{name}`"),
+                None => "keep resources of other kinds in files of their own; this one may have `kind: Pipeline` and \
+                         `kind: Dnpipe`"
+                    .into(),
+            };
+            return Err(Box::new(Diagnostic::new(Code::UnknownResource, top.field("kind"), reason, cure)));
+        }
+    };
+    let version = value.get("apiVersion").and_then(Value::as_str).unwrap_or(API_VERSION);
     if version != API_VERSION {
-        let reason = format!("{} is no version of `Pipeline`", quoted(version));
+        let reason = format!("{} is no version of `{kind}`", quoted(version));
         let cure = format!("write `{API_VERSION}`, or leave it out");
-        return Some(Diagnostic::new(Code::UnknownVersion, top.field("apiVersion"), reason, cure));
+        return Err(Box::new(Diagnostic::new(Code::UnknownVersion, top.field("apiVersion"), reason, cure)));
     }
-    None
+    Ok(found)
 }
 
 fn full_name(value: &Value) -> Option<String> {
@@ -138,7 +165,14 @@ fn full_name(value: &Value) -> Option<String> {
         .then(|| format!("{namespace}/{name}"))
 }
 
-pub(super) fn read_pipeline(mut value: Value) -> Result<Pipeline, serde_json::Error> {
+pub(super) fn read_pipeline(value: Value) -> Result<Pipeline, serde_json::Error> {
+    read_resource(value)
+}
+
+/// A resource as Kubernetes has it, without the status, which is ours to write and not to read.
+pub(super) fn read_resource<T: serde::de::DeserializeOwned>(
+    mut value: Value,
+) -> Result<T, serde_json::Error> {
     if let Some(map) = value.as_object_mut() {
         map.entry("apiVersion").or_insert_with(|| API_VERSION.into());
         map.remove("status");

@@ -1,0 +1,80 @@
+//! Where a gateway is, and how it is proved to be the right one.
+
+use std::{fmt, path::PathBuf};
+
+use sidestream_trust::{Identity, SpiffeId, reason, server_name};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
+
+use crate::ClientError;
+
+/// A gateway.
+#[derive(Clone, Debug)]
+pub enum Address {
+    /// On this machine: whoever may open the socket is let in as the process that listens.
+    Local(PathBuf),
+    /// Over TCP with TLS 1.3, both ends proved by name.
+    Peer {
+        /// Its host and port: `orders-dnp.shop.svc:7420`.
+        host: String,
+        /// Who this program is.
+        identity: Identity,
+        /// Who must answer.
+        expected: SpiffeId,
+    },
+}
+
+/// A connection, whatever carries it.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+impl Address {
+    pub(crate) async fn call(&self, alpn: &[u8]) -> Result<Box<dyn Stream>, ClientError> {
+        match self {
+            Address::Local(path) => call_local(path).await,
+            Address::Peer { host, identity, expected } => {
+                let config = identity
+                    .client_config(expected, &[alpn])
+                    .map_err(|error| ClientError::NotTrusted(error.to_string()))?;
+                let tcp = TcpStream::connect(host).await.map_err(|error| self.unreachable(&error))?;
+                // Frames are written whole: waiting for more would only cost time.
+                tcp.set_nodelay(true).map_err(|error| self.unreachable(&error))?;
+                let stream = TlsConnector::from(config).connect(server_name(), tcp).await;
+                Ok(Box::new(stream.map_err(|error| {
+                    let own = error.get_ref().and_then(|own| own.downcast_ref());
+                    ClientError::NotTrusted(own.map_or_else(|| error.to_string(), reason))
+                })?))
+            }
+        }
+    }
+
+    pub(crate) fn unreachable(&self, error: &std::io::Error) -> ClientError {
+        ClientError::Unreachable { address: self.to_string(), reason: error.to_string() }
+    }
+}
+
+#[cfg(unix)]
+async fn call_local(path: &std::path::Path) -> Result<Box<dyn Stream>, ClientError> {
+    match tokio::net::UnixStream::connect(path).await {
+        Ok(stream) => Ok(Box::new(stream)),
+        Err(error) => Err(Address::Local(path.to_owned()).unreachable(&error)),
+    }
+}
+
+#[cfg(not(unix))]
+async fn call_local(path: &std::path::Path) -> Result<Box<dyn Stream>, ClientError> {
+    let address = path.display().to_string();
+    Err(ClientError::Unreachable { address, reason: "this system has no such sockets".into() })
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Local(path) => write!(out, "{}", path.display()),
+            Address::Peer { host, .. } => out.write_str(host),
+        }
+    }
+}

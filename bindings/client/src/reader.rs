@@ -1,0 +1,231 @@
+//! Pulling: records from a place on, one answer ahead of whoever reads.
+//!
+//! Records of one partition come in their order; partitions are read side by side, in no order among them. A reset on the way
+//! is no end: the reader goes on with what is there then, and the records' epoch says so.
+
+use std::{collections::VecDeque, pin::Pin, time::Duration};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use sidestream_event::{
+    Bytes,
+    native::{Answer, DnpipeName, DnpipeView, From, Refusal, Request},
+    record::{Flags, Header, RecordError, split},
+};
+
+use crate::{
+    Client, ClientError, DataKey, Pulled, client::unexpected, connection::Answered, record, seal::SealError,
+};
+
+/// How a reader behaves.
+#[derive(Clone, Debug)]
+pub struct ReaderConfig {
+    /// Only these partitions; all by default.
+    pub partitions: Option<Vec<u32>>,
+    /// Whether to wait for more at the end; `false` by default, which ends where the dnpipe ended when it was opened.
+    pub follow: bool,
+    /// How much comes with one answer, in bytes; 1 MiB by default.
+    pub max_bytes: u32,
+    /// The key that records were encrypted with; none by default.
+    pub key: Option<DataKey>,
+}
+
+impl Default for ReaderConfig {
+    fn default() -> ReaderConfig {
+        ReaderConfig { partitions: None, follow: false, max_bytes: 1 << 20, key: None }
+    }
+}
+
+/// Whoever pulls from one dnpipe. It moves only its own place.
+pub struct Reader {
+    client: Client,
+    name: DnpipeName,
+    config: ReaderConfig,
+    lanes: Vec<Lane>,
+    pending: FuturesUnordered<Pulling>,
+    /// The lane to look at first, so that each gets its turn.
+    turn: usize,
+}
+
+type Pulling = Pin<Box<dyn Future<Output = (usize, Result<Answered, ClientError>)> + Send>>;
+
+struct Lane {
+    partition: u32,
+    from: From,
+    /// Whether something was read: a place that has been there may vanish in a reset.
+    has_read: bool,
+    /// Where it ends, unless it follows.
+    until: Option<u64>,
+    records: VecDeque<Pulled>,
+    is_pulling: bool,
+}
+
+impl Reader {
+    pub(crate) fn open(
+        client: Client,
+        dnpipe: &DnpipeView,
+        from: From,
+        config: ReaderConfig,
+    ) -> Result<Reader, ClientError> {
+        let partitions = dnpipe.partitions.len() as u32;
+        let wanted = config.partitions.clone().unwrap_or_else(|| (0..partitions).collect());
+        if let Some(partition) = wanted.iter().copied().find(|wanted| *wanted >= partitions) {
+            return Err(Refusal::UnknownPartition { partition, partitions }.into());
+        }
+        let lane = |partition: u32| Lane {
+            partition,
+            from,
+            has_read: false,
+            until: (!config.follow).then(|| dnpipe.partitions[partition as usize].end),
+            records: VecDeque::new(),
+            is_pulling: false,
+        };
+        let lanes = wanted.into_iter().map(lane).collect();
+        Ok(Reader {
+            client,
+            name: dnpipe.name.clone(),
+            config,
+            lanes,
+            pending: FuturesUnordered::new(),
+            turn: 0,
+        })
+    }
+
+    /// The next record; none at the end of a reader that does not follow. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// A place that is not there, damage in what is stored, a key that does not fit, and those of the connection when
+    /// patience has ended. After damage the next call goes on behind it.
+    pub async fn next(&mut self) -> Result<Option<Pulled>, ClientError> {
+        loop {
+            if let Some(record) = self.ready() {
+                return Ok(Some(record));
+            }
+            self.pull();
+            let Some((lane, answer)) = self.pending.next().await else { return Ok(None) };
+            self.take(lane, answer)?;
+        }
+    }
+
+    /// A record that is there already, if one is.
+    pub fn ready(&mut self) -> Option<Pulled> {
+        let count = self.lanes.len();
+        for step in 0..count {
+            let index = (self.turn + step) % count;
+            if let Some(record) = self.lanes[index].records.pop_front() {
+                self.turn = index + 1;
+                if self.lanes[index].records.len() < AHEAD_RECORDS {
+                    self.pull();
+                }
+                return Some(record);
+            }
+        }
+        None
+    }
+
+    /// Asks for more wherever nothing is asked for and little is left.
+    fn pull(&mut self) {
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
+            let is_at_end = lane.until.is_some_and(|until| lane.place() >= until);
+            if lane.is_pulling || is_at_end || lane.records.len() >= AHEAD_RECORDS {
+                continue;
+            }
+            lane.is_pulling = true;
+            let wait = if self.config.follow { LONG_POLL } else { Duration::ZERO };
+            let request = Request::Pull {
+                dnpipe: self.name.clone(),
+                partition: lane.partition,
+                from: lane.from,
+                max_bytes: self.config.max_bytes,
+                max_records: u32::MAX,
+                wait_millis: wait.as_millis() as u32,
+            };
+            let client = self.client.clone();
+            self.pending.push(Box::pin(async move { (index, client.ask_with_tail(request).await) }));
+        }
+    }
+
+    fn take(&mut self, index: usize, answer: Result<Answered, ClientError>) -> Result<(), ClientError> {
+        let lane = &mut self.lanes[index];
+        lane.is_pulling = false;
+        let (answer, tail) = match answer {
+            Ok(answered) => answered,
+            Err(error) => return lane.failed(error),
+        };
+        let Answer::Pulled { from, next, .. } = answer else { return Err(unexpected(&answer)) };
+        let until = lane.until.unwrap_or(u64::MAX);
+        for batch in batches(tail) {
+            let (header, body) = opened(&batch?, self.config.key.as_ref())?;
+            let is_wanted = |offset| offset >= from && offset < until;
+            record::of_batch(&header, &body, lane.partition, is_wanted, &mut lane.records)?;
+        }
+        lane.from = From::Offset(next);
+        if next == from && lane.until.is_some() {
+            // Nothing is there, so this is the end, wherever it was before.
+            lane.until = Some(next);
+        }
+        lane.has_read = true;
+        Ok(())
+    }
+}
+
+impl Lane {
+    /// The next offset, as far as it is known.
+    fn place(&self) -> u64 {
+        match self.from {
+            From::Offset(offset) => offset,
+            _ => 0,
+        }
+    }
+
+    fn failed(&mut self, error: ClientError) -> Result<(), ClientError> {
+        match error {
+            // It was there before: it went in a reset, or with what is not kept for ever.
+            ClientError::Refused(Refusal::OutOfRange { first, .. }) if self.has_read => {
+                self.from = From::Offset(first.max(self.place()));
+                Ok(())
+            }
+            ClientError::Refused(Refusal::Damaged { from, to }) => {
+                self.from = From::Offset(to);
+                Err(Refusal::Damaged { from, to }.into())
+            }
+            error => Err(error),
+        }
+    }
+}
+
+/// The batches of a tail.
+pub(crate) fn batches(mut tail: Bytes) -> impl Iterator<Item = Result<Bytes, RecordError>> {
+    std::iter::from_fn(move || {
+        if tail.is_empty() {
+            return None;
+        }
+        let length = match Header::read(&tail) {
+            Ok(header) => header.length as usize,
+            Err(error) => {
+                tail.clear();
+                return Some(Err(error));
+            }
+        };
+        if length > tail.len() {
+            let found = tail.len();
+            tail.clear();
+            return Some(Err(RecordError::Cut { wanted: length, found }));
+        }
+        Some(Ok(tail.split_to(length)))
+    })
+}
+
+/// Header and records of a batch, decrypted where it is encrypted.
+pub(crate) fn opened(batch: &Bytes, key: Option<&DataKey>) -> Result<(Header, Bytes), ClientError> {
+    let (header, body) = split(batch)?;
+    match (header.flags.has(Flags::ENCRYPTED), key) {
+        (false, None) => Ok((header, body)),
+        (_, Some(key)) => Ok(key.open(&header, &body)?),
+        (true, None) => Err(SealError::NoKey.into()),
+    }
+}
+
+/// As long as a server lets a pull wait.
+pub(crate) const LONG_POLL: Duration = Duration::from_secs(20);
+/// With fewer records than this left, more are asked for.
+const AHEAD_RECORDS: usize = 64;

@@ -1,0 +1,130 @@
+//! The `Dnpipe` resource: a durable named pipe, as a user writes it, and what the operator answers.
+//!
+//! What a rule or a group says is a struct of `sidestream-plan`; this file adds what joins them. A field enters here when it
+//! works: until then it is an unknown key.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use sidestream_plan::{
+    Duration, Size,
+    dnpipe::{AccessRule, Durability, GROUPS_MAX, Group, PARTITIONS_MAX, RULES_MAX, Retention},
+};
+
+/// A durable named pipe: an ordered log of records that stay until a reset. Participants push and pull; a pull removes
+/// nothing.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "sidestream.dev",
+    version = "v1alpha1",
+    kind = "Dnpipe",
+    plural = "dnpipes",
+    shortname = "dnp",
+    category = "sidestream",
+    namespaced,
+    status = "DnpipeStatus",
+    derive = "PartialEq",
+    doc = "A durable named pipe: an ordered log of records that stay until a reset. Participants push and pull; a pull removes nothing.",
+    printcolumn = r#"{"name": "Ready", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Ready\")].status"}"#,
+    printcolumn = r#"{"name": "Durable", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Durable\")].status"}"#,
+    printcolumn = r#"{"name": "Partitions", "type": "integer", "jsonPath": ".status.partitions"}"#,
+    printcolumn = r#"{"name": "Epoch", "type": "integer", "jsonPath": ".status.epoch"}"#,
+    printcolumn = r#"{"name": "Pool", "type": "string", "priority": 1, "jsonPath": ".spec.pool"}"#,
+    printcolumn = r#"{"name": "Reason", "type": "string", "priority": 1, "jsonPath": ".status.conditions[?(@.type==\"Ready\")].reason"}"#,
+    printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "(has(self.partitions) ? self.partitions : 1) == (has(oldSelf.partitions) ? oldSelf.partitions : 1)",
+    "message": "`partitions` never changes: a key would move to another partition, and lose its order",
+}]))]
+pub struct DnpipeSpec {
+    /// Dnpipes of a namespace that name one pool share its servers and volumes; `default` by default. `sidestream run`
+    /// serves every pool itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 50), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub pool: Option<String>,
+    /// How many partitions; 1 by default, so that all records are in one order. Records of one key meet in one partition.
+    /// It never changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = PARTITIONS_MAX))]
+    pub partitions: Option<i32>,
+    /// When a push is answered; Device by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durability: Option<Durability>,
+    /// What is let go by itself. Absent: nothing is, until a reset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Retention>,
+    /// What it may take of the disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<Storage>,
+    /// Refuses to store a record twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dedupe: Option<Dedupe>,
+    /// What is said of groups of readers. A group that is not here is made by the first that joins it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = GROUPS_MAX),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub groups: Vec<Group>,
+    /// Who may do what: nobody but those it names. Absent: every service account of its namespace may do everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = RULES_MAX), extend("x-kubernetes-list-type" = "atomic"))]
+    pub access: Option<Vec<AccessRule>>,
+}
+
+/// What a dnpipe may take of the disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Storage {
+    /// Bytes it may have, of all partitions together: `10Gi`. A push beyond it is refused, and nothing is dropped. Absent:
+    /// only the disk bounds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<Size>,
+}
+
+/// How a record that comes twice is known. One that its producer numbers is always known, with no need of this.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Dedupe {
+    /// How long a record's header `message-id` is remembered: a second record with the same is not stored.
+    pub window: Duration,
+}
+
+/// What became of a Dnpipe.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DnpipeStatus {
+    /// The generation of the spec this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// How many partitions are served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = PARTITIONS_MAX))]
+    pub partitions: Option<i32>,
+    /// How often it was reset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = u32::MAX))]
+    pub epoch: Option<i64>,
+    /// `Accepted`: the spec compiles. `Ready`: every partition is served. `Durable`: an acknowledgement means what
+    /// `spec.durability` says, as the disk was measured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 16),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"])
+    )]
+    pub conditions: Vec<Condition>,
+}
+
+impl Dnpipe {
+    /// `namespace/name`, the namespace being `default` where none is named.
+    pub fn full_name(&self) -> String {
+        format!("{}/{}", self.namespace_or_default(), self.metadata.name.as_deref().unwrap_or_default())
+    }
+
+    pub(crate) fn namespace_or_default(&self) -> &str {
+        self.metadata.namespace.as_deref().unwrap_or("default")
+    }
+}

@@ -1,0 +1,118 @@
+//! What there is, and resetting it.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use serde::Serialize;
+use sidestream_event::native::{DnpipeName, DnpipeView};
+use utoipa::{OpenApi, ToSchema};
+
+use super::{Asked, events, problem::Problem, records};
+use crate::{caller::Verb, refusals::of_reset};
+
+/// A dnpipe as it is.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Dnpipe {
+    /// Its namespace.
+    namespace: String,
+    /// Its name there.
+    name: String,
+    /// How often it was reset.
+    epoch: u32,
+    /// When a push is answered: `Device`, `PageCache` or `Memory`.
+    durability: String,
+    /// Bytes it has on the disk.
+    used_bytes: u64,
+    /// Bytes it may have; absent where only the disk bounds it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quota_bytes: Option<u64>,
+    /// Its partitions, from 0 on.
+    partitions: Vec<Partition>,
+}
+
+/// A partition as it is.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Partition {
+    /// The oldest offset there is.
+    first: u64,
+    /// The offset behind the newest record.
+    end: u64,
+}
+
+/// What a reset began.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Reset {
+    /// The epoch: no older record is delivered any more.
+    epoch: u32,
+}
+
+/// The dnpipes that the caller may use.
+#[utoipa::path(get, path = "/v1/dnpipes", responses((status = 200, body = Vec<Dnpipe>)))]
+pub(super) async fn list(State(asked): State<Asked>) -> Json<Vec<Dnpipe>> {
+    Json(asked.session().list().into_iter().map(view).collect())
+}
+
+/// One dnpipe.
+#[utoipa::path(get, path = "/v1/dnpipes/{namespace}/{name}",
+    params(("namespace" = String, Path), ("name" = String, Path)),
+    responses((status = 200, body = Dnpipe), (status = 403, body = Problem), (status = 404, body = Problem)))]
+pub(super) async fn describe(
+    State(asked): State<Asked>,
+    Path((namespace, name)): Path<(String, String)>,
+) -> Result<Json<Dnpipe>, Problem> {
+    let name = DnpipeName::new(&namespace, &name)?;
+    Ok(Json(view(asked.session().describe(&name)?)))
+}
+
+/// Removes all records.
+#[utoipa::path(post, path = "/v1/dnpipes/{namespace}/{name}/reset",
+    params(("namespace" = String, Path), ("name" = String, Path)),
+    responses((status = 200, body = Reset), (status = 403, body = Problem), (status = 503, body = Problem)))]
+pub(super) async fn reset(
+    State(asked): State<Asked>,
+    Path((namespace, name)): Path<(String, String)>,
+) -> Result<Json<Reset>, Problem> {
+    let name = DnpipeName::new(&namespace, &name)?;
+    let broker = asked.shared.broker.clone();
+    asked.caller.check(&broker, &name, Verb::Reset)?;
+    // To its end, also where the caller leaves.
+    let resetting = tokio::spawn(async move { broker.reset(&name).await.map_err(of_reset) });
+    let epoch = resetting.await.map_err(|error| Problem::bad(error.to_string()))??;
+    Ok(Json(Reset { epoch }))
+}
+
+/// What all of this is, for programs that make clients.
+pub(super) async fn openapi() -> Json<utoipa::openapi::OpenApi> {
+    Json(Described::openapi())
+}
+
+/// Dnpipes over HTTP.
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Sidestream dnpipes", version = "v1"),
+    paths(list, describe, reset, records::push, records::pull, events::follow),
+    components(schemas(
+        Dnpipe,
+        Partition,
+        Reset,
+        Problem,
+        records::Stored,
+        records::Records,
+        records::Record
+    ))
+)]
+struct Described;
+
+fn view(own: DnpipeView) -> Dnpipe {
+    Dnpipe {
+        namespace: own.name.namespace().to_owned(),
+        name: own.name.name().to_owned(),
+        epoch: own.epoch,
+        durability: own.durability,
+        used_bytes: own.used_bytes,
+        quota_bytes: own.quota_bytes,
+        partitions: own.partitions.iter().map(|own| Partition { first: own.first, end: own.end }).collect(),
+    }
+}

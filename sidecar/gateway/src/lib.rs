@@ -1,0 +1,140 @@
+//! The doors of dnpipes: who may come in, and how what they say reaches the broker.
+//!
+//! ```text
+//!   local socket ──────────────────────┐
+//!                                      ├─▶ preamble ─▶ session: frames ─▶ requests ─▶ broker
+//!                                      │   or HTTP/1.1 ─▶ http ─────────────────────────▶
+//!   TCP ─▶ TLS 1.3, both ends proved ──┘                        ◀── answers, in any order
+//! ```
+//!
+//! A caller over TCP is who its certificate says, and may do what the access rules of a dnpipe say of that name; whoever may
+//! open the local socket is the process itself. What callers can make this process hold is bounded, and most of it before they
+//! have proved anything: see [`limits`](mod@limits).
+//!
+//! This room sees no disk and knows no certificates but through `trust`. A door that has nobody to trust does not open.
+
+mod answers;
+mod caller;
+mod groups;
+mod http;
+mod limits;
+mod listen;
+mod refusals;
+mod session;
+
+use std::{future::Future, io, path::Path, pin::Pin, sync::Arc, time::Duration};
+
+use sidestream_broker::Broker;
+use sidestream_event::native::{DiskView, Refusal, Verified};
+use sidestream_trust::Identity;
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+};
+
+pub use caller::Caller;
+pub use limits::Limits;
+
+/// What the doors cannot see, and are asked about.
+pub trait Storage: Send + Sync {
+    /// The disk underneath.
+    fn disk(&self) -> DiskView;
+
+    /// What time it is: nanoseconds since 1970-01-01T00:00:00Z, for records that do not say.
+    fn wall_nanos(&self) -> i64;
+
+    /// Compares every checksum of what is stored.
+    fn verify(&self) -> Pin<Box<dyn Future<Output = Result<Verified, Refusal>> + Send + '_>>;
+}
+
+/// The doors of one broker. They close when this is dropped.
+pub struct Gateway {
+    shared: Arc<Shared>,
+    phase: watch::Sender<Phase>,
+}
+
+/// Where the doors are in their life.
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
+pub(crate) enum Phase {
+    Open,
+    /// Nobody new, and nothing new; what was asked is answered.
+    Closing,
+    /// No connections.
+    Ended,
+}
+
+pub(crate) struct Shared {
+    pub(crate) broker: Broker,
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) limits: Limits,
+    /// A permit for each connection that is let in.
+    pub(crate) connections: Arc<Semaphore>,
+    /// A permit for each KiB of large frames that are on their way in.
+    pub(crate) room: Arc<Semaphore>,
+    pub(crate) phase: watch::Receiver<Phase>,
+}
+
+impl Gateway {
+    /// The doors of `broker`, none open yet.
+    pub fn new(broker: Broker, storage: Arc<dyn Storage>, limits: Limits) -> Gateway {
+        let (sender, phase) = watch::channel(Phase::Open);
+        let shared = Shared {
+            broker,
+            storage,
+            connections: Arc::new(Semaphore::new(limits.connections_max)),
+            room: Arc::new(Semaphore::new(limits.frames_kib_max)),
+            limits,
+            phase,
+        };
+        Gateway { shared: Arc::new(shared), phase: sender }
+    }
+
+    /// Opens a local socket that only this user may use. One that a process before left behind is taken over. Must be called in
+    /// a tokio runtime.
+    ///
+    /// # Errors
+    /// Those of the file system; [`io::ErrorKind::AddrInUse`] where somebody answers there.
+    #[cfg(unix)]
+    pub fn open_local(&self, path: &Path) -> io::Result<()> {
+        listen::local(self.shared.clone(), path)
+    }
+
+    /// Here is no such socket.
+    ///
+    /// # Errors
+    /// Always [`io::ErrorKind::Unsupported`].
+    #[cfg(not(unix))]
+    pub fn open_local(&self, _: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Opens a TCP port for those who prove who they are to `identity`. Must be called in a tokio runtime.
+    pub fn open_tcp(&self, listener: TcpListener, identity: Identity) {
+        tokio::spawn(listen::tcp(self.shared.clone(), listener, identity));
+    }
+
+    /// How many connections there are.
+    pub fn connections(&self) -> usize {
+        self.shared.limits.connections_max - self.shared.connections.available_permits()
+    }
+
+    /// Lets nobody in any more, answers what was asked for `grace` at most, and ends all connections.
+    pub async fn close(&self, grace: Duration) {
+        self.phase.send_replace(Phase::Closing);
+        let all = self.shared.connections.acquire_many(self.shared.limits.connections_max as u32);
+        // Those that are not done then are ended.
+        let _ = tokio::time::timeout(grace, all).await;
+        self.phase.send_replace(Phase::Ended);
+    }
+}
+
+impl Shared {
+    pub(crate) async fn reached(&self, wanted: Phase) {
+        // An error means that the gateway is gone, which is an end too.
+        let _ = self.phase.clone().wait_for(|phase| *phase >= wanted).await;
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        *self.phase.borrow() == Phase::Open && self.phase.has_changed().is_ok()
+    }
+}

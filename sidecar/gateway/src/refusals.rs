@@ -1,0 +1,62 @@
+//! What the broker says, in the words of the protocol.
+
+use sidestream_broker::{GroupError, PullError, PushError, ResetError, Room};
+use sidestream_event::native::Refusal;
+
+pub(crate) fn of_push(error: PushError) -> Refusal {
+    match error {
+        PushError::Unknown(name) => Refusal::UnknownDnpipe(name),
+        PushError::UnknownPartition { partition, partitions } => {
+            Refusal::UnknownPartition { partition, partitions }
+        }
+        PushError::BadBatch(error) => Refusal::BadBatch { reason: error.to_string() },
+        PushError::WrongEpoch { current } => Refusal::WrongEpoch { current },
+        PushError::WrongOffset { next } => Refusal::WrongOffset { next },
+        PushError::OutOfSequence { expected } => Refusal::OutOfSequence { expected },
+        PushError::Fenced { .. } => Refusal::Fenced,
+        PushError::Full { what, limit } => {
+            let what = match what {
+                Room::Quota => "quota",
+                Room::Disk => "disk",
+            };
+            Refusal::Full { what: what.into(), limit }
+        }
+        PushError::TooLarge { bytes, max } => Refusal::TooLarge { bytes, max },
+        PushError::Busy => Refusal::Busy,
+        PushError::Failed { reason } => Refusal::Failed { reason: reason.to_string() },
+        PushError::Closed => Refusal::Stopping,
+        error @ (PushError::Forgotten { .. } | PushError::TooManyProducers) => {
+            Refusal::Bad { reason: error.to_string() }
+        }
+    }
+}
+
+pub(crate) fn of_pull(error: PullError) -> Refusal {
+    match error {
+        PullError::Unknown(name) => Refusal::UnknownDnpipe(name),
+        PullError::UnknownPartition { partition, partitions } => {
+            Refusal::UnknownPartition { partition, partitions }
+        }
+        PullError::OutOfRange { first, end } => Refusal::OutOfRange { first, end },
+        PullError::Damaged { from, to } => Refusal::Damaged { from, to },
+        PullError::Failed { reason } => Refusal::Failed { reason: reason.to_string() },
+        PullError::Closed => Refusal::Stopping,
+    }
+}
+
+pub(crate) fn of_group(error: GroupError) -> Refusal {
+    match error {
+        GroupError::Pull(error) => of_pull(error),
+        GroupError::UnknownGroup { group } => Refusal::UnknownGroup { group },
+        GroupError::NotMember { group } => Refusal::NotMember { group },
+        GroupError::Write(error) => of_push(error),
+        error => Refusal::Bad { reason: error.to_string() },
+    }
+}
+
+pub(crate) fn of_reset(error: ResetError) -> Refusal {
+    match error {
+        ResetError::Unknown(name) => Refusal::UnknownDnpipe(name),
+        ResetError::Write(error) => of_push(error),
+    }
+}

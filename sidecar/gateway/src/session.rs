@@ -1,0 +1,253 @@
+//! One connection: requests are read and begun in their order, and answered as they are done.
+//!
+//! ```text
+//!   frames ──▶ begin, in order ──▶ open work ──▶ answers (few) ──▶ writer
+//!     ▲                               │
+//!     └── not while too much is open ◀┘
+//! ```
+//!
+//! Pushes take their place in a partition when they are begun, so pipelined pushes keep their order. Whoever does not read its
+//! answers stops this loop, and after a while its connection.
+
+use std::{collections::HashMap, io, pin::Pin, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use sidestream_broker::Membership;
+use sidestream_event::native::{Answer, Frame, Frames, Member, Refusal, write_frame};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
+    sync::{OwnedSemaphorePermit, mpsc},
+    time::{sleep, timeout},
+};
+
+use crate::{
+    Caller, Phase, Shared,
+    limits::{ANSWERS_WAITING, IN_FLIGHT_MAX, SMALL_FRAME_BYTES},
+};
+
+/// What was asked on a connection so far.
+pub(crate) struct Session<'a> {
+    pub(crate) shared: &'a Arc<Shared>,
+    pub(crate) caller: &'a Caller,
+    pub(crate) members: HashMap<(String, String, String), Membership>,
+}
+
+/// A request that is being done.
+pub(crate) type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
+
+/// What came of a request.
+pub(crate) struct Done {
+    pub(crate) answer: Answer,
+    pub(crate) tail: Vec<Bytes>,
+    /// Who became a member by it.
+    pub(crate) joined: Option<(Member, Membership)>,
+}
+
+struct Outgoing {
+    request: u32,
+    done: Done,
+    /// The room that the request took is free when it is answered.
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl<'a> Session<'a> {
+    /// Nothing was asked yet.
+    pub(crate) fn new(shared: &'a Arc<Shared>, caller: &'a Caller) -> Session<'a> {
+        Session { shared, caller, members: HashMap::new() }
+    }
+}
+
+impl Done {
+    pub(crate) fn of(answer: Answer) -> Done {
+        Done { answer, tail: Vec::new(), joined: None }
+    }
+
+    pub(crate) fn refused(refusal: Refusal) -> Done {
+        Done::of(Answer::Refused(refusal))
+    }
+}
+
+/// Does something to its end even where the connection that asked for it ends before.
+pub(crate) fn to_its_end(work: impl Future<Output = Result<Answer, Refusal>> + Send + 'static) -> Work {
+    Box::pin(async move {
+        let refused = |error: tokio::task::JoinError| Refusal::Failed { reason: error.to_string() };
+        let answer = tokio::spawn(work).await.map_err(refused).flatten();
+        answer.map_or_else(Done::refused, Done::of)
+    })
+}
+
+/// Serves a connection to its end, and says why it ended.
+pub(crate) async fn serve(
+    shared: &Arc<Shared>,
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    caller: &Caller,
+) -> String {
+    let (read, write) = split(stream);
+    let (answers, queue) = mpsc::channel(ANSWERS_WAITING);
+    let session = Session::new(shared, caller);
+    let reading = read_requests(session, read, answers);
+    let writing = write_answers(shared, write, queue);
+    tokio::pin!(reading, writing);
+    tokio::select! {
+        // What was answered before the end is still written.
+        reason = &mut reading => { writing.await; reason }
+        reason = &mut writing => reason,
+    }
+}
+
+async fn read_requests(
+    mut session: Session<'_>,
+    mut stream: impl AsyncRead + Unpin,
+    answers: mpsc::Sender<Outgoing>,
+) -> String {
+    let shared = session.shared;
+    let limits = &shared.limits;
+    let mut frames = Frames::default();
+    let mut open = FuturesUnordered::new();
+    let mut room: Option<OwnedSemaphorePermit> = None;
+    let mut deadline = Box::pin(sleep(limits.idle));
+    let mut is_closing = false;
+    loop {
+        while open.len() < IN_FLIGHT_MAX && !is_closing {
+            match frames.next_frame() {
+                Ok(Some(frame)) => {
+                    let room = room.take();
+                    let Frame { request, .. } = frame;
+                    let work = session.begin(frame).await;
+                    open.push(async move { Outgoing { request, done: work.await, _room: room } });
+                    deadline.set(sleep(limits.frame));
+                }
+                Ok(None) => break,
+                Err(error) => return error.to_string(),
+            }
+        }
+        if is_closing && open.is_empty() {
+            return "the process is about to end".into();
+        }
+        let announced = frames.announced().filter(|bytes| *bytes > SMALL_FRAME_BYTES && room.is_none());
+        let is_full = open.len() >= IN_FLIGHT_MAX || is_closing;
+        let has_time = if frames.is_amid() { announced.is_none() && !is_full } else { open.is_empty() };
+        frames.make_room();
+        tokio::select! {
+            biased;
+            Some(outgoing) = open.next(), if !open.is_empty() => {
+                let mut outgoing: Outgoing = outgoing;
+                session.keep(outgoing.done.joined.take());
+                if answers.send(outgoing).await.is_err() {
+                    return "nothing can be written".into();
+                }
+                deadline.set(sleep(if frames.is_amid() { limits.frame } else { limits.idle }));
+            }
+            () = shared.reached(Phase::Closing), if !is_closing => is_closing = true,
+            permit = shared.room.clone().acquire_many_owned(kib(announced)), if announced.is_some() && !is_full => {
+                match permit {
+                    Ok(permit) => room = Some(permit),
+                    Err(_) => return "the process ends".into(),
+                }
+                deadline.set(sleep(limits.frame));
+            }
+            count = stream.read_buf(frames.buffer()), if announced.is_none() && !is_full => match count {
+                // Nobody waits for an answer any more; what was pushed goes on to the disk all the same.
+                Ok(0) => return "the caller closed it".into(),
+                Ok(count) => {
+                    if frames.buffer().len() == count {
+                        deadline.set(sleep(limits.frame));
+                    }
+                }
+                Err(error) => return error.to_string(),
+            },
+            () = &mut deadline, if has_time => {
+                return if frames.is_amid() { "a frame did not come whole in time" } else { "nothing was asked" }.into();
+            }
+        }
+    }
+}
+
+async fn write_answers(
+    shared: &Shared,
+    mut stream: impl AsyncWrite + Unpin,
+    mut answers: mpsc::Receiver<Outgoing>,
+) -> String {
+    let mut out = Vec::new();
+    let mut writer = Writer { shared, stream: &mut stream };
+    while let Some(mut outgoing) = answers.recv().await {
+        loop {
+            if let Err(reason) = writer.frame(&outgoing, &mut out).await {
+                return reason;
+            }
+            match answers.try_recv() {
+                Ok(next) => outgoing = next,
+                Err(_) => break,
+            }
+        }
+        if let Err(reason) = writer.flush(&mut out).await {
+            return reason;
+        }
+    }
+    "everything is answered".into()
+}
+
+struct Writer<'a, S> {
+    shared: &'a Shared,
+    stream: &'a mut S,
+}
+
+impl<S: AsyncWrite + Unpin> Writer<'_, S> {
+    async fn frame(&mut self, outgoing: &Outgoing, out: &mut Vec<u8>) -> Result<(), String> {
+        let done = &outgoing.done;
+        let bytes = done.tail.iter().map(Bytes::len).sum();
+        if let Err(error) = write_frame(outgoing.request, &done.answer, bytes, out) {
+            let refused =
+                Answer::Refused(Refusal::Bad { reason: format!("the answer does not fit: {error}") });
+            return write_frame(outgoing.request, &refused, 0, out).map_err(|error| error.to_string());
+        }
+        for piece in &done.tail {
+            if piece.len() <= COPIED_BYTES_MAX {
+                out.extend_from_slice(piece);
+            } else {
+                self.put(out).await?;
+                out.clear();
+                self.put(piece).await?;
+            }
+        }
+        if out.len() > WRITTEN_BYTES {
+            self.put(out).await?;
+            out.clear();
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self, out: &mut Vec<u8>) -> Result<(), String> {
+        self.put(out).await?;
+        out.clear();
+        match timeout(self.shared.limits.silence, self.stream.flush()).await {
+            Ok(flushed) => flushed.map_err(|error| error.to_string()),
+            Err(_) => Err(NOT_READ.into()),
+        }
+    }
+
+    /// Writes, as long as something of it is taken in time.
+    async fn put(&mut self, mut bytes: &[u8]) -> Result<(), String> {
+        while !bytes.is_empty() {
+            match timeout(self.shared.limits.silence, self.stream.write(bytes)).await {
+                Ok(Ok(0)) => return Err(io::Error::from(io::ErrorKind::WriteZero).to_string()),
+                Ok(Ok(count)) => bytes = &bytes[count..],
+                Ok(Err(error)) => return Err(error.to_string()),
+                Err(_) => return Err(NOT_READ.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The KiB of a frame, rounded up.
+fn kib(bytes: Option<usize>) -> u32 {
+    bytes.unwrap_or_default().div_ceil(1024) as u32
+}
+
+const NOT_READ: &str = "its answers were not read in time";
+/// A piece up to this is cheaper to copy than to write on its own.
+const COPIED_BYTES_MAX: usize = 16 << 10;
+/// As much is gathered before it is written.
+const WRITTEN_BYTES: usize = 256 << 10;

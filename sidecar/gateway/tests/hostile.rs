@@ -1,0 +1,279 @@
+//! Callers that do not follow the protocol, or do so slowly.
+
+mod world;
+
+use std::time::Duration;
+
+use sidestream_client::{Client, ClientConfig, ClientError, ProducerConfig, Record};
+use sidestream_event::{
+    native::{
+        Answer, Conditions, FRAME_BYTES_MAX, Frames, From, MAGIC, Preamble, Request, Verdict, write_frame,
+    },
+    record::{BatchWriter, Header},
+};
+use sidestream_gateway::Limits;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+    time::{sleep, timeout},
+};
+use world::{World, world};
+
+/// A connection that is let in, byte by byte in the hands of the test.
+struct Raw(UnixStream);
+
+impl Raw {
+    async fn open(world: &World) -> (Raw, Verdict) {
+        let mut stream = UnixStream::connect(world.socket()).await.unwrap();
+        stream.write_all(&Preamble { oldest: 1, newest: 1 }.write()).await.unwrap();
+        let mut verdict = [0; 12];
+        stream.read_exact(&mut verdict).await.unwrap();
+        (Raw(stream), Verdict::read(&verdict).unwrap())
+    }
+
+    async fn ask(&mut self, number: u32, request: &Request, tail: &[u8]) {
+        let mut out = Vec::new();
+        write_frame(number, request, tail.len(), &mut out).unwrap();
+        self.0.write_all(&out).await.unwrap();
+        self.0.write_all(tail).await.unwrap();
+    }
+
+    async fn answer(&mut self) -> (u32, Answer) {
+        let mut frames = Frames::default();
+        loop {
+            if let Some(frame) = frames.next_frame().unwrap() {
+                return (frame.request, frame.read().unwrap());
+            }
+            assert!(self.0.read_buf(frames.buffer()).await.unwrap() > 0, "it was closed");
+        }
+    }
+
+    /// Waits until the other end closes it.
+    async fn closed(&mut self) -> bool {
+        let mut sink = [0; 4096];
+        let ended = async {
+            loop {
+                match self.0.read(&mut sink).await {
+                    Ok(0) | Err(_) => return,
+                    Ok(_) => {}
+                }
+            }
+        };
+        timeout(Duration::from_secs(5), ended).await.is_ok()
+    }
+}
+
+async fn is_well(world: &World) {
+    let producer = world.local().producer("shop/notes", ProducerConfig::default()).await.unwrap();
+    producer.push(Record::new("well")).await.unwrap().await.unwrap();
+}
+
+fn batch(value: &str) -> Vec<u8> {
+    let mut writer = BatchWriter::new();
+    writer.push(0, None, &[] as &[(&str, &str)], value.as_bytes()).unwrap();
+    writer.finish(Header::default()).unwrap().to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_length_that_no_frame_has_ends_the_connection_and_no_other() {
+    let world = world(Limits::default()).await;
+    for length in [0, 7, FRAME_BYTES_MAX as u32, u32::MAX] {
+        let (mut raw, _) = Raw::open(&world).await;
+        raw.0.write_all(&length.to_le_bytes()).await.unwrap();
+        assert!(raw.closed().await, "{length}");
+    }
+    is_well(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_speaks_something_else_is_not_answered() {
+    let world = world(Limits::default()).await;
+    for words in [
+        &b"EHLO here.example\r\n"[..],
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\x00\x00",
+        b"dnpipe\n\n\x01\0\x01\0",
+    ] {
+        let mut stream = UnixStream::connect(world.socket()).await.unwrap();
+        stream.write_all(words).await.unwrap();
+        let mut answer = Vec::new();
+        // A reset is an end too.
+        let _ = timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await.unwrap();
+        assert!(answer.is_empty());
+    }
+    is_well(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_that_is_not_spoken_is_answered_with_the_newest_that_is() {
+    let world = world(Limits::default()).await;
+    let mut stream = UnixStream::connect(world.socket()).await.unwrap();
+    stream.write_all(&[&MAGIC[..], &[2, 0, 9, 0]].concat()).await.unwrap();
+    let mut verdict = [0; 12];
+    stream.read_exact(&mut verdict).await.unwrap();
+    assert_eq!(Verdict::read(&verdict), Ok(Verdict::Version { newest: 1 }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_request_and_what_is_no_batch_is_refused_and_the_connection_goes_on() {
+    let world = world(Limits::default()).await;
+    let (mut raw, _) = Raw::open(&world).await;
+    // A head of a byte that no request begins with.
+    raw.0.write_all(&[9, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 99]).await.unwrap();
+    let (number, answer) = raw.answer().await;
+    assert!(
+        number == 1 && matches!(&answer, Answer::Refused(refusal) if refusal.code() == "bad-request"),
+        "{answer:?}"
+    );
+    let push =
+        Request::Push { dnpipe: "shop/notes".parse().unwrap(), partition: 0, only_if: Conditions::default() };
+    let good = batch("good");
+    let mut flipped = good.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    for bad in [&b"nonsense"[..], &good[..20], &flipped, &[good.clone(), vec![0]].concat()] {
+        raw.ask(2, &push, bad).await;
+        let (_, answer) = raw.answer().await;
+        assert!(matches!(&answer, Answer::Refused(refusal) if refusal.code() == "bad-batch"), "{answer:?}");
+    }
+    raw.ask(3, &push, &good).await;
+    assert_eq!(raw.answer().await, (3, Answer::Pushed { base_offset: 0, epoch: 0 }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pipelined_pushes_keep_their_order() {
+    let world = world(Limits::default()).await;
+    let (raw, _) = Raw::open(&world).await;
+    let push =
+        Request::Push { dnpipe: "shop/notes".parse().unwrap(), partition: 0, only_if: Conditions::default() };
+    let mut out = Vec::new();
+    for number in 0..500u32 {
+        let batch = batch(&number.to_string());
+        write_frame(number, &push, batch.len(), &mut out).unwrap();
+        out.extend_from_slice(&batch);
+    }
+    let (mut read, mut write) = raw.0.into_split();
+    let writing = tokio::spawn(async move {
+        write.write_all(&out).await.unwrap();
+        write
+    });
+    let (mut frames, mut answered) = (Frames::default(), 0);
+    while answered < 500 {
+        while let Some(frame) = frames.next_frame().unwrap() {
+            let expected = Answer::Pushed { base_offset: u64::from(frame.request), epoch: 0 };
+            assert_eq!(frame.read::<Answer>().unwrap(), expected);
+            answered += 1;
+        }
+        if answered < 500 {
+            assert!(read.read_buf(frames.buffer()).await.unwrap() > 0);
+        }
+    }
+    drop(writing.await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_connection_too_many_is_told_so_and_gets_in_when_another_leaves() {
+    let world = world(Limits { connections_max: 3, ..Limits::default() }).await;
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        let (raw, verdict) = Raw::open(&world).await;
+        assert_eq!(verdict, Verdict::Welcome { version: 1 });
+        open.push(raw);
+    }
+    assert_eq!(Raw::open(&world).await.1, Verdict::Busy);
+    assert_eq!(world.gateway.connections(), 3);
+    let client = Client::new(
+        sidestream_client::Address::Local(world.socket()),
+        ClientConfig { patience: Duration::ZERO, ..ClientConfig::default() },
+    );
+    assert_eq!(client.list().await.err(), Some(ClientError::TurnedAway(Verdict::Busy)));
+    open.pop();
+    // A client goes on trying.
+    assert_eq!(world.local().list().await.unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_thousand_sockets_that_say_nothing_keep_nobody_out() {
+    let world = world(Limits { connections_max: 64, ..Limits::default() }).await;
+    let mut idle = Vec::new();
+    for _ in 0..2000 {
+        match UnixStream::connect(world.socket()).await {
+            Ok(stream) => idle.push(stream),
+            // The backlog of the kernel is full of them.
+            Err(_) => sleep(Duration::from_millis(5)).await,
+        }
+    }
+    let begun = world.clock().now();
+    let client = Client::new(
+        sidestream_client::Address::Local(world.socket()),
+        ClientConfig { patience: Duration::from_secs(60), ..ClientConfig::default() },
+    );
+    assert_eq!(client.list().await.unwrap().len(), 2);
+    assert!(world.clock().now().since(begun) < Duration::from_secs(20));
+    assert!(world.gateway.connections() <= 64);
+    drop(idle);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frame_that_does_not_come_whole_and_a_connection_that_asks_nothing_are_ended() {
+    let limits =
+        Limits { idle: Duration::from_millis(300), frame: Duration::from_millis(150), ..Limits::default() };
+    let world = world(limits).await;
+    let (mut raw, _) = Raw::open(&world).await;
+    raw.0.write_all(&[100, 0, 0, 0, 1]).await.unwrap();
+    assert!(raw.closed().await);
+    let (mut raw, _) = Raw::open(&world).await;
+    raw.ask(1, &Request::Ping, b"").await;
+    assert_eq!(raw.answer().await, (1, Answer::Pong));
+    assert!(raw.closed().await);
+    // Who waits for records asks something.
+    let (mut raw, _) = Raw::open(&world).await;
+    let pull = Request::Pull {
+        dnpipe: "shop/notes".parse().unwrap(),
+        partition: 0,
+        from: From::Last(0),
+        max_bytes: 1,
+        max_records: 1,
+        wait_millis: 900,
+    };
+    raw.ask(1, &pull, b"").await;
+    assert!(matches!(raw.answer().await, (1, Answer::Pulled { from: 0, next: 0, .. })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_read_its_answers_is_ended_and_others_do_not_notice() {
+    let world = world(Limits { silence: Duration::from_millis(300), ..Limits::default() }).await;
+    let producer = world.local().producer("shop/notes", ProducerConfig::default()).await.unwrap();
+    for _ in 0..16 {
+        drop(producer.push(Record::new(vec![7; 500_000])).await.unwrap());
+    }
+    producer.flush().await.unwrap();
+    let (mut raw, _) = Raw::open(&world).await;
+    let pull = Request::Pull {
+        dnpipe: "shop/notes".parse().unwrap(),
+        partition: 0,
+        from: From::First(0),
+        max_bytes: u32::MAX,
+        max_records: u32::MAX,
+        wait_millis: 0,
+    };
+    for number in 0..100 {
+        raw.ask(number, &pull, b"").await;
+    }
+    sleep(Duration::from_millis(100)).await;
+    is_well(&world).await;
+    sleep(Duration::from_secs(1)).await;
+    assert!(raw.closed().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_closes_lets_nobody_in_and_answers_what_was_asked() {
+    let world = world(Limits::default()).await;
+    let (mut raw, _) = Raw::open(&world).await;
+    let push =
+        Request::Push { dnpipe: "shop/notes".parse().unwrap(), partition: 0, only_if: Conditions::default() };
+    raw.ask(1, &push, &batch("last")).await;
+    sleep(Duration::from_millis(50)).await;
+    world.gateway.close(Duration::from_secs(2)).await;
+    assert_eq!(raw.answer().await, (1, Answer::Pushed { base_offset: 0, epoch: 0 }));
+    assert!(raw.closed().await);
+    assert!(UnixStream::connect(world.socket()).await.is_err(), "the socket is gone");
+}

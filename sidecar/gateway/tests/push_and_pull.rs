@@ -1,0 +1,210 @@
+//! What a client pushes through a door, clients pull through it.
+
+mod world;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use sidestream_client::{
+    ClientError, DataKey, From, GroupConfig, ProducerConfig, Pulled, ReaderConfig, Record, Refusal,
+};
+use sidestream_gateway::Limits;
+use world::world;
+
+async fn all(reader: &mut sidestream_client::Reader) -> Vec<Pulled> {
+    let mut found = Vec::new();
+    while let Some(record) = reader.next().await.unwrap() {
+        found.push(record);
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_pushed_is_pulled_with_key_headers_and_time_in_the_order_of_its_partition() {
+    let world = world(Limits::default()).await;
+    let client = world.local();
+    let producer = client.producer("shop/orders", ProducerConfig::default()).await.unwrap();
+    let mut promises = Vec::new();
+    for number in 0..3000 {
+        let mut record =
+            Record::new(format!("value {number}")).key(format!("key {}", number % 17)).header("n", "1");
+        record.time = Some(number);
+        promises.push(producer.push(record).await.unwrap());
+    }
+    let mut offsets = BTreeMap::<u32, Vec<u64>>::new();
+    for promise in promises {
+        let receipt = promise.await.unwrap();
+        offsets.entry(receipt.partition).or_default().push(receipt.offset);
+    }
+    assert_eq!(offsets.len(), 3);
+    for (partition, offsets) in &offsets {
+        assert_eq!(*offsets, (0..offsets.len() as u64).collect::<Vec<_>>(), "{partition}");
+    }
+    let mut reader = client.reader("shop/orders", From::First(0), ReaderConfig::default()).await.unwrap();
+    let found = all(&mut reader).await;
+    assert_eq!(found.len(), 3000);
+    let mut last = BTreeMap::new();
+    for record in &found {
+        let number = record.time;
+        assert_eq!(record.value, format!("value {number}"));
+        assert_eq!(record.headers, [("n".to_owned(), "1".into())]);
+        let key = record.key.clone().unwrap();
+        assert!(
+            last.insert(key, number).is_none_or(|before| before < number),
+            "records of a key keep their order"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_place_is_an_offset_an_end_or_a_count_from_an_end() {
+    let world = world(Limits::default()).await;
+    let client = world.local();
+    let producer = client.producer("shop/notes", ProducerConfig::default()).await.unwrap();
+    for number in 0..20 {
+        producer.push(Record::new(number.to_string())).await.unwrap().await.unwrap();
+    }
+    let firsts = [
+        (From::First(0), Some(0)),
+        (From::First(3), Some(3)),
+        (From::Last(2), Some(18)),
+        (From::Last(0), None),
+        (From::Offset(7), Some(7)),
+        (From::Time(0), Some(0)),
+    ];
+    for (from, first) in firsts {
+        let mut reader = client.reader("shop/notes", from, ReaderConfig::default()).await.unwrap();
+        let found = all(&mut reader).await;
+        assert_eq!(found.first().map(|record| record.offset), first, "{from:?}");
+        assert_eq!(found.len() as u64, first.map_or(0, |first| 20 - first), "{from:?}");
+    }
+    let mut reader = client.reader("shop/notes", From::Offset(99), ReaderConfig::default()).await.unwrap();
+    assert_eq!(reader.next().await, Ok(None), "a reader ends where the dnpipe ended when it was opened");
+    let follow = ReaderConfig { follow: true, ..ReaderConfig::default() };
+    let mut reader = client.reader("shop/notes", From::Offset(99), follow).await.unwrap();
+    assert_eq!(reader.next().await, Err(ClientError::Refused(Refusal::OutOfRange { first: 0, end: 20 })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_follows_gets_what_is_pushed_later_and_goes_on_after_a_reset() {
+    let world = world(Limits::default()).await;
+    let (client, other) = (world.local(), world.local());
+    let follow = ReaderConfig { follow: true, ..ReaderConfig::default() };
+    let mut reader = client.reader("shop/notes", From::First(0), follow).await.unwrap();
+    let producer = other.producer("shop/notes", ProducerConfig::default()).await.unwrap();
+    let pushed = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        producer.push(Record::new("before")).await.unwrap().await.unwrap()
+    };
+    let (found, receipt) = tokio::join!(reader.next(), pushed);
+    assert_eq!((found.unwrap().unwrap().value, receipt.epoch), ("before".into(), 0));
+    for _ in 0..5 {
+        producer.push(Record::new("gone")).await.unwrap().await.unwrap();
+    }
+    assert_eq!(other.reset("shop/notes").await, Ok(1));
+    let receipt = producer.push(Record::new("after")).await.unwrap().await.unwrap();
+    assert_eq!((receipt.offset, receipt.epoch), (6, 1), "offsets go on");
+    // What had come before the reset may still be handed out; what comes after it is of the new epoch.
+    loop {
+        let record = reader.next().await.unwrap().unwrap();
+        if record.epoch == 1 {
+            assert_eq!((record.value, record.offset), ("after".into(), 6));
+            break;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_of_a_group_share_the_records_and_what_is_not_acknowledged_comes_again() {
+    let world = world(Limits::default()).await;
+    let client = world.local();
+    let producer = client.producer("shop/notes", ProducerConfig::default()).await.unwrap();
+    for number in 0..10 {
+        drop(producer.push(Record::new(number.to_string())).await.unwrap());
+    }
+    producer.flush().await.unwrap();
+    let named = |name: &str| GroupConfig { member: Some(name.into()), ..GroupConfig::default() };
+    let mut first = client.join("shop/notes", "billing", named("first")).await.unwrap();
+    for number in 0..4 {
+        let delivery = first.next().await.unwrap();
+        assert_eq!((delivery.record.value.clone(), delivery.attempt), (number.to_string().into(), 1));
+        if number < 3 {
+            first.ack(&delivery).await.unwrap();
+        }
+    }
+    let groups = client.groups("shop/notes").await.unwrap();
+    assert_eq!(
+        (groups[0].name.as_str(), groups[0].cursors.as_slice(), groups[0].lag_records),
+        ("billing", &[3][..], 7)
+    );
+    first.leave().await.unwrap();
+    // Another connection, another member.
+    let mut second = world.local().join("shop/notes", "billing", named("second")).await.unwrap();
+    for number in 3..10 {
+        let delivery = second.next().await.unwrap();
+        assert_eq!(delivery.record.value, number.to_string());
+        second.ack(&delivery).await.unwrap();
+    }
+    assert_eq!(second.next_within(50).await, Ok(None));
+    client.seek("shop/notes", "billing", None, From::First(8)).await.unwrap();
+    assert_eq!(second.next().await.unwrap().record.value, "8");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_member_of_the_same_name_takes_the_place_of_the_first() {
+    let world = world(Limits::default()).await;
+    let named = GroupConfig { member: Some("only".into()), ..GroupConfig::default() };
+    let mut first = world.local().join("shop/notes", "billing", named.clone()).await.unwrap();
+    let mut second = world.local().join("shop/notes", "billing", named).await.unwrap();
+    let refused = first.next_within(10).await;
+    assert_eq!(refused, Err(ClientError::Refused(Refusal::NotMember { group: "billing".into() })));
+    assert_eq!(second.next_within(10).await, Ok(None));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_encrypted_is_read_with_its_key_alone() {
+    let world = world(Limits::default()).await;
+    let client = world.local();
+    let key = DataKey::new(&[7; 32]).unwrap();
+    let config = ProducerConfig { key: Some(key.clone()), ..ProducerConfig::default() };
+    let producer = client.producer("shop/notes", config).await.unwrap();
+    for number in 0..100 {
+        drop(producer.push(Record::new(format!("secret {number}")).key("k")).await.unwrap());
+    }
+    producer.flush().await.unwrap();
+    let with = |key| ReaderConfig { key, ..ReaderConfig::default() };
+    let mut reader = client.reader("shop/notes", From::First(0), with(Some(key))).await.unwrap();
+    let found = all(&mut reader).await;
+    assert_eq!((found.len(), &found[99].value[..]), (100, &b"secret 99"[..]));
+    let mut reader = client.reader("shop/notes", From::First(0), with(None)).await.unwrap();
+    assert!(reader.next().await.unwrap_err().to_string().contains("there is no key here"));
+    let other = DataKey::new(&[8; 32]).unwrap();
+    let mut reader = client.reader("shop/notes", From::First(0), with(Some(other))).await.unwrap();
+    assert!(reader.next().await.unwrap_err().to_string().contains("another key"));
+    // Nothing of it is on the disk as it is.
+    for entry in std::fs::read_dir(world.folder.path().join("journal")).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        assert!(!bytes.windows(6).any(|window| window == b"secret"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_of_every_size_up_to_the_largest_comes_back_as_it_was() {
+    let world = world(Limits::default()).await;
+    let client = world.local();
+    let producer = client.producer("shop/notes", ProducerConfig::default()).await.unwrap();
+    let sizes = [0usize, 1, 127, 128, 16 << 10, 256 << 10, (1 << 20) - 200];
+    for size in sizes {
+        let value: Vec<u8> = (0..size).map(|at| (at * 31 % 251) as u8).collect();
+        producer.push(Record::new(value)).await.unwrap().await.unwrap();
+    }
+    let mut reader = client.reader("shop/notes", From::First(0), ReaderConfig::default()).await.unwrap();
+    for size in sizes {
+        let record = reader.next().await.unwrap().unwrap();
+        assert_eq!(record.value.len(), size);
+        assert!(record.value.iter().enumerate().all(|(at, byte)| *byte == (at * 31 % 251) as u8), "{size}");
+    }
+    let refused = producer.push(Record::new(vec![0; 1 << 20])).await.err().unwrap();
+    assert!(refused.to_string().contains("push it in parts"), "{refused}");
+    // The connection is as good as before.
+    assert_eq!(producer.push(Record::new("small")).await.unwrap().await.unwrap().offset, sizes.len() as u64);
+}

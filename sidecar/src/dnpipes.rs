@@ -1,0 +1,284 @@
+//! The dnpipes of a process: a journal in a folder, the broker on it, and the doors to it.
+//!
+//! ```text
+//!   DIR/journal/           the journal; one process at a time has it
+//!   DIR/sidestream.sock    the door for this user's programs on this machine
+//! ```
+//!
+//! What a process before has kept there is served again, also where nobody names it any more: data is removed by a reset, never
+//! by an edit of a file.
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use sidestream_broker::{
+    ApplyError, Broker, DnpipeSpec, Durability, GroupSpec, OpenError, Retention,
+    access::{Rule, Verbs},
+};
+use sidestream_event::native::{BadName, DamageView, DiskView, DnpipeName, Refusal, Verified};
+use sidestream_gateway::{Gateway, Limits, Storage};
+use sidestream_host::{
+    Clock,
+    disk::{self, Choice},
+};
+use sidestream_log::{Journal, PartitionId, Settings};
+use sidestream_plan::{
+    Dnpipe,
+    dnpipe::{AccessRule, Durability as Asked, Permission},
+};
+use sidestream_trust::Identity;
+use tokio::{net::TcpListener, runtime::Handle, task::AbortHandle};
+
+use crate::World;
+
+/// Dnpipes that are served. Clones are the same ones.
+#[derive(Clone)]
+pub struct Dnpipes {
+    broker: Broker,
+    gateway: Arc<Gateway>,
+    stored: Arc<Stored>,
+    maintenance: AbortHandle,
+    sockets: Handle,
+}
+
+/// Why dnpipes are not served.
+#[derive(Debug)]
+pub enum ServeDnpipesError {
+    /// The folder cannot be made or used.
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// What the machine said.
+        error: io::Error,
+    },
+    /// The disk cannot be had: most often another process has it.
+    Disk(disk::OpenError),
+    /// The journal cannot be read.
+    Journal(sidestream_log::OpenError),
+    /// What the broker wrote before cannot be read.
+    Broker(OpenError),
+    /// A dnpipe has a name that none may have.
+    Name(BadName),
+    /// A dnpipe cannot be what it is asked to be.
+    Apply {
+        /// Which.
+        dnpipe: String,
+        /// Why not.
+        error: ApplyError,
+    },
+    /// A door cannot be opened.
+    Door {
+        /// Which.
+        door: String,
+        /// What the machine said.
+        error: io::Error,
+    },
+}
+
+impl Dnpipes {
+    /// Opens the journal in `folder`, and serves what is in it through a local socket there. Blocks while it is read.
+    ///
+    /// # Errors
+    /// A folder that another process has, or that cannot be used; a journal of a newer version.
+    pub fn open(world: &World, folder: &Path) -> Result<Dnpipes, ServeDnpipesError> {
+        let journal_folder = folder.join("journal");
+        let of_folder = |error| ServeDnpipesError::Folder { path: journal_folder.clone(), error };
+        fs::create_dir_all(&journal_folder).map_err(of_folder)?;
+        let disk = disk::open(&journal_folder, Choice::Auto).map_err(ServeDnpipesError::Disk)?;
+        let opened = Journal::open(disk, Settings::default(), world.clock().clone());
+        let (journal, recovered) = opened.map_err(ServeDnpipesError::Journal)?;
+        for damage in &recovered.damage {
+            tracing::error!("the journal is damaged: {damage}");
+        }
+        let opened =
+            world.sockets().block_on(Broker::open(journal.clone(), &recovered, world.clock().clone()));
+        let broker = opened.map_err(ServeDnpipesError::Broker)?;
+        let maintenance = {
+            let broker = broker.clone();
+            world.sockets().spawn(async move { broker.run().await }).abort_handle()
+        };
+        let stored = Arc::new(Stored { journal, broker: broker.clone(), clock: world.clock().clone() });
+        let gateway = Arc::new(Gateway::new(broker.clone(), stored.clone(), Limits::default()));
+        let dnpipes = Dnpipes { broker, gateway, stored, maintenance, sockets: world.sockets().clone() };
+        dnpipes.open_local(&folder.join(SOCKET))?;
+        Ok(dnpipes)
+    }
+
+    fn open_local(&self, socket: &Path) -> Result<(), ServeDnpipesError> {
+        let _runtime = self.sockets.enter();
+        let opened = self.gateway.open_local(socket);
+        opened.map_err(|error| ServeDnpipesError::Door { door: socket.display().to_string(), error })
+    }
+
+    /// Opens a TCP port for those who prove who they are, and says which.
+    ///
+    /// # Errors
+    /// A port that is not to be had.
+    pub fn listen(&self, address: &str, identity: Identity) -> Result<SocketAddr, ServeDnpipesError> {
+        let _runtime = self.sockets.enter();
+        let listener = self.sockets.block_on(TcpListener::bind(address));
+        let bound = listener.and_then(|listener| Ok((listener.local_addr()?, listener)));
+        let (bound, listener) =
+            bound.map_err(|error| ServeDnpipesError::Door { door: address.to_owned(), error })?;
+        self.gateway.open_tcp(listener, identity);
+        Ok(bound)
+    }
+
+    /// Makes dnpipes, or changes what they are to be. Those that are there and not named stay as they are.
+    ///
+    /// # Errors
+    /// The first that cannot be what it is asked to be; those before it are.
+    pub fn apply(&self, dnpipes: &[Dnpipe]) -> Result<(), ServeDnpipesError> {
+        for dnpipe in dnpipes {
+            let spec = spec(dnpipe).map_err(ServeDnpipesError::Name)?;
+            let of_dnpipe = |error| ServeDnpipesError::Apply { dnpipe: dnpipe.full_name(), error };
+            self.sockets.block_on(self.broker.apply(spec)).map_err(of_dnpipe)?;
+        }
+        Ok(())
+    }
+
+    /// The dnpipes there are, by their full names.
+    pub fn names(&self) -> Vec<String> {
+        self.broker.list().iter().map(ToString::to_string).collect()
+    }
+
+    /// Which disk runs underneath, and why.
+    pub fn disk(&self) -> DiskView {
+        self.stored.disk()
+    }
+
+    /// Closes the doors, answers what was asked for `grace` at most, and closes the journal. Blocks.
+    pub fn close(&self, grace: Duration) {
+        self.sockets.block_on(async {
+            self.gateway.close(grace).await;
+            self.maintenance.abort();
+            self.stored.journal.close().await;
+        });
+    }
+}
+
+/// What a dnpipe is to be, in the broker's words.
+fn spec(dnpipe: &Dnpipe) -> Result<DnpipeSpec, BadName> {
+    let named = |name: &str| DnpipeName::new(&dnpipe.namespace, name);
+    let mut groups = Vec::new();
+    for group in &dnpipe.groups {
+        let dead_letter = group.dead_letter.as_deref().map(named).transpose()?;
+        groups.push(GroupSpec {
+            max_deliveries: group.max_deliveries,
+            dead_letter,
+            ..GroupSpec::new(&group.name)
+        });
+    }
+    Ok(DnpipeSpec {
+        partitions: dnpipe.partitions,
+        durability: match dnpipe.durability {
+            Asked::Device => Durability::Device,
+            Asked::PageCache => Durability::PageCache,
+            Asked::Memory => Durability::Memory,
+        },
+        retention: Retention {
+            time: dnpipe.retention.time.map(|time| time.get()),
+            bytes: dnpipe.retention.bytes.map(|size| size.bytes()),
+        },
+        quota_bytes: dnpipe.quota.map(|size| size.bytes()),
+        dedupe_window: dnpipe.dedupe.map(|window| window.get()),
+        groups,
+        access: dnpipe.access.iter().map(rule).collect(),
+        ..DnpipeSpec::new(named(&dnpipe.name)?)
+    })
+}
+
+fn rule(rule: &AccessRule) -> Rule {
+    let allows = |what| rule.allow.contains(&what);
+    Rule {
+        verbs: Verbs {
+            push: allows(Permission::Push),
+            pull: allows(Permission::Pull),
+            reset: allows(Permission::Reset),
+        },
+        namespace: rule.from.namespace.clone(),
+        service_account: rule.from.service_account.clone(),
+    }
+}
+
+/// What the doors ask of the disk.
+struct Stored {
+    journal: Journal,
+    broker: Broker,
+    clock: Clock,
+}
+
+impl Stored {
+    /// Whose the partitions of the journal are.
+    fn owners(&self) -> BTreeMap<PartitionId, (DnpipeName, u32)> {
+        let described =
+            self.broker.list().into_iter().filter_map(|name| Some((self.broker.describe(&name)?, name)));
+        let partitions = described.flat_map(|(found, name)| {
+            let own = found.partitions.into_iter().zip(0..);
+            own.map(move |(partition, number)| (partition.journal, (name.clone(), number)))
+        });
+        partitions.collect()
+    }
+}
+
+impl Storage for Stored {
+    fn disk(&self) -> DiskView {
+        let driver = self.journal.driver();
+        DiskView { driver: driver.name.to_owned(), reason: driver.why }
+    }
+
+    fn wall_nanos(&self) -> i64 {
+        self.clock.wall_nanos()
+    }
+
+    fn verify(&self) -> Pin<Box<dyn Future<Output = Result<Verified, Refusal>> + Send + '_>> {
+        Box::pin(async move {
+            let found = self.journal.verify().await;
+            let found = found.map_err(|error| Refusal::Failed { reason: error.to_string() })?;
+            let owners = self.owners();
+            let damage = found.damage.iter().filter(|damage| !damage.is_mended).map(|damage| {
+                let owner = damage.lost.as_ref().and_then(|lost| owners.get(&lost.partition));
+                DamageView {
+                    dnpipe: owner.map(|(name, _)| name.clone()),
+                    partition: owner.map(|(_, number)| *number),
+                    offsets: damage.lost.as_ref().map(|lost| (lost.from, lost.to)),
+                    reason: damage.to_string(),
+                }
+            });
+            Ok(Verified { batches: found.batches, bytes: found.bytes, damage: damage.collect() })
+        })
+    }
+}
+
+impl fmt::Display for ServeDnpipesError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ServeDnpipesError::Folder { path, error } => {
+                write!(out, "cannot use {}: {error}; give another folder with --data-dir", path.display())
+            }
+            ServeDnpipesError::Disk(error) => error.fmt(out),
+            ServeDnpipesError::Journal(error) => error.fmt(out),
+            ServeDnpipesError::Broker(error) => error.fmt(out),
+            ServeDnpipesError::Name(bad) => bad.fmt(out),
+            ServeDnpipesError::Apply { dnpipe, error } => write!(out, "dnpipe {dnpipe}: {error}"),
+            ServeDnpipesError::Door { door, error } => {
+                write!(
+                    out,
+                    "cannot listen at {door}: {error}; give another address, or a folder with a shorter path"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for ServeDnpipesError {}
+
+/// The name of the local socket in the folder.
+const SOCKET: &str = "sidestream.sock";
