@@ -7,14 +7,19 @@
 //!   sync_names     what was created and removed in the directory is durable
 //! ```
 //!
-//! Three implementations of the same promise: [`uring`], [`file`] (`pwritev2` with `RWF_DSYNC`) and [`sim`], a device that
-//! loses, tears and reorders what was not flushed. [`open`] probes which one runs and [`Driver`] says why.
+//! Three implementations of the same promise: `uring`, `file` (`pwritev2` with `RWF_DSYNC`; off Linux a write and a flush)
+//! and [`sim`], a device that loses, tears and reorders what was not flushed. [`open`] probes which one runs and [`Driver`]
+//! says why.
 //!
 //! A barrier that failed must never be tried again as if nothing had happened: what it was to make durable may be gone
 //! while the kernel calls it clean (Rebello et al., "Can Applications Recover from fsync Failures?", ATC 2020).
 
 mod aligned;
+#[cfg(target_os = "linux")]
 pub mod file;
+mod lock;
+#[cfg(any(test, not(target_os = "linux")))]
+pub mod portable;
 pub mod sim;
 #[cfg(target_os = "linux")]
 pub mod uring;
@@ -26,7 +31,10 @@ use std::{
 };
 
 pub use aligned::Aligned;
+#[cfg(target_os = "linux")]
 pub use file::FileDisk;
+#[cfg(not(target_os = "linux"))]
+pub use portable::FileDisk;
 pub use sim::SimDisk;
 
 /// What a device writes whole or not at all, and what a write may tear at.
@@ -204,5 +212,34 @@ pub fn open(directory: &Path, choice: Choice) -> Result<Arc<dyn Disk>, OpenError
             Err(error) => return Ok(Arc::new(disk.because(&format!("io_uring is not to be had: {error}")))),
         }
     }
+    #[cfg(not(target_os = "linux"))]
+    if choice == Choice::Uring {
+        let (directory, source) = (directory.to_owned(), io::ErrorKind::Unsupported.into());
+        return Err(OpenError::Io {
+            directory,
+            doing: "setting up io_uring, which Linux alone has,",
+            source,
+        });
+    }
     Ok(Arc::new(disk))
+}
+
+/// What every disk does, whatever it is made of.
+#[cfg(test)]
+fn keeps_what_it_is_given(disk: &dyn Disk) {
+    let file = disk.create("a").unwrap();
+    file.allocate(64 << 10).unwrap();
+    let data: Vec<u8> = (0..8192_u32).map(|n| (n * 7) as u8).collect();
+    file.write(0, &Aligned::of(&data[..4096])).unwrap();
+    file.write_durable(4096, &Aligned::of(&data[4096..]), Barrier::Batches).unwrap();
+    file.barrier(Barrier::Earlier).unwrap();
+    disk.sync_names(Barrier::Name).unwrap();
+    for (at, length) in [(0, 8192), (1, 10), (4095, 2), (511, 4000), (8000, 192)] {
+        assert_eq!(&file.read(at as u64, length).unwrap()[..], &data[at..at + length], "{at} {length}");
+    }
+    assert!(file.read(8192, 100).unwrap().iter().all(|byte| *byte == 0), "not written reads as zeros");
+    file.truncate(8192).unwrap();
+    assert_eq!(file.read(8000, 1000).unwrap().len(), 192, "a read ends where the file does");
+    assert_eq!(file.read(9000, 10).unwrap().len(), 0);
+    assert_eq!(disk.list().unwrap(), ["a"]);
 }

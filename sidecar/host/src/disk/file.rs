@@ -6,26 +6,22 @@
 
 use std::{
     fs::{self, OpenOptions},
-    io::{self, IoSlice, IoSliceMut, Read, Write},
+    io::{self, IoSlice, IoSliceMut},
     os::{fd::AsFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
-    thread,
-    time::Duration,
 };
 
 use rustix::{
-    fs::{AtFlags, FallocateFlags, FlockOperation, OFlags, StatxFlags},
+    fs::{AtFlags, FallocateFlags, OFlags, StatxFlags},
     io::{Errno, ReadWriteFlags},
 };
 
-use super::{Aligned, Barrier, Disk, DiskFile, Driver, OpenError, SECTOR};
+use super::{
+    Aligned, Barrier, Disk, DiskFile, Driver, OpenError, SECTOR,
+    lock::{LOCK, lock},
+};
 
-/// The file whose lock says that the directory is in use. Never removed: two processes could then hold two of them.
-const LOCK: &str = "lock";
-/// How often, and after how long, a directory that is in use is asked for again.
-const LOCK_TRIES: u32 = 20;
-const LOCK_WAIT: Duration = Duration::from_millis(10);
 const PROBE: &str = "probe";
 /// Zeros are written in pieces of this many bytes.
 const ZEROS: usize = 256 << 10;
@@ -241,39 +237,6 @@ pub(super) fn write_all(file: &fs::File, at: u64, data: &[u8], flags: ReadWriteF
     Ok(())
 }
 
-fn lock(directory: &Path) -> Result<fs::File, OpenError> {
-    let io =
-        |source| OpenError::Io { directory: directory.to_owned(), doing: "locking the lock file", source };
-    let path = directory.join(LOCK);
-    let mut file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(io)?;
-    let mut tries = 0;
-    let locked = loop {
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            // A process that is just ending, or a child of it that has not called exec yet.
-            Err(Errno::WOULDBLOCK) if tries < LOCK_TRIES => {
-                tries += 1;
-                thread::sleep(LOCK_WAIT);
-            }
-            locked => break locked,
-        }
-    };
-    match locked {
-        Ok(()) => {}
-        Err(Errno::WOULDBLOCK) => {
-            let mut holder = String::new();
-            let _ = file.read_to_string(&mut holder);
-            return Err(OpenError::InUse {
-                directory: directory.to_owned(),
-                holder: holder.trim().to_owned(),
-            });
-        }
-        Err(error) => return Err(io(error.into())),
-    }
-    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(io)?;
-    Ok(file)
-}
-
 /// Tries each way of writing on a file of its own.
 fn probe(directory: &Path) -> io::Result<Found> {
     let path = directory.join(PROBE);
@@ -308,34 +271,6 @@ mod tests {
     #[test]
     fn what_is_written_is_read_at_any_place_and_length() {
         let directory = tempfile::tempdir().unwrap();
-        let disk = FileDisk::open(directory.path()).unwrap();
-        let file = disk.create("a").unwrap();
-        file.allocate(64 << 10).unwrap();
-        let data: Vec<u8> = (0..8192_u32).map(|n| (n * 7) as u8).collect();
-        file.write(0, &Aligned::of(&data[..4096])).unwrap();
-        file.write_durable(4096, &Aligned::of(&data[4096..]), Barrier::Batches).unwrap();
-        file.barrier(Barrier::Earlier).unwrap();
-        disk.sync_names(Barrier::Name).unwrap();
-        for (at, length) in [(0, 8192), (1, 10), (4095, 2), (511, 4000), (8000, 192)] {
-            assert_eq!(&file.read(at as u64, length).unwrap()[..], &data[at..at + length], "{at} {length}");
-        }
-        assert!(file.read(8192, 100).unwrap().iter().all(|byte| *byte == 0), "not written reads as zeros");
-        file.truncate(8192).unwrap();
-        assert_eq!(file.read(8000, 1000).unwrap().len(), 192, "a read ends where the file does");
-        assert_eq!(file.read(9000, 10).unwrap().len(), 0);
-        assert_eq!(disk.list().unwrap(), ["a"]);
-    }
-
-    #[test]
-    fn a_directory_has_one_owner_at_a_time() {
-        let directory = tempfile::tempdir().unwrap();
-        let first = FileDisk::open(directory.path()).unwrap();
-        let refused = FileDisk::open(directory.path()).unwrap_err();
-        assert!(
-            matches!(&refused, OpenError::InUse { holder, .. } if *holder == std::process::id().to_string())
-        );
-        assert!(refused.to_string().contains("stop the other"), "{refused}");
-        drop(first);
-        FileDisk::open(directory.path()).unwrap();
+        crate::disk::keeps_what_it_is_given(&FileDisk::open(directory.path()).unwrap());
     }
 }

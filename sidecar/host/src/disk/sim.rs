@@ -204,7 +204,7 @@ impl fmt::Debug for SimDisk {
 fn error(fault: Fault) -> io::Error {
     match fault {
         Fault::PowerCut => io::Error::other("the power went"),
-        Fault::Io => io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error()),
+        Fault::Io => io::Error::other("the device failed"),
         Fault::NoSpace => io::ErrorKind::StorageFull.into(),
         Fault::Short => io::ErrorKind::WriteZero.into(),
     }
