@@ -71,7 +71,8 @@ fn rules_and_dashboard_name_only_metrics_that_are_served() {
         let named: Vec<&str> =
             words.filter(|word| word.starts_with("sidestream_") || word.starts_with("process_")).collect();
         assert!(named.len() > 10, "{file}");
-        for name in named {
+        // Those of the operator are compared where it is.
+        for name in named.into_iter().filter(|name| !name.starts_with("sidestream_operator_")) {
             assert!(served.iter().any(|own| own == name), "{file} names {name}, which is not served");
         }
     }

@@ -162,3 +162,26 @@ async fn ready(State(health): State<Arc<Health>>) -> impl IntoResponse {
         (StatusCode::SERVICE_UNAVAILABLE, "the control server does not serve yet\n")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_dashboard_names_only_metrics_of_the_operator_that_are_served() {
+        let dashboard = include_str!("../../manifests/grafana/sidestream.json");
+        let metrics = Metrics::default();
+        metrics.reconciled("ok", Duration::ZERO);
+        metrics.certificate(true);
+        metrics.injection("injected");
+        metrics.api_request("GET");
+        let text = metrics.text();
+        let served: Vec<&str> = text.lines().filter_map(|line| line.split(['{', ' ']).next()).collect();
+        let words = dashboard.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let named: Vec<&str> = words.filter(|word| word.starts_with("sidestream_operator_")).collect();
+        assert!(named.len() > 5, "{named:?}");
+        for name in named {
+            assert!(served.contains(&name), "{name} is not served");
+        }
+    }
+}
