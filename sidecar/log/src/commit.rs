@@ -213,11 +213,6 @@ impl Committer {
         let fits = self.tail.as_ref().is_some_and(|tail| tail.position + padded <= tail.size);
         if fits {
             state.tail_left = state.tail_left.saturating_sub(padded.into());
-            // Zeros must not be written over what is.
-            let end = self.tail.as_ref().map_or(0, |tail| tail.position + padded);
-            while state.zeroing.is_some_and(|from| from < end) {
-                state = shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
-            }
             return Some(Taken { group, begin: None });
         }
         let begin = Some(self.plan(&mut state, padded));
@@ -244,6 +239,7 @@ impl Committer {
 
     fn commit(&mut self, taken: Taken) {
         let Taken { group, begin } = taken;
+        let padded = group.bytes.len().next_multiple_of(self.shared.disk.block()) as u32;
         if let Some((head, removed, size)) = begin {
             match self.begin(&head, &removed, size, !group.is_ordinary) {
                 Ok(()) => {}
@@ -253,6 +249,9 @@ impl Committer {
                     return self.fail(group, &error);
                 }
             }
+        }
+        if let Some(tail) = &self.tail {
+            self.shared.claim(tail.position + padded);
         }
         self.write(group);
     }
@@ -310,7 +309,7 @@ impl Committer {
             state.finished.push_back((self.before.segment, end, strands));
         }
         state.begin(head, removed, segment);
-        (state.zeroed, state.tail) = (start, start);
+        (state.zeroed, state.tail, state.taken) = (start, start, size);
         state.counts.segments += 1;
         state.counts.written_bytes += bytes.len() as u64;
         state.is_chore_due = true;

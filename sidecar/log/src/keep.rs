@@ -14,6 +14,7 @@
 use std::{
     io,
     sync::{Arc, PoisonError},
+    time::Duration,
 };
 
 use sidestream_event::record::HEADER_BYTES;
@@ -33,6 +34,8 @@ use crate::{
 pub(crate) const RESERVE: &str = "reserve";
 /// Zeros are written so many bytes at a time: what a group may have to wait for.
 const ZEROS: u32 = 256 << 10;
+/// How long the keeper waits after a disk has failed it.
+const RETRY: Duration = Duration::from_secs(1);
 
 pub(crate) struct Keeper {
     shared: Arc<Shared>,
@@ -53,7 +56,10 @@ impl Keeper {
             if state.phase != Phase::Open {
                 return;
             }
-            if !(state.is_chore_due || state.wants_zeros || !state.finished.is_empty()) || self.is_failing {
+            if self.is_failing {
+                // What failed is tried again, but not as fast as it can.
+                drop(self.shared.chores.wait_timeout(state, RETRY).unwrap_or_else(PoisonError::into_inner));
+            } else if !(state.is_chore_due || state.wants_zeros || !state.finished.is_empty()) {
                 drop(self.shared.chores.wait(state).unwrap_or_else(PoisonError::into_inner));
             }
         }
@@ -61,13 +67,12 @@ impl Keeper {
 
     /// Does one thing; whether there was one.
     pub(crate) fn turn(&mut self) -> bool {
+        // What becomes due from here on is seen by the next turn.
+        self.shared.state().is_chore_due = false;
         let done = self.zero_ahead() || self.write_footer() || self.free();
         let done = if done { Ok(true) } else { self.set_aside() };
         let done = done.and_then(|done| if done { Ok(true) } else { self.clean() });
         self.is_failing = done.is_err();
-        if !matches!(done, Ok(true)) {
-            self.shared.state().is_chore_due = false;
-        }
         done.unwrap_or(false)
     }
 
@@ -79,13 +84,16 @@ impl Keeper {
             }
             let Some((number, segment)) = state.segments.last_key_value() else { return false };
             let (number, generation, size) = (*number, segment.generation, segment.size as u32);
-            // Behind what may be on its way: the storage thread waits for zeros, not the other way round.
-            let from = (state.zeroed.max(state.tail) + ZEROS / 4).next_multiple_of(4096);
+            // Behind all that was taken to be written; and some way behind, because a group that comes meanwhile and
+            // reaches there waits for the zeros.
+            let taken = state.taken.max(state.tail);
+            let from = match state.zeroed {
+                zeroed if zeroed >= taken && zeroed > segment.start => zeroed,
+                zeroed => (zeroed.max(taken) + ZEROS / 4).next_multiple_of(4096),
+            };
             if state.zeroed > state.tail + self.shared.settings.zero_ahead_bytes || from >= size {
                 return false;
             }
-            let from =
-                if state.zeroed >= state.tail && state.zeroed > segment.start { state.zeroed } else { from };
             let length = ZEROS.min(size - from);
             state.zeroing = Some(from);
             ((number, generation), from, length)

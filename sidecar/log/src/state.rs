@@ -65,6 +65,16 @@ impl Shared {
         }
     }
 
+    /// The storage thread writes the last segment up to `end` now: zeros go behind that from here on, and those that are
+    /// being written before it are waited for.
+    pub(crate) fn claim(&self, end: u32) {
+        let mut state = self.state();
+        state.taken = end;
+        while state.zeroing.is_some_and(|from| from < end) {
+            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -106,6 +116,8 @@ pub(crate) struct State {
     /// Up to where the last segment was zeroed ahead, and where the last group ended.
     pub(crate) zeroed: u32,
     pub(crate) tail: u32,
+    /// Up to where the storage thread has taken the last segment for what it writes: no zeros go before this.
+    pub(crate) taken: u32,
     pub(crate) wants_zeros: bool,
     pub(crate) is_chore_due: bool,
     pub(crate) damage: Vec<Damage>,
@@ -125,6 +137,8 @@ pub(crate) struct Partition {
     pub(crate) instance: u32,
     /// The disk failed while batches of it were under way; who appends has to look where it stands first.
     pub(crate) failed: Option<Arc<str>>,
+    /// How often batches of it were taken back.
+    pub(crate) rolled_back: u64,
     pub(crate) spans: VecDeque<Span>,
     pub(crate) watch: Option<watch::Sender<u64>>,
 }
@@ -138,6 +152,7 @@ impl Partition {
             born,
             instance,
             failed: None,
+            rolled_back: 0,
             spans: VecDeque::new(),
             watch: None,
         }
@@ -145,7 +160,8 @@ impl Partition {
 
     pub(crate) fn bounds(&self) -> Bounds {
         let readable = self.readable.max(self.first);
-        Bounds { first: self.first, readable, next: self.next, bytes: self.bytes() }
+        let (first, next, rolled_back) = (self.first, self.next, self.rolled_back);
+        Bounds { first, readable, next, bytes: self.bytes(), rolled_back }
     }
 
     /// Bytes of what was not trimmed; of a segment that is trimmed in part, in proportion.
@@ -209,6 +225,9 @@ pub struct Bounds {
     pub next: u64,
     /// Bytes that can be read, headers included.
     pub bytes: u64,
+    /// How often since the journal was opened batches that had their offsets were refused or failed after all, so that
+    /// others get these offsets. Who remembers what it appended compares it with what it was then.
+    pub rolled_back: u64,
 }
 
 /// How much of the disk the journal has.
@@ -416,7 +435,8 @@ impl State {
         self.is_chore_due = true;
     }
 
-    /// The disk failed while these batches were under way: their offsets are free again.
+    /// The disk failed, or had no room, while these batches were under way: their offsets are free again. Said here, for
+    /// whoever waits for one of them may have gone.
     pub(crate) fn roll_back(&mut self, group: &Group, reason: &Arc<str>) {
         for batch in group.batches.iter().filter(|batch| batch.note.is_none()) {
             if let Some(partition) = self.partitions.get_mut(&PartitionId(batch.header.partition))
@@ -424,6 +444,7 @@ impl State {
             {
                 partition.next = partition.readable.max(partition.first);
                 partition.failed = Some(reason.clone());
+                partition.rolled_back += 1;
             }
         }
     }
