@@ -395,6 +395,45 @@ fn how_a_batch_ended_that_was_never_sent_is_not_taken() {
 }
 
 #[test]
+fn how_a_later_batch_ended_is_taken_while_an_earlier_one_comes_again() {
+    let (mut sending, mut receiving, number) = open();
+    (0..3).for_each(|token| sending.push(batch(token, 8)));
+    carry(&mut sending, &mut receiving, number);
+    let unfit = Ended { unfit: 1, ..Ended::default() };
+    receiving.end(2, unfit);
+    receiving.settle(2);
+    receiving.lose(0);
+    let number = join(&mut sending, &mut receiving).1;
+    let (mut out, mut reader) = (Vec::new(), FrameReader::new(FRAME_BYTES_MAX));
+    receiving.transmit(number, &mut out);
+    reader.buffer().extend_from_slice(&out);
+    assert_eq!(reader.next_frame().unwrap(), Some(Frame::Ended { sequence: 2, ended: unfit }));
+    // Said before the sender has come as far on this connection.
+    assert_eq!(sending.ended(2, unfit), Ok(()));
+}
+
+#[test]
+fn what_is_settled_a_second_time_keeps_nobody_waiting() {
+    let (mut sending, mut receiving, number) = open();
+    sending.push(batch(0, 8));
+    carry(&mut sending, &mut receiving, number);
+    let mut done = Done::default();
+    sending.acknowledge(1, 0, WINDOW, &mut done).unwrap();
+    assert!(tokens(&done) == [0] && !sending.is_settled(), "settled before it was paid");
+    sending.paid();
+    assert!(sending.is_settled());
+    // The peer dies with its state; the next one gets it again, and settles it again.
+    let Frame::Hello(hello) = sending.hello("p", "e") else { unreachable!() };
+    let mut next = Receiving::new(3, &hello, WINDOW);
+    let number = join(&mut sending, &mut next).1;
+    assert!(!sending.is_settled());
+    carry(&mut sending, &mut next, number);
+    let mut done = Done::default();
+    sending.acknowledge(1, 0, WINDOW, &mut done).unwrap();
+    assert!(tokens(&done).is_empty() && sending.is_settled());
+}
+
+#[test]
 fn a_repeat_is_passed_over_and_counted() {
     let (_, mut receiving, number) = open();
     assert_eq!(receiving.take(number, 0, 1), Ok(Taken::New));

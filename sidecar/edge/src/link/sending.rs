@@ -185,8 +185,9 @@ impl<S, R: Held> Sending<S, R> {
 
     /// Takes in how events of a batch ended that is about to be settled.
     pub fn ended(&mut self, sequence: u64, ended: Ended) -> Result<(), ProtocolError> {
-        let wire = self.wire.as_ref().ok_or(ProtocolError::Unexpected { what: "how a batch ended" })?;
-        if sequence >= wire.cursor {
+        self.wire.as_ref().ok_or(ProtocolError::Unexpected { what: "how a batch ended" })?;
+        // Not only of this connection: where one before it was lost, the receiver still knows how later ones ended.
+        if sequence >= self.sent {
             return Err(ProtocolError::Impossible { claimed: sequence });
         }
         if sequence >= self.settled {
@@ -296,12 +297,15 @@ impl<S, R: Held> Sending<S, R> {
     }
 
     fn advance(&mut self, settled: u64, released: u64, done: &mut Done<S, R>) {
-        self.is_paying |= self.settled < settled;
         while self.settled < settled {
             let batch = &mut self.kept[(self.settled - self.first) as usize];
             let bytes = cost(batch.events.len());
             let ended = self.ended.remove(&self.settled).unwrap_or_default();
-            done.settled.extend(batch.settle.take().map(|owed| (owed, ended)));
+            // One that is settled again, by another peer, is owed to nobody any more.
+            if let Some(owed) = batch.settle.take() {
+                done.settled.push((owed, ended));
+                self.is_paying = true;
+            }
             self.unsettled_bytes -= bytes;
             self.held_bytes += bytes;
             self.settled += 1;
