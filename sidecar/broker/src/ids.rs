@@ -51,12 +51,6 @@ impl Ids {
         }
     }
 
-    /// Forgets all.
-    pub(crate) fn clear(&mut self) {
-        self.by_id.clear();
-        self.in_order.clear();
-    }
-
     fn hash(&self, id: &[u8]) -> u128 {
         u128::from(self.keys.0.hash_one(id)) << 64 | u128::from(self.keys.1.hash_one(id))
     }

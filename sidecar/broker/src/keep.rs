@@ -66,7 +66,7 @@ impl Broker {
     }
 
     async fn keep_partition(&self, pipe: &Pipe, at: usize, partition: &Partition) -> Result<(), PushError> {
-        if partition.tail().is_broken {
+        if partition.tail().bounds(&self.inner.journal, partition.id).is_err() {
             self.mend(pipe, partition).await?;
         }
         self.retain(pipe, at, partition).await?;
@@ -104,7 +104,8 @@ impl Broker {
     }
 
     /// All producers of a partition, as they are at this moment. What is on its way to the disk counts: it is before this in
-    /// the journal, so it is there if this is.
+    /// the journal, so it is there if this is; where it was refused all the same, the partition ends before what this says,
+    /// and it is not believed. After records were taken back nothing is written until the partition is read anew.
     pub(crate) fn write_producers(
         &self,
         state: &StateLog,
@@ -112,7 +113,7 @@ impl Broker {
         tail: &mut Tail,
         now: i64,
     ) -> Result<Appending, PushError> {
-        let upto = self.inner.journal.bounds(partition.id).map_or(0, |bounds| bounds.next);
+        let upto = tail.bounds(&self.inner.journal, partition.id)?.next;
         let appending = state.append(&producers_change(partition.id, tail, upto), now)?;
         tail.bytes_since = 0;
         Ok(appending)
@@ -124,7 +125,7 @@ impl Broker {
         let now = self.inner.clock.wall_nanos();
         let rests = now.saturating_sub(tail.append_time) >= nanos(REST);
         let is_due = tail.bytes_since >= limits::CHECKPOINT_BYTES || (rests && tail.bytes_since > 0);
-        if !tail.is_broken && !tail.is_removed && is_due {
+        if !tail.is_removed && is_due {
             drop(self.write_producers(&self.inner.state, partition, &mut tail, now)?);
         }
         Ok(())
@@ -142,7 +143,8 @@ impl Broker {
             let mut tail = partition.tail();
             let is_removed = tail.is_removed;
             let append_time = fresh.append_time.max(tail.append_time);
-            *tail = Tail { epoch: tail.epoch, is_removed, append_time, is_broken: true, ..fresh };
+            *tail =
+                Tail { epoch: tail.epoch, is_removed, append_time, rolled_back: tail.rolled_back, ..fresh };
             tail.epoch
         };
         let start = pipe.fence().starts[pipe.place(partition)];
@@ -150,8 +152,12 @@ impl Broker {
         ids.map_err(|error| lost(error.to_string()))?;
         let mut tail = partition.tail();
         // What was written down of pushes that never came to be is over with this.
-        drop(self.write_producers(&self.inner.state, partition, &mut tail, self.inner.clock.wall_nanos())?);
-        tail.is_broken = false;
+        let before = std::mem::replace(&mut tail.rolled_back, bounds.rolled_back);
+        let now = self.inner.clock.wall_nanos();
+        if let Err(error) = self.write_producers(&self.inner.state, partition, &mut tail, now) {
+            tail.rolled_back = before;
+            return Err(error);
+        }
         tracing::warn!(dnpipe = %pipe.name, epoch, next = bounds.next, "a partition takes pushes again after its disk failed");
         Ok(())
     }

@@ -75,6 +75,13 @@ impl Broker {
             let changes = producers.get(&partition.id.0).unwrap_or(&none);
             let tail = self.read_tail(partition, changes).await.map_err(OpenError::Read)?;
             *partition.tail() = Tail { epoch, ..tail };
+            if self.is_ahead(partition, changes) {
+                // It would be believed once others have these offsets.
+                let now = self.inner.clock.wall_nanos();
+                let append =
+                    |state: &StateLog| self.write_producers(state, partition, &mut partition.tail(), now);
+                self.inner.state.write(append).await.map_err(OpenError::Write)?;
+            }
             self.let_go(partition, *start).await.map_err(OpenError::Write)?;
             self.read_ids(&pipe, partition, &spec, *start).await.map_err(OpenError::Read)?;
         }
@@ -85,6 +92,15 @@ impl Broker {
         }
         self.declare_groups(&pipe, &spec);
         Ok(pipe)
+    }
+
+    /// Whether something was written down of records that never came to be.
+    fn is_ahead(&self, partition: &Partition, changes: &[Change]) -> bool {
+        let next = self.inner.journal.bounds(partition.id).map_or(0, |bounds| bounds.next);
+        changes.iter().any(|change| match change {
+            Change::Producers { upto, .. } | Change::Producer { upto, .. } => *upto > next,
+            _ => false,
+        })
     }
 
     /// What a partition's tail knows, from what was written down of it and the headers after that.

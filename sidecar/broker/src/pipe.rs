@@ -10,10 +10,12 @@ use std::{
 };
 
 use sidestream_event::native::DnpipeName;
-use sidestream_log::{Journal, PartitionId};
+use sidestream_log::{Bounds, Journal, PartitionId};
 use tokio::sync::watch;
 
-use crate::{group::Group, ids::Ids, producers::Producers, spec::DnpipeSpec, state::Change};
+use crate::{
+    error::PushError, group::Group, ids::Ids, producers::Producers, spec::DnpipeSpec, state::Change,
+};
 
 /// A dnpipe.
 #[derive(Debug)]
@@ -45,8 +47,9 @@ pub(crate) struct Tail {
     pub(crate) producers: Producers,
     pub(crate) ids: Ids,
     pub(crate) append_time: i64,
-    /// The disk failed, and what is known here may not be what it has.
-    pub(crate) is_broken: bool,
+    /// As often as the journal had taken records of it back when this was read. Where it did so since, what is known here
+    /// is not what the disk has: nothing goes by it until it is read anew.
+    pub(crate) rolled_back: u64,
     pub(crate) is_removed: bool,
     /// Bytes pushed since producers were written down.
     pub(crate) bytes_since: u64,
@@ -133,6 +136,17 @@ impl Pipe {
     /// Counts the bytes it has anew.
     pub(crate) fn count_used(&self, journal: &Journal) -> u64 {
         self.partitions.iter().filter_map(|own| journal.bounds(own.id)).map(|bounds| bounds.bytes).sum()
+    }
+}
+
+impl Tail {
+    /// Where the partition stands, if what is known here is what it has.
+    pub(crate) fn bounds(&self, journal: &Journal, id: PartitionId) -> Result<Bounds, PushError> {
+        match journal.bounds(id) {
+            Some(bounds) if bounds.rolled_back == self.rolled_back => Ok(bounds),
+            Some(_) => Err(PushError::Failed { reason: "the partition is read anew after a failure".into() }),
+            None => Ok(Bounds { first: 0, readable: 0, next: 0, bytes: 0, rolled_back: 0 }),
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! After a crash the next incarnation opens the producer, which fences the one before, and is told how far it had come.
 
 use sidestream_event::native::DnpipeName;
+use sidestream_log::Bounds;
 
 use crate::{
     Broker,
@@ -39,30 +40,27 @@ impl Broker {
             return Err(PushError::UnknownPartition { partition, partitions });
         };
         let wall = self.inner.clock.wall_nanos();
-        let (opened, next) = {
+        let (opened, bounds) = {
             let mut tail = own.tail();
             if tail.is_removed {
                 return Err(PushError::Unknown(name.clone()));
             }
-            if tail.is_broken {
-                return Err(PushError::Failed {
-                    reason: "the partition is read anew after a failure".into(),
-                });
-            }
+            let bounds = tail.bounds(&self.inner.journal, own.id)?;
             let known = tail.producers.open(id, wall)?;
             let opened =
                 OpenProducer { epoch: known.epoch, next_sequence: known.next, position: known.position };
-            (opened, self.inner.journal.bounds(own.id).map_or(0, |bounds| bounds.next))
+            (opened, bounds)
         };
         self.inner
             .state
             .write(|state| {
                 let tail = own.tail();
-                let next = self.inner.journal.bounds(own.id).map_or(0, |bounds| bounds.next);
+                let next = tail.bounds(&self.inner.journal, own.id)?.next;
                 state.append(&self.producer_change(&tail, own, id, next), wall)
             })
             .await?;
-        crate::push::durable(&self.inner.journal, &pipe, partition, next).await?;
+        let Bounds { next, rolled_back, .. } = bounds;
+        crate::push::durable(&self.inner.journal, &pipe, partition, next, rolled_back).await?;
         Ok(opened)
     }
 

@@ -10,7 +10,7 @@ use sidestream_event::{
     native::{Conditions, DnpipeName},
     record::{BatchWriter, Flags, Header, MESSAGE_ID, records, split},
 };
-use sidestream_log::Journal;
+use sidestream_log::{Bounds, Journal};
 
 use crate::{
     Broker,
@@ -76,9 +76,7 @@ impl Broker {
         if tail.is_removed {
             return Err(PushError::Unknown(pipe.name.clone()));
         }
-        if tail.is_broken {
-            return Err(PushError::Failed { reason: "the partition is read anew after a failure".into() });
-        }
+        let Bounds { next, rolled_back, .. } = tail.bounds(journal, partition.id)?;
         let now = wall.max(tail.append_time);
         if let Verdict::Repeat { offset, reset_epoch } = tail.producers.check(&header, now)? {
             let pushed = Pushed {
@@ -89,12 +87,11 @@ impl Broker {
                 skipped: 0,
             };
             let upto = offset + u64::from(header.count);
-            return Ok(Admitted { pushed, outcome: Outcome::Repeat { upto } });
+            return Ok(Admitted { pushed, rolled_back, outcome: Outcome::Repeat { upto } });
         }
         if only_if.epoch.is_some_and(|epoch| epoch != tail.epoch) {
             return Err(PushError::WrongEpoch { current: tail.epoch });
         }
-        let next = journal.bounds(partition.id).map_or(0, |bounds| bounds.next);
         if only_if.next_offset.is_some_and(|offset| offset != next) {
             return Err(PushError::WrongOffset { next });
         }
@@ -117,11 +114,15 @@ impl Broker {
                     Outcome::Repeat { upto: offset + 1 }
                 } else {
                     // Its numbers are used up, and no record says so.
+                    let before = tail.producers.get(header.producer_id).cloned();
                     tail.producers.skip(&header, offset, now);
                     let change = self.producer_change(&tail, partition, header.producer_id, next);
-                    Outcome::Noted { appending: self.inner.state.append(&change, wall)?, upto: offset + 1 }
+                    let appending = self.inner.state.append(&change, wall).inspect_err(|_| {
+                        tail.producers.put(header.producer_id, before.unwrap_or_default());
+                    })?;
+                    Outcome::Noted { appending, upto: offset + 1 }
                 };
-                return Ok(Admitted { pushed, outcome });
+                return Ok(Admitted { pushed, rolled_back, outcome });
             }
             News::Some { header, body } => (*header, body),
         };
@@ -134,12 +135,8 @@ impl Broker {
             append_time: now,
             ..header
         };
-        let appending =
-            journal.append(partition.id, header, &body, spec.durability.into()).map_err(|error| {
-                let error = write_error(error);
-                tail.is_broken |= matches!(error, PushError::Failed { .. });
-                error
-            })?;
+        let appending = journal.append(partition.id, header, &body, spec.durability.into());
+        let appending = appending.map_err(write_error)?;
         let header = Header { base_offset: appending.base_offset, ..header };
         tail.append_time = now;
         tail.bytes_since += u64::from(header.length);
@@ -160,13 +157,15 @@ impl Broker {
             is_repeat: false,
             skipped: header.skipped,
         };
-        Ok(Admitted { pushed, outcome: Outcome::Appending(appending) })
+        Ok(Admitted { pushed, rolled_back, outcome: Outcome::Appending(appending) })
     }
 }
 
 /// A push that has its place.
 struct Admitted {
     pushed: Pushed,
+    /// As often as records were taken back when it got it.
+    rolled_back: u64,
     outcome: Outcome,
 }
 
@@ -184,20 +183,13 @@ enum Outcome {
 }
 
 async fn settle(journal: &Journal, pipe: &Arc<Pipe>, admitted: Admitted) -> Result<Pushed, PushError> {
-    let Admitted { pushed, outcome } = admitted;
-    let partition = &pipe.partitions[pushed.partition as usize];
+    let Admitted { pushed, rolled_back, outcome } = admitted;
     match outcome {
-        Outcome::Appending(appending) => {
-            if let Err(error) = appending.await {
-                let error = write_error(error);
-                partition.tail().is_broken |= matches!(error, PushError::Failed { .. });
-                return Err(error);
-            }
-        }
-        Outcome::Repeat { upto } => durable(journal, pipe, pushed.partition, upto).await?,
+        Outcome::Appending(appending) => drop(appending.await.map_err(write_error)?),
+        Outcome::Repeat { upto } => durable(journal, pipe, pushed.partition, upto, rolled_back).await?,
         Outcome::Noted { appending, upto } => {
             appending.await.map_err(write_error)?;
-            durable(journal, pipe, pushed.partition, upto).await?;
+            durable(journal, pipe, pushed.partition, upto, rolled_back).await?;
         }
     }
     // A reset that was on its way when this was pushed is over before this is answered: whoever hears of it can pull it.
@@ -211,18 +203,27 @@ async fn settle(journal: &Journal, pipe: &Arc<Pipe>, admitted: Admitted) -> Resu
     }
 }
 
-/// Waits until everything below `upto` is as durable as it was to be.
-pub(crate) async fn durable(journal: &Journal, pipe: &Pipe, number: u32, upto: u64) -> Result<(), PushError> {
+/// Waits until everything below `upto` is as durable as it was to be, as long as no more records are taken back than
+/// `rolled_back` says: else others may have the offsets that were waited for.
+pub(crate) async fn durable(
+    journal: &Journal,
+    pipe: &Pipe,
+    number: u32,
+    upto: u64,
+    rolled_back: u64,
+) -> Result<(), PushError> {
     let partition = &pipe.partitions[number as usize];
     let Some(mut readable) = journal.watch(partition.id) else {
         return Err(PushError::Unknown(pipe.name.clone()));
     };
     loop {
-        if *readable.borrow_and_update() >= upto {
-            return Ok(());
-        }
-        if partition.tail().is_broken {
+        let is_there = *readable.borrow_and_update() >= upto;
+        // Only now: what was there before anything was taken back stays.
+        if journal.bounds(partition.id).is_some_and(|bounds| bounds.rolled_back != rolled_back) {
             return Err(PushError::Failed { reason: "what was pushed before did not reach the disk".into() });
+        }
+        if is_there {
+            return Ok(());
         }
         let changed = tokio::time::timeout(LOOK_AGAIN, readable.changed()).await;
         if matches!(changed, Ok(Err(_))) {
@@ -281,5 +282,5 @@ fn news(
     Ok(News::Some { header: Box::new(header), body })
 }
 
-/// How long what can't wake us is waited for: that a partition broke while nothing became readable.
+/// How long what can't wake us is waited for: that records were taken back while nothing became readable.
 const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(100);

@@ -18,6 +18,7 @@ use sidestream_log::Appending;
 use crate::{
     Broker,
     error::{PushError, ResetError, write_error},
+    ids::Ids,
     pipe::{Fence, Pipe},
 };
 
@@ -34,13 +35,16 @@ impl Broker {
     async fn reset_pipe(&self, pipe: &Arc<Pipe>) -> Result<u32, ResetError> {
         let _turn = pipe.turn.lock().await;
         let state = &self.inner.state;
-        let Begun { appending, producers, epoch, starts } = loop {
+        let Begun { appending, producers, epoch, starts, ids } = loop {
             match self.begin_reset(pipe) {
                 Err(ResetError::Write(PushError::Busy)) => self.inner.journal.room().await,
                 outcome => break outcome?,
             }
         };
         let mut outcome = appending.await.map(drop).map_err(write_error);
+        if matches!(outcome, Err(PushError::Full { .. })) && self.unbegin_reset(pipe, &starts, ids) {
+            return Err(ResetError::Write(outcome.err().unwrap_or(PushError::Closed)));
+        }
         if matches!(outcome, Err(PushError::Failed { .. })) {
             // Nobody else changes this dnpipe meanwhile, so the same record once more says the same.
             let change = pipe.change((*pipe.spec()).clone(), epoch, &starts);
@@ -86,13 +90,34 @@ impl Broker {
         let producers = producers.map_err(ResetError::Write)?;
         let change = pipe.change((*pipe.spec()).clone(), epoch, &starts);
         let appending = state.append(&change, now).map_err(ResetError::Write)?;
+        let mut ids = Vec::with_capacity(tails.len());
         for tail in &mut tails {
             tail.epoch = epoch;
             // A message that is pushed again after a reset is wanted again.
-            tail.ids.clear();
+            ids.push(std::mem::take(&mut tail.ids));
         }
         pipe.fence.send_modify(|fence| fence.pending = Some(starts.clone()));
-        Ok(Begun { appending, producers, epoch, starts })
+        Ok(Begun { appending, producers, epoch, starts, ids })
+    }
+
+    /// Takes the fence of a reset away that was refused before anything of it was written, as if it had not been asked for.
+    /// Whether it could: not where something was pushed behind it.
+    fn unbegin_reset(&self, pipe: &Pipe, starts: &[u64], ids: Vec<Ids>) -> bool {
+        let mut tails: Vec<_> = pipe.partitions.iter().map(|partition| partition.tail()).collect();
+        let is_untouched =
+            pipe.partitions.iter().zip(starts).zip(&tails).all(|((partition, start), tail)| {
+                // A partition that is to be read anew takes nothing until then.
+                tail.bounds(&self.inner.journal, partition.id).map_or(true, |bounds| bounds.next == *start)
+            });
+        if !is_untouched {
+            return false;
+        }
+        pipe.fence.send_modify(|fence| {
+            fence.pending = None;
+            tails.iter_mut().for_each(|tail| tail.epoch = fence.epoch);
+        });
+        tails.iter_mut().zip(ids).for_each(|(tail, ids)| tail.ids = ids);
+        true
     }
 }
 
@@ -103,4 +128,6 @@ struct Begun {
     producers: Vec<Appending>,
     epoch: u32,
     starts: Arc<[u64]>,
+    /// Of messages that were pushed before it.
+    ids: Vec<Ids>,
 }

@@ -11,7 +11,7 @@ use sidestream_broker::{
 };
 use sidestream_conformance::{From, Push};
 use sidestream_host::{
-    Clock,
+    Clock, SimulatedClock,
     disk::{Disk, SimDisk, sim::Fault},
 };
 use sidestream_log::{Journal, Settings};
@@ -153,6 +153,120 @@ async fn a_write_that_is_cut_short_once_loses_nothing_that_was_answered() {
     for at in 0..40 {
         live(at, Fault::Short).await;
     }
+}
+
+/// Fills a segment but for some room, and has the disk refuse the next one while a large push is in the group that begins it.
+async fn refused(at: u64, is_dropped: bool) -> (SimDisk, Clock, SimulatedClock, Broker, Push) {
+    let (clock, hand) = Clock::simulated(1_000_000_000);
+    let disk = SimDisk::new();
+    let broker = open(&disk, &clock).await;
+    let spec =
+        DnpipeSpec { dedupe_window: Some(Duration::from_secs(600)), ..DnpipeSpec::new(name("orders")) };
+    broker.apply(spec).await.unwrap();
+    let large = "x".repeat(20 << 10);
+    let nth = |n: u64| Push {
+        producer: Some((7, 0, n)),
+        message_id: Some(format!("message {n}")),
+        ..Push::one("orders", &large)
+    };
+    for n in 0..2 {
+        let push = nth(n);
+        broker.push(&name("orders"), 0, batch(&push), push.only_if).unwrap().await.unwrap();
+    }
+    disk.fail(at, Fault::NoSpace);
+    let push = nth(2);
+    let pushing = broker.push(&name("orders"), 0, batch(&push), push.only_if).unwrap();
+    if is_dropped {
+        drop(pushing);
+    } else if let Ok(pushed) = pushing.await {
+        assert_eq!(pushed.base_offset, 2);
+    }
+    (disk, clock, hand, broker, push)
+}
+
+/// What was refused when it had its offset already is not known as pushed: neither by its number nor by its id, neither at
+/// once nor after a start.
+#[tokio::test]
+async fn a_push_that_is_refused_with_its_segment_is_never_answered_with_the_offset_of_another() {
+    let mut refusals = 0;
+    for (at, is_dropped, has_number) in
+        (0..6).flat_map(|at| [(at, true, true), (at, false, true), (at, true, false), (at, false, false)])
+    {
+        let (disk, clock, hand, broker, mut push) = refused(at, is_dropped).await;
+        if !has_number {
+            push.producer = None;
+        }
+        let again = |broker: &Broker| {
+            let pushing = broker.push(&name("orders"), 0, batch(&push), push.only_if);
+            async move {
+                let answer = async { pushing?.await };
+                tokio::time::timeout(Duration::from_secs(5), answer).await.expect("it is answered")
+            }
+        };
+        // Its offset is given to another before it comes again, or it was kept.
+        let first = again(&broker).await;
+        hand.advance(Duration::from_secs(10));
+        broker.maintain().await;
+        let other = Push { producer: Some((8, 0, 0)), ..Push::one("orders", "other") };
+        let pushed = broker.push(&name("orders"), 0, batch(&other), other.only_if).unwrap().await.unwrap();
+        match first {
+            Ok(first) => assert_eq!((first.base_offset, pushed.base_offset), (2, 3)),
+            Err(_) => {
+                refusals += 1;
+                assert_eq!(pushed.base_offset, 2);
+                match again(&broker).await {
+                    Ok(pushed) => assert_eq!(pushed.base_offset, 3),
+                    Err(error) => assert!(matches!(error, PushError::Full { .. }), "{error}"),
+                }
+            }
+        }
+        let (_, before) = all(&broker).await;
+        drop(broker);
+        let broker = open(&disk.cut(|_| 0), &clock).await;
+        assert_eq!(all(&broker).await.1, before);
+        let pushed = again(&broker).await.unwrap();
+        let (_, value) = &all(&broker).await.1[pushed.base_offset as usize];
+        assert_eq!(value.len(), 20 << 10, "its own record, at {}", pushed.base_offset);
+    }
+    assert!(refusals > 0, "the disk refused nothing");
+}
+
+/// As `orders` is after a reset that the disk has no room for: as if nobody had asked.
+#[tokio::test]
+async fn a_reset_that_is_refused_leaves_the_dnpipe_as_it_was() {
+    let (clock, _hand) = Clock::simulated(1_000_000_000);
+    let mut refusals = 0;
+    for small in 0..140 {
+        // Room for one segment and no reserve.
+        let disk = SimDisk::new().with_capacity(100 << 10);
+        let settings = Settings { segment_bytes: 64 << 10, reserve_bytes: 0, ..Settings::default() };
+        let (journal, recovered) = Journal::open(Arc::new(disk.clone()), settings, clock.clone()).unwrap();
+        let broker = Broker::open(journal, &recovered, clock.clone()).await.unwrap();
+        broker.apply(DnpipeSpec::new(name("orders"))).await.unwrap();
+        let mut kept = 0;
+        for n in 0..small {
+            let push = Push::one("orders", n);
+            let pushing = broker.push(&name("orders"), 0, batch(&push), push.only_if);
+            match async { pushing?.await }.await {
+                Ok(_) => kept += 1,
+                Err(_) => break,
+            }
+        }
+        let epoch = match broker.reset(&name("orders")).await {
+            Ok(epoch) => epoch,
+            Err(error) => {
+                assert!(
+                    matches!(error, ResetError::Write(PushError::Full { .. } | PushError::Failed { .. })),
+                    "{error}"
+                );
+                refusals += u64::from(matches!(error, ResetError::Write(PushError::Full { .. })));
+                0
+            }
+        };
+        let (found, records) = all(&broker).await;
+        assert_eq!((found, records.len()), (epoch, if epoch == 0 { kept } else { 0 }), "after {small}");
+    }
+    assert!(refusals > 0, "the disk refused no reset");
 }
 
 /// Decay in the middle of what was written: it is told by its range, what comes after it is there, and groups go on.

@@ -1,12 +1,12 @@
-//! Dead letters: records that were delivered often enough go to another dnpipe, once, and can be called back.
+//! Dead letters: records that were delivered often enough go to another dnpipe, and can be called back.
 //!
 //! ```text
 //!   share    dying ─── intent: offset 7 is number 3 ───────────────── done
 //!   letters              └─── push, producer of this share, number 3 ──┘
 //! ```
 //!
-//! A share is a producer of its dead letters, so a letter that is pushed again after a crash is a repeat. What number an
-//! offset has is written down before it is pushed: after a crash the letters' own partition says whether it came that far.
+//! A share is a producer of its dead letters. What number an offset has is written down before it is pushed: after a crash
+//! the letters' own partition says whether it came that far, and only what did not is pushed, with the same numbers.
 //!
 //! A letter has the key, headers and value of its record and five headers more; see [`Origin`]. Where the record can't be
 //! taken out of its batch (encrypted, compressed) or is too large with them, the letter has no value: the record still is
@@ -19,12 +19,13 @@ use sidestream_event::{
     native::{Conditions, DnpipeName},
     record::{BatchWriter, Header, Record, RecordError, records},
 };
-use sidestream_log::{PartitionId, ReadError};
+use sidestream_log::{Bounds, PartitionId, ReadError};
 
 use super::{Group, Intent, Redriven};
 use crate::{
     Broker,
     error::{GroupError, PushError, read_error},
+    limits,
     pipe::Pipe,
     push::durable,
 };
@@ -111,9 +112,12 @@ impl Broker {
             return Ok(());
         }
         let own = &target.partitions[number as usize];
-        let known = own.tail().producers.get(producer(pipe, group, at)).map_or(0, |known| known.next);
-        let next = self.inner.journal.bounds(own.id).map_or(0, |bounds| bounds.next);
-        durable(&self.inner.journal, target, number, next).await?;
+        let (known, Bounds { next, rolled_back, .. }) = {
+            let tail = own.tail();
+            let known = tail.producers.get(producer(pipe, group, at)).map_or(0, |known| known.next);
+            (known, tail.bounds(&self.inner.journal, own.id)?)
+        };
+        durable(&self.inner.journal, target, number, next, rolled_back).await?;
         {
             let mut state = group.lock();
             let slot = &mut state.slots[at];
@@ -238,7 +242,8 @@ impl Broker {
     }
 
     /// Delivers the dead letters of a group once more: to that group alone, and as the records they were. Letters that were
-    /// redriven before are not again.
+    /// redriven before are not again. Of each partition come at most as many as a group may have unacknowledged; the rest
+    /// come with the next call.
     pub async fn redrive(&self, name: &DnpipeName, group: &str) -> Result<Redriven, GroupError> {
         let (pipe, group) = self.find_group(name, group)?;
         let _turn = group.burial.lock().await;
@@ -248,21 +253,24 @@ impl Broker {
         let mut redriven = Redriven::default();
         for at in 0..pipe.partitions.len() {
             let number = at % target.partitions.len();
-            let (offsets, end) = self.letters(&pipe, &group, at, &target, number).await?;
+            let (letters, end) = self.letters(&pipe, &group, at, &target, number).await?;
             {
                 let mut state = group.lock();
                 let first = pipe.visible(&self.inner.journal, &pipe.fence(), at as u32).start;
                 let now = self.inner.clock.now();
                 let slot = &mut state.slots[at];
-                for offset in offsets {
+                slot.redriven = end;
+                for (letter, offset) in letters {
                     if offset < first {
                         redriven.gone += 1;
-                    } else {
+                    } else if slot.share.room() > 0 {
                         redriven.records += 1;
                         slot.share.revive(offset..offset + 1, now);
+                    } else {
+                        slot.redriven = letter;
+                        break;
                     }
                 }
-                slot.redriven = end;
             }
             self.write_share(&pipe, &group, at).await?;
         }
@@ -270,7 +278,7 @@ impl Broker {
         Ok(redriven)
     }
 
-    /// The offsets of a partition whose letters were not redriven yet, and how far the letters go.
+    /// Letters of a partition that were not redriven yet, each with the offset of its record, and where the next ones begin.
     async fn letters(
         &self,
         pipe: &Pipe,
@@ -278,10 +286,10 @@ impl Broker {
         at: usize,
         target: &Pipe,
         number: usize,
-    ) -> Result<(Vec<u64>, u64), GroupError> {
+    ) -> Result<(Vec<(u64, u64)>, u64), GroupError> {
         let range = target.visible(&self.inner.journal, &target.fence(), number as u32);
         let mut place = group.lock().slots[at].redriven.max(range.start);
-        let mut offsets = Vec::new();
+        let mut found = Vec::new();
         while place < range.end {
             let read = match self.inner.journal.read(target.partitions[number].id, place, LOOK_BYTES).await {
                 Ok(read) => read,
@@ -298,16 +306,22 @@ impl Broker {
             for batch in &read.batches {
                 let letters = records(&batch.header, &batch.body).flatten();
                 let fresh = letters.filter(|letter| (place..range.end).contains(&letter.offset));
-                let own = fresh.filter_map(|letter| Origin::read(&letter)).filter(|origin| {
-                    origin.dnpipe == pipe.name
-                        && origin.group == group.name
-                        && origin.partition as usize == at
-                });
-                offsets.extend(own.map(|origin| origin.offset));
+                for letter in fresh {
+                    let is_own = |origin: &Origin| {
+                        origin.dnpipe == pipe.name
+                            && origin.group == group.name
+                            && origin.partition as usize == at
+                    };
+                    let Some(origin) = Origin::read(&letter).filter(is_own) else { continue };
+                    if found.len() as u64 >= limits::PENDING_RECORDS_MAX {
+                        return Ok((found, letter.offset));
+                    }
+                    found.push((letter.offset, origin.offset));
+                }
             }
             place = read.next.max(place + 1);
         }
-        Ok((offsets, range.end))
+        Ok((found, range.end))
     }
 }
 

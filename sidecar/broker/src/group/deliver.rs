@@ -139,6 +139,12 @@ impl Broker {
                         let is_meant = |batch: &StoredBatch| batch.header.base_offset < rest.1.range.start;
                         let batches: Vec<_> = read.batches.into_iter().take_while(is_meant).collect();
                         let bytes: usize = batches.iter().map(|batch| batch.header.length as usize).sum();
+                        if bytes > bytes_left && !deliveries.is_empty() {
+                            // One batch there always is: it is for the next call, which has room for it.
+                            bytes_left = 0;
+                            left.push((*partition, claim.clone()));
+                            continue;
+                        }
                         bytes_left = bytes_left.saturating_sub(bytes);
                         let given = Claim { range: claim.range.start..rest.1.range.start, ..claim.clone() };
                         add(&mut deliveries, *partition, fence.epoch, given, batches);

@@ -139,8 +139,7 @@ impl Share {
                     Claim { range, delivery: pending.deliveries.saturating_add(1) }
                 }
                 None => {
-                    let room = limits::PENDING_RECORDS_MAX.saturating_sub(self.pending_records);
-                    let range = self.fresh..end.min(self.fresh.saturating_add(left.min(room)));
+                    let range = self.fresh..end.min(self.fresh.saturating_add(left.min(self.room())));
                     if range.is_empty() {
                         break;
                     }
@@ -218,7 +217,8 @@ impl Share {
         *self = Self::at(to);
     }
 
-    /// These are to be delivered again, as if for the first time, although they may be done.
+    /// These are to be delivered again, as if for the first time, although they may be done. Whoever asks sees to it that
+    /// there is [`room`](Share::room): it bounds what is pending, and with it the ranges between that are done.
     pub(crate) fn revive(&mut self, range: Range<u64>, now: Moment) {
         let range = range.start..range.end.min(self.fresh);
         if range.is_empty() {
@@ -230,7 +230,24 @@ impl Share {
             self.cursor = range.start;
         }
         self.done.remove(range.clone());
-        self.put(range, 0, State::Waiting { from: now });
+        let state = State::Waiting { from: now };
+        // What comes one by one is handed out together.
+        let before = self.pending.range_mut(..range.start).next_back().map(|(_, before)| before);
+        let is_one = |before: &&mut Pending| {
+            before.end == range.start && before.deliveries == 0 && before.state == state
+        };
+        match before.filter(is_one) {
+            Some(before) => {
+                before.end = range.end;
+                self.pending_records += range.end - range.start;
+            }
+            None => self.put(range, 0, state),
+        }
+    }
+
+    /// How many more records may be pending.
+    pub(crate) fn room(&self) -> u64 {
+        limits::PENDING_RECORDS_MAX.saturating_sub(self.pending_records)
     }
 
     /// What is to be buried, in order.
