@@ -10,7 +10,7 @@
 
 use std::{
     collections::BTreeMap,
-    fmt, fs, io,
+    fmt, io,
     net::SocketAddr,
     path::{Path, PathBuf},
     pin::Pin,
@@ -90,7 +90,7 @@ impl Dnpipes {
     pub fn open(world: &World, folder: &Path) -> Result<Dnpipes, ServeDnpipesError> {
         let journal_folder = folder.join("journal");
         let of_folder = |error| ServeDnpipesError::Folder { path: journal_folder.clone(), error };
-        fs::create_dir_all(&journal_folder).map_err(of_folder)?;
+        disk::make_directory(&journal_folder).map_err(of_folder)?;
         let disk = disk::open(&journal_folder, Choice::Auto).map_err(ServeDnpipesError::Disk)?;
         let opened = Journal::open(disk, Settings::default(), world.clock().clone());
         let (journal, recovered) = opened.map_err(ServeDnpipesError::Journal)?;

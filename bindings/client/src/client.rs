@@ -65,9 +65,21 @@ impl Client {
     /// # Errors
     /// Those of the connection.
     pub async fn list(&self) -> Result<Vec<DnpipeView>, ClientError> {
-        match self.ask(Request::List).await? {
-            Answer::Dnpipes(found) => Ok(found),
-            other => Err(unexpected(&other)),
+        let (mut found, mut request, mut asked) = (Vec::new(), Request::List, None);
+        loop {
+            match self.ask(request).await? {
+                Answer::Dnpipes(more) => found.extend(more),
+                other => return Err(unexpected(&other)),
+            }
+            // An answer holds as many as fit: what is behind the last is asked for until there is nothing.
+            let behind = found.last().map(|last: &DnpipeView| last.name.clone());
+            match behind {
+                Some(dnpipe) if asked.as_ref() != Some(&dnpipe) => {
+                    asked = Some(dnpipe.clone());
+                    request = Request::ListBehind { dnpipe };
+                }
+                _ => return Ok(found),
+            }
         }
     }
 

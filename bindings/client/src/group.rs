@@ -81,6 +81,12 @@ impl GroupReader {
         &self.partitions
     }
 
+    /// From now on no more than `max_records` are handed out at once: who wants a few takes no others from the group, for each
+    /// that is handed out counts as a delivery, handled or not. Those that were handed out before stay.
+    pub fn claim_at_most(&mut self, max_records: u32) {
+        self.config.max_records = max_records;
+    }
+
     /// The next record; waits until there is one. Dropping the future loses nothing that is not delivered again.
     ///
     /// # Errors

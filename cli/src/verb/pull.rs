@@ -108,6 +108,8 @@ impl Pull {
         let mut output = Output::new(self);
         while output.wants_more() {
             let wait = if self.follow { FOLLOW_MILLIS } else { SETTLE_MILLIS };
+            // What is handed out and not printed would count as a delivery.
+            reader.claim_at_most(output.claims());
             let delivery = match reader.next_within(wait).await {
                 Ok(Some(delivery)) => delivery,
                 Ok(None) if self.follow => continue,
@@ -160,6 +162,12 @@ impl Output {
 
     fn wants_more(&self) -> bool {
         self.left != Some(0)
+    }
+
+    /// How many records to claim from a group at once.
+    fn claims(&self) -> u32 {
+        let most = GroupConfig::default().max_records;
+        self.left.map_or(most, |left| u32::try_from(left).unwrap_or(most).min(most))
     }
 
     /// Whether something is printed that is not on its way yet.

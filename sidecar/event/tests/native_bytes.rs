@@ -46,6 +46,7 @@ fn requests() -> Vec<Request> {
         Request::Redrive { dnpipe: name(), group: "billing".into() },
         Request::Reset { dnpipe: name() },
         Request::Verify { dnpipe: None },
+        Request::ListBehind { dnpipe: name() },
     ]
 }
 

@@ -1,20 +1,26 @@
 //! Request by request: who may ask it, and what the broker answers.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use sidestream_broker::{Broker, Described, Limits};
+use sidestream_broker::{Broker, Described, Limits, PullError, Pulled};
 use sidestream_event::{
-    native::{Answer, DiskView, DnpipeName, DnpipeView, Frame, PartitionView, Refusal, Request},
+    native::{
+        Answer, DiskView, DnpipeName, DnpipeView, Frame, From, HEAD_BYTES_MAX, PartitionView, Refusal,
+        Request,
+    },
     record::{HEADER_BYTES, Header},
 };
-use tokio::time::timeout;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 
 use crate::{
     caller::Verb,
     limits::{PULL_BYTES_MAX, ROOM_WITHIN, WAIT_MAX},
     refusals::{of_pull, of_push, of_reset},
-    session::{Done, Session, Work, to_its_end},
+    session::{Done, Session, Work, never_held_up, to_its_end},
 };
 
 impl Session<'_> {
@@ -26,7 +32,8 @@ impl Session<'_> {
         };
         let begun = match request {
             Request::Ping => Ok(now(Ok(Answer::Pong))),
-            Request::List => Ok(now(Ok(Answer::Dnpipes(self.list())))),
+            Request::List => Ok(now(Ok(Answer::Dnpipes(page(self.views(None)))))),
+            Request::ListBehind { dnpipe } => Ok(now(Ok(Answer::Dnpipes(page(self.views(Some(dnpipe))))))),
             Request::Describe { dnpipe } => Ok(now(self.describe(&dnpipe).map(Answer::Dnpipe))),
             Request::Push { dnpipe, partition, only_if } => {
                 match self.caller.check(self.broker(), &dnpipe, Verb::Push) {
@@ -50,9 +57,14 @@ impl Session<'_> {
     }
 
     pub(crate) fn list(&self) -> Vec<DnpipeView> {
+        self.views(None).collect()
+    }
+
+    /// What the caller may see, in the order of the names.
+    fn views(&self, behind: Option<DnpipeName>) -> impl Iterator<Item = DnpipeView> {
         let names = self.broker().list();
-        let visible = names.iter().filter_map(|name| self.describe(name).ok());
-        visible.collect()
+        let names = names.into_iter().filter(move |name| behind.as_ref().is_none_or(|behind| name > behind));
+        names.filter_map(|name| self.describe(&name).ok())
     }
 
     pub(crate) fn describe(&self, name: &DnpipeName) -> Result<DnpipeView, Refusal> {
@@ -91,15 +103,19 @@ impl Session<'_> {
         &self,
         name: DnpipeName,
         partition: u32,
-        from: sidestream_event::native::From,
+        from: From,
         limits: Limits,
         wait: Option<Duration>,
     ) -> Result<Work, Refusal> {
         self.caller.check(self.broker(), &name, Verb::Pull)?;
-        let broker = self.broker().clone();
+        let (broker, turns) = (self.broker().clone(), self.turns.clone());
+        let read = move |from, wait| {
+            let (broker, name) = (broker.clone(), name.clone());
+            never_held_up(async move { broker.pull(&name, partition, from, limits, wait).await })
+        };
         Ok(Box::pin(async move {
-            match broker.pull(&name, partition, from, limits, wait).await {
-                Ok(pulled) => {
+            match in_turn(&turns, from, wait, read).await {
+                Ok((pulled, turn)) => {
                     let answer = Answer::Pulled {
                         from: pulled.from,
                         next: pulled.next,
@@ -108,7 +124,7 @@ impl Session<'_> {
                         end: pulled.end,
                     };
                     let tail = pulled.batches.into_iter().flat_map(|batch| [head(&batch.header), batch.body]);
-                    Done { tail: tail.collect(), ..Done::of(answer) }
+                    Done { tail: tail.collect(), _turn: turn, ..Done::of(answer) }
                 }
                 Err(error) => Done::refused(of_pull(error)),
             }
@@ -132,19 +148,49 @@ impl Session<'_> {
                 self.broker().list().iter().try_for_each(|name| self.caller.check_any(self.broker(), name))?
             }
         }
+        let permit = self.shared.verifying.clone().try_acquire_owned().map_err(|_| Refusal::Busy)?;
         let storage = self.shared.storage.clone();
-        Ok(Box::pin(async move {
-            match storage.verify().await {
-                Ok(mut found) => {
-                    found
-                        .damage
-                        .retain(|damage| name.is_none() || damage.dnpipe.is_none() || damage.dnpipe == name);
-                    Done::of(Answer::Verified(found))
-                }
-                Err(refusal) => Done::refused(refusal),
-            }
+        // To its end, also where the caller leaves: the disk is read to the end then, too.
+        Ok(to_its_end(async move {
+            let mut found = storage.verify().await?;
+            drop(permit);
+            found.damage.retain(|damage| name.is_none() || damage.dnpipe.is_none() || damage.dnpipe == name);
+            Ok(Answer::Verified(found))
         }))
     }
+}
+
+/// Pulls, and gives what was pulled with a turn to be written. Where all turns are taken nothing is kept meanwhile: it is read
+/// again when there is one.
+async fn in_turn<F: Future<Output = Result<Pulled, PullError>>>(
+    turns: &Arc<Semaphore>,
+    from: From,
+    wait: Option<Duration>,
+    read: impl Fn(From, Option<Duration>) -> F,
+) -> Result<(Pulled, Option<OwnedSemaphorePermit>), PullError> {
+    let pulled = read(from, wait).await?;
+    if pulled.batches.is_empty() {
+        return Ok((pulled, None));
+    }
+    if let Ok(turn) = turns.clone().try_acquire_owned() {
+        return Ok((pulled, Some(turn)));
+    }
+    let place = From::Offset(pulled.from);
+    drop(pulled);
+    let turn = turns.clone().acquire_owned().await.map_err(|_| PullError::Closed)?;
+    Ok((read(place, None).await?, Some(turn)))
+}
+
+/// As many as the head of an answer holds.
+fn page(views: impl Iterator<Item = DnpipeView>) -> Vec<DnpipeView> {
+    let mut left = HEAD_BYTES_MAX - 16;
+    let fits = |view: &DnpipeView| {
+        let texts = view.name.namespace().len() + view.name.name().len() + view.durability.len();
+        let disk = view.disk.driver.len() + view.disk.reason.len();
+        let bytes = VIEW_BYTES_MAX + texts + disk + PARTITION_BYTES_MAX * view.partitions.len();
+        left.checked_sub(bytes).map(|rest| left = rest).is_some()
+    };
+    views.take_while(fits).collect()
 }
 
 /// What needs no waiting.
@@ -191,3 +237,8 @@ fn view(name: &DnpipeName, found: &Described, disk: DiskView) -> DnpipeView {
         disk,
     }
 }
+
+/// A view with nothing in its texts and lists is smaller: lengths of 3 bytes, numbers of 10.
+const VIEW_BYTES_MAX: usize = 80;
+/// The same for a partition without an owner.
+const PARTITION_BYTES_MAX: usize = 21;

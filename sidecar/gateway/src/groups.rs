@@ -10,7 +10,7 @@ use crate::{
     caller::Verb,
     limits::MEMBERS_MAX,
     refusals::of_group,
-    session::{Done, Session, Work, to_its_end},
+    session::{Done, Session, Work, never_held_up, to_its_end},
 };
 
 impl Session<'_> {
@@ -21,9 +21,12 @@ impl Session<'_> {
             Request::Next { member, max_bytes, max_records, wait_millis } => {
                 let (membership, broker) = (self.membership(&member)?, self.broker().clone());
                 let (limits, wait) = (limits(max_bytes, max_records), wait(wait_millis));
+                let claims = self.claims.clone();
                 Ok(Box::pin(async move {
-                    match broker.next(&membership, limits, wait).await {
-                        Ok(found) => claimed(found),
+                    let turn = claims.acquire_owned().await.ok();
+                    let next = async move { broker.next(&membership, limits, wait).await };
+                    match never_held_up(next).await {
+                        Ok(found) => Done { _turn: turn, ..claimed(found) },
                         Err(error) => Done::refused(of_group(error)),
                     }
                 }))

@@ -10,6 +10,7 @@
 //!
 //! `GET /v1/openapi.json` describes them. Callers are who they are at the door, and may do the same as there.
 
+mod body;
 mod dnpipes;
 mod events;
 mod guarded;

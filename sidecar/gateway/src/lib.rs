@@ -67,8 +67,12 @@ pub(crate) struct Shared {
     pub(crate) broker: Broker,
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) limits: Limits,
-    /// A permit for each connection that is let in.
+    /// A permit for each connection that is let in over TCP.
     pub(crate) connections: Arc<Semaphore>,
+    /// The same for the local socket: strangers do not keep the process's own out.
+    pub(crate) local_connections: Arc<Semaphore>,
+    /// The permit to compare every checksum: it reads the whole disk.
+    pub(crate) verifying: Arc<Semaphore>,
     /// A permit for each KiB of large frames that are on their way in.
     pub(crate) room: Arc<Semaphore>,
     pub(crate) phase: watch::Receiver<Phase>,
@@ -82,6 +86,8 @@ impl Gateway {
             broker,
             storage,
             connections: Arc::new(Semaphore::new(limits.connections_max)),
+            local_connections: Arc::new(Semaphore::new(limits.connections_max)),
+            verifying: Arc::new(Semaphore::new(1)),
             room: Arc::new(Semaphore::new(limits.frames_kib_max)),
             limits,
             phase,
@@ -115,13 +121,19 @@ impl Gateway {
 
     /// How many connections there are.
     pub fn connections(&self) -> usize {
-        self.shared.limits.connections_max - self.shared.connections.available_permits()
+        let shared = &self.shared;
+        let free = shared.connections.available_permits() + shared.local_connections.available_permits();
+        2 * shared.limits.connections_max - free
     }
 
     /// Lets nobody in any more, answers what was asked for `grace` at most, and ends all connections.
     pub async fn close(&self, grace: Duration) {
         self.phase.send_replace(Phase::Closing);
-        let all = self.shared.connections.acquire_many(self.shared.limits.connections_max as u32);
+        let count = self.shared.limits.connections_max as u32;
+        let all = async {
+            let _remote = self.shared.connections.acquire_many(count).await;
+            let _local = self.shared.local_connections.acquire_many(count).await;
+        };
         // Those that are not done then are ended.
         let _ = tokio::time::timeout(grace, all).await;
         self.phase.send_replace(Phase::Ended);
@@ -132,6 +144,14 @@ impl Shared {
     pub(crate) async fn reached(&self, wanted: Phase) {
         // An error means that the gateway is gone, which is an end too.
         let _ = self.phase.clone().wait_for(|phase| *phase >= wanted).await;
+    }
+
+    /// Where a caller's connection gets its permit.
+    pub(crate) fn connections_of(&self, caller: &Caller) -> &Arc<Semaphore> {
+        match caller {
+            Caller::Local => &self.local_connections,
+            Caller::Peer(_) => &self.connections,
+        }
     }
 
     pub(crate) fn is_open(&self) -> bool {

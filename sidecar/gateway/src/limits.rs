@@ -7,14 +7,15 @@ use sidestream_event::native::FRAME_BYTES_MAX;
 /// What may be set from outside.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Connections that are let in; one more is told that it is too many. 1024 by default.
+    /// Connections that are let in over TCP, and as many by the local socket; one more is told that it is too many. 1024 by
+    /// default.
     pub connections_max: usize,
     /// How many KiB of large frames may be on their way in at once, of all connections together; 128 MiB by default. A frame
     /// that finds no room waits.
     pub frames_kib_max: usize,
     /// How long a connection may ask nothing; 5 minutes by default.
     pub idle: Duration,
-    /// How long a frame may take to come whole; 30 s by default.
+    /// How long a frame, and the head and the body of a request of HTTP, may take to come whole; 30 s by default.
     pub frame: Duration,
     /// How long a reader may take nothing of an answer; 20 s by default.
     pub silence: Duration,
@@ -52,6 +53,11 @@ pub(crate) const WAIT_MAX: Duration = Duration::from_secs(30);
 pub(crate) const ROOM_WITHIN: Duration = Duration::from_secs(10);
 /// After an accept that failed: most often there are no descriptors left.
 pub(crate) const ACCEPT_REST: Duration = Duration::from_millis(100);
+/// Pulls of one connection whose records wait to be written; others read again when it is their turn.
+pub(crate) const PULLED_WAITING: usize = 16;
+/// Requests of one connection for records of a group that are being done. What they claim waits to be written, and cannot be
+/// read again.
+pub(crate) const CLAIMS_IN_FLIGHT_MAX: usize = 64;
 /// Members of groups on one connection.
 pub(crate) const MEMBERS_MAX: usize = 256;
 

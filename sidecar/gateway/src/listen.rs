@@ -21,7 +21,7 @@ use crate::{
 /// Opens the socket at `path`, for this user alone.
 #[cfg(unix)]
 pub(crate) fn local(shared: Arc<Shared>, path: &std::path::Path) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::{fd::AsFd, unix::fs::PermissionsExt};
 
     match std::os::unix::net::UnixStream::connect(path) {
         Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
@@ -29,8 +29,13 @@ pub(crate) fn local(shared: Arc<Shared>, path: &std::path::Path) -> io::Result<(
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
         Err(_) => {}
     }
-    let listener = tokio::net::UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    let socket = tokio::net::UnixSocket::new_stream()?;
+    let private = std::fs::Permissions::from_mode(0o600);
+    // On Linux a socket has its mode before it has its name. Elsewhere the folder is what keeps others out until it has it.
+    let _ = std::fs::File::from(socket.as_fd().try_clone_to_owned()?).set_permissions(private.clone());
+    socket.bind(path)?;
+    std::fs::set_permissions(path, private)?;
+    let listener = socket.listen(BACKLOG)?;
     let path = path.to_owned();
     tokio::spawn(async move {
         let greetings = Arc::new(Semaphore::new(HANDSHAKES_MAX));
@@ -130,7 +135,7 @@ async fn receive(
     caller: Caller,
     greeting: Greeting,
 ) {
-    let greeted = timeout(greeting.within, greet(&shared, &mut stream)).await;
+    let greeted = timeout(greeting.within, greet(&shared, &caller, &mut stream)).await;
     let Ok(Some((permit, language))) = greeted else { return };
     drop(greeting);
     let serving = async {
@@ -157,11 +162,12 @@ enum Language {
 /// Who is let in holds the permit of a connection.
 async fn greet(
     shared: &Shared,
+    caller: &Caller,
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
 ) -> Option<(OwnedSemaphorePermit, Language)> {
     let mut bytes = [0; PREAMBLE_BYTES];
     stream.read_exact(&mut bytes).await.ok()?;
-    let permit = shared.connections.clone().try_acquire_owned();
+    let permit = shared.connections_of(caller).clone().try_acquire_owned();
     if http::begins(&bytes) {
         if let (Ok(permit), true) = (permit, shared.is_open()) {
             return Some((permit, Language::Http(bytes.to_vec())));
@@ -185,6 +191,9 @@ async fn greet(
     }
 }
 
+/// Connections that wait for us, as the kernel sees it.
+#[cfg(unix)]
+const BACKLOG: u32 = 1024;
 /// There are as many connections as may be, or the process is about to stop.
 const HTTP_BUSY: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";

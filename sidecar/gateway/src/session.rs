@@ -17,13 +17,14 @@ use sidestream_broker::Membership;
 use sidestream_event::native::{Answer, Frame, Frames, Member, Refusal, write_frame};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
-    sync::{OwnedSemaphorePermit, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::JoinSet,
     time::{sleep, timeout},
 };
 
 use crate::{
     Caller, Phase, Shared,
-    limits::{ANSWERS_WAITING, IN_FLIGHT_MAX, SMALL_FRAME_BYTES},
+    limits::{ANSWERS_WAITING, CLAIMS_IN_FLIGHT_MAX, IN_FLIGHT_MAX, PULLED_WAITING, SMALL_FRAME_BYTES},
 };
 
 /// What was asked on a connection so far.
@@ -31,6 +32,10 @@ pub(crate) struct Session<'a> {
     pub(crate) shared: &'a Arc<Shared>,
     pub(crate) caller: &'a Caller,
     pub(crate) members: HashMap<(String, String, String), Membership>,
+    /// A permit for each pull whose records are in memory.
+    pub(crate) turns: Arc<Semaphore>,
+    /// A permit for each request for records of a group.
+    pub(crate) claims: Arc<Semaphore>,
 }
 
 /// A request that is being done.
@@ -42,6 +47,8 @@ pub(crate) struct Done {
     pub(crate) tail: Vec<Bytes>,
     /// Who became a member by it.
     pub(crate) joined: Option<(Member, Membership)>,
+    /// What others may have when this is written.
+    pub(crate) _turn: Option<OwnedSemaphorePermit>,
 }
 
 struct Outgoing {
@@ -54,17 +61,32 @@ struct Outgoing {
 impl<'a> Session<'a> {
     /// Nothing was asked yet.
     pub(crate) fn new(shared: &'a Arc<Shared>, caller: &'a Caller) -> Session<'a> {
-        Session { shared, caller, members: HashMap::new() }
+        let turns = Arc::new(Semaphore::new(PULLED_WAITING));
+        let claims = Arc::new(Semaphore::new(CLAIMS_IN_FLIGHT_MAX));
+        Session { shared, caller, members: HashMap::new(), turns, claims }
     }
 }
 
 impl Done {
     pub(crate) fn of(answer: Answer) -> Done {
-        Done { answer, tail: Vec::new(), joined: None }
+        Done { answer, tail: Vec::new(), joined: None, _turn: None }
     }
 
     pub(crate) fn refused(refusal: Refusal) -> Done {
         Done::of(Answer::Refused(refusal))
+    }
+}
+
+/// Does something that takes a permit of the disk, which all connections share: it goes on and gives the permit back also while
+/// the answers of this connection are not read, and ends with whoever waits for it.
+pub(crate) async fn never_held_up<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    let mut own = JoinSet::new();
+    own.spawn(work);
+    match own.join_next().await {
+        Some(Ok(outcome)) => outcome,
+        Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime ends, and with it whoever waits here.
+        _ => std::future::pending().await,
     }
 }
 

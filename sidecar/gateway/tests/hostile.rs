@@ -20,7 +20,7 @@ use tokio::{
 use world::{World, world};
 
 /// A connection that is let in, byte by byte in the hands of the test.
-struct Raw(UnixStream);
+struct Raw(UnixStream, Frames);
 
 impl Raw {
     async fn open(world: &World) -> (Raw, Verdict) {
@@ -28,7 +28,7 @@ impl Raw {
         stream.write_all(&Preamble { oldest: 1, newest: 1 }.write()).await.unwrap();
         let mut verdict = [0; 12];
         stream.read_exact(&mut verdict).await.unwrap();
-        (Raw(stream), Verdict::read(&verdict).unwrap())
+        (Raw(stream, Frames::default()), Verdict::read(&verdict).unwrap())
     }
 
     async fn ask(&mut self, number: u32, request: &Request, tail: &[u8]) {
@@ -45,6 +45,16 @@ impl Raw {
                 return (frame.request, frame.read().unwrap());
             }
             assert!(self.0.read_buf(frames.buffer()).await.unwrap() > 0, "it was closed");
+        }
+    }
+
+    /// The next answer, with others behind it in what was read.
+    async fn answer_behind(&mut self) -> Answer {
+        loop {
+            if let Some(frame) = self.1.next_frame().unwrap() {
+                return frame.read().unwrap();
+            }
+            assert!(self.0.read_buf(self.1.buffer()).await.unwrap() > 0, "it was closed");
         }
     }
 
@@ -276,4 +286,81 @@ async fn who_closes_lets_nobody_in_and_answers_what_was_asked() {
     assert_eq!(raw.answer().await, (1, Answer::Pushed { base_offset: 0, epoch: 0 }));
     assert!(raw.closed().await);
     assert!(UnixStream::connect(world.socket()).await.is_err(), "the socket is gone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_whose_answers_are_not_read_keeps_nobody_from_the_disk() {
+    let world = world(Limits::default()).await;
+    let producer = world.local().producer("shop/notes", ProducerConfig::default()).await.unwrap();
+    for _ in 0..8 {
+        drop(producer.push(Record::new(vec![7; 500_000])).await.unwrap());
+    }
+    producer.flush().await.unwrap();
+    let (mut raw, _) = Raw::open(&world).await;
+    let pull = Request::Pull {
+        dnpipe: "shop/notes".parse().unwrap(),
+        partition: 0,
+        from: From::First(0),
+        max_bytes: u32::MAX,
+        max_records: u32::MAX,
+        wait_millis: 0,
+    };
+    for number in 0..400 {
+        raw.ask(number, &pull, b"").await;
+    }
+    sleep(Duration::from_millis(300)).await;
+    let mut reader = world
+        .local()
+        .reader("shop/notes", From::First(0), sidestream_client::ReaderConfig::default())
+        .await
+        .unwrap();
+    let read = async {
+        for _ in 0..8 {
+            reader.next().await.unwrap().unwrap();
+        }
+    };
+    timeout(Duration::from_secs(5), read).await.expect("the disk is kept from others");
+    // Whoever reads in the end gets all of them.
+    for _ in 0..400 {
+        assert!(matches!(raw.answer_behind().await, Answer::Pulled { from: 0, .. }));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_that_take_all_connections_do_not_keep_the_local_socket_busy() {
+    let world = world(Limits { connections_max: 1, ..Limits::default() }).await;
+    let address = world.listen().await;
+    let stranger = world.peer(address, "shop", "till");
+    stranger.list().await.unwrap();
+    assert_eq!(world.gateway.connections(), 1);
+    is_well(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn checksums_are_compared_for_one_caller_at_a_time() {
+    let world = world(Limits::default()).await;
+    let (mut first, mut second) = (Raw::open(&world).await.0, Raw::open(&world).await.0);
+    let verify = Request::Verify { dnpipe: None };
+    first.ask(1, &verify, b"").await;
+    sleep(Duration::from_millis(100)).await;
+    second.ask(1, &verify, b"").await;
+    assert_eq!(second.answer().await, (1, Answer::Refused(sidestream_event::native::Refusal::Busy)));
+    // It goes on where the caller has left, and keeps its place.
+    drop(first);
+    sleep(Duration::from_millis(50)).await;
+    second.ask(2, &verify, b"").await;
+    assert!(matches!(second.answer().await, (2, Answer::Refused(_))));
+    sleep(Duration::from_millis(600)).await;
+    second.ask(3, &verify, b"").await;
+    assert!(matches!(second.answer().await, (3, Answer::Verified(_))));
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_local_socket_is_this_users_alone() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let world = world(Limits::default()).await;
+    let mode = std::fs::metadata(world.socket()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
 }

@@ -39,7 +39,8 @@ async fn ask(world: &World, method: &str, path: &str, heads: &str, body: &[u8]) 
     // A server that has refused does not read the rest.
     let _ = stream.write_all(body).await;
     let mut answer = Vec::new();
-    timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+    // Where something was not read the end comes as a reset, behind the answer.
+    let _ = timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await.unwrap();
     let answer = String::from_utf8(answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     Answer { status: head[9..12].parse().unwrap(), body: body.to_owned() }
@@ -238,4 +239,104 @@ async fn a_head_that_does_not_end_and_a_follower_that_does_not_read_are_ended() 
         sleep(Duration::from_millis(100)).await;
     }
     panic!("it still holds its place");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_does_not_come_whole_in_time_gives_its_connection_back() {
+    let world = world(Limits { frame: Duration::from_millis(200), ..Limits::default() }).await;
+    let mut slow = UnixStream::connect(world.socket()).await.unwrap();
+    slow.write_all(b"POST /v1/dnpipes/shop/notes/records HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nab")
+        .await
+        .unwrap();
+    let mut rest = Vec::new();
+    timeout(Duration::from_secs(5), slow.read_to_end(&mut rest)).await.unwrap().unwrap();
+    let answer = String::from_utf8(rest).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("too-slow"), "{answer}");
+    assert!(
+        get(&world, "/v1/dnpipes/shop/notes/records").await.json()["records"].as_array().unwrap().is_empty()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_take_room_among_the_large_frames() {
+    let limits = Limits { frame: Duration::from_millis(800), frames_kib_max: 1500, ..Limits::default() };
+    let world = world(limits).await;
+    let mut first = UnixStream::connect(world.socket()).await.unwrap();
+    let head = b"POST /v1/dnpipes/shop/notes/records HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n";
+    first.write_all(head).await.unwrap();
+    sleep(Duration::from_millis(400)).await;
+    // The room is taken until the first is told that it is too slow.
+    let second = ask(&world, "POST", "/v1/dnpipes/shop/notes/records", "", &[b'x'; 900_000]).await;
+    assert_eq!(second.status, 200, "{}", second.body);
+    let mut told = [0; 12];
+    timeout(Duration::from_millis(50), first.read_exact(&mut told)).await.unwrap().unwrap();
+    assert_eq!(&told, b"HTTP/1.1 408");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_answer_has_ten_thousand_records_at_most_and_tells_where_to_go_on() {
+    let world = world(Limits::default()).await;
+    let producer =
+        world.local().producer("shop/notes", sidestream_client::ProducerConfig::default()).await.unwrap();
+    for _ in 0..12_000 {
+        drop(producer.push(sidestream_client::Record::new("x")).await.unwrap());
+    }
+    producer.flush().await.unwrap();
+    let mut found = Vec::new();
+    let mut next = 0;
+    while next < 12_000 {
+        let path = format!("/v1/dnpipes/shop/notes/records?max=4000000000&from={next}");
+        let pulled = get(&world, &path).await.json();
+        let records = pulled["records"].as_array().unwrap();
+        assert!((1..=10_000).contains(&records.len()), "{}", records.len());
+        found.extend(records.iter().map(|record| record["offset"].as_u64().unwrap()));
+        next = pulled["next"].as_u64().unwrap();
+    }
+    assert!(found.into_iter().eq(0..12_000));
+    let few = get(&world, "/v1/dnpipes/shop/notes/records?max=7").await.json();
+    assert_eq!((few["records"].as_array().unwrap().len(), &few["next"]), (7, &json!(7)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_not_push_is_told_so_before_its_body_is_read() {
+    let world = world(Limits::default()).await;
+    let address = world.listen().await;
+    let rule = Rule { verbs: Verbs { pull: true, ..Verbs::NONE }, namespace: None, service_account: None };
+    world.permit("shop/notes", vec![rule]).await;
+    let config =
+        world.identity("web", "front").client_config(&World::id("shop", "dnpipes"), &[b"http/1.1"]).unwrap();
+    let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
+    let connector = tokio_rustls::TlsConnector::from(config);
+    let mut stream = connector.connect(sidestream_trust::server_name(), tcp).await.unwrap();
+    let head = b"POST /v1/dnpipes/shop/notes/records HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n";
+    stream.write_all(head).await.unwrap();
+    let mut told = [0; 12];
+    timeout(Duration::from_secs(5), stream.read_exact(&mut told)).await.unwrap().unwrap();
+    assert_eq!(&told, b"HTTP/1.1 403");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_was_behind_a_reset_is_told_so_and_goes_on() {
+    let world = world(Limits::default()).await;
+    for value in ["a", "b", "c"] {
+        ask(&world, "POST", "/v1/dnpipes/shop/notes/records", "", value.as_bytes()).await;
+    }
+    ask(&world, "POST", "/v1/dnpipes/shop/notes/reset", "", b"").await;
+    ask(&world, "POST", "/v1/dnpipes/shop/notes/records", "", b"after").await;
+    let follow = async |last: u64, wanted: &str| {
+        let mut stream = UnixStream::connect(world.socket()).await.unwrap();
+        let head =
+            format!("GET /v1/dnpipes/shop/notes/events HTTP/1.1\r\nhost: x\r\nlast-event-id: {last}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let (mut text, mut bytes) = (String::new(), [0; 4096]);
+        while !text.contains(wanted) {
+            let count = timeout(Duration::from_secs(5), stream.read(&mut bytes)).await.unwrap().unwrap();
+            assert!(count > 0, "it was closed after {text}");
+            text.push_str(&String::from_utf8_lossy(&bytes[..count]));
+        }
+        text
+    };
+    let text = follow(0, "\"value\":\"after\"").await;
+    assert!(text.contains("event: reset\ndata: 1"), "{text}");
+    follow(u64::MAX, "out-of-range").await;
 }

@@ -150,6 +150,28 @@ async fn members_of_a_group_share_the_records_and_what_is_not_acknowledged_comes
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_claims_a_few_and_leaves_costs_the_others_no_delivery() {
+    let world = world(Limits::default()).await;
+    let client = world.local();
+    let producer = client.producer("shop/notes", ProducerConfig::default()).await.unwrap();
+    for number in 0..5 {
+        drop(producer.push(Record::new(number.to_string())).await.unwrap());
+    }
+    producer.flush().await.unwrap();
+    let mut few = client.join("shop/notes", "billing", GroupConfig::default()).await.unwrap();
+    few.claim_at_most(1);
+    let delivery = few.next().await.unwrap();
+    assert_eq!(delivery.record.value, "0");
+    few.ack(&delivery).await.unwrap();
+    few.leave().await.unwrap();
+    let mut rest = world.local().join("shop/notes", "billing", GroupConfig::default()).await.unwrap();
+    for number in 1..5 {
+        let delivery = rest.next().await.unwrap();
+        assert_eq!((delivery.record.value, delivery.attempt), (number.to_string().into(), 1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_member_of_the_same_name_takes_the_place_of_the_first() {
     let world = world(Limits::default()).await;
     let named = GroupConfig { member: Some("only".into()), ..GroupConfig::default() };
@@ -207,4 +229,16 @@ async fn a_record_of_every_size_up_to_the_largest_comes_back_as_it_was() {
     assert!(refused.to_string().contains("push it in parts"), "{refused}");
     // The connection is as good as before.
     assert_eq!(producer.push(Record::new("small")).await.unwrap().await.unwrap().offset, sizes.len() as u64);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_dnpipes_than_an_answer_holds_are_listed() {
+    let world = world(Limits::default()).await;
+    for number in 0..600 {
+        let name = format!("shop/of-a-name-that-is-rather-long-as-names-of-clusters-are-{number:04}");
+        world.apply(sidestream_broker::DnpipeSpec::new(name.parse().unwrap())).await;
+    }
+    let found = world.local().list().await.unwrap();
+    let names: std::collections::BTreeSet<_> = found.iter().map(|own| own.name.clone()).collect();
+    assert_eq!((found.len(), names.len()), (602, 602));
 }

@@ -33,6 +33,7 @@ use std::{
 pub use aligned::Aligned;
 #[cfg(target_os = "linux")]
 pub use file::FileDisk;
+pub use lock::make_directory;
 #[cfg(not(target_os = "linux"))]
 pub use portable::FileDisk;
 pub use sim::SimDisk;

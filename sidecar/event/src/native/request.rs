@@ -9,7 +9,7 @@ use super::DnpipeName;
 pub enum Request {
     /// Nothing: to see whether anybody is there, and to be seen. Answered by `Pong`.
     Ping,
-    /// The dnpipes that the caller may use. Answered by `Dnpipes`.
+    /// The dnpipes that the caller may use, in the order of their names: as many as one answer holds. Answered by `Dnpipes`.
     List,
     /// One dnpipe: its partitions and who serves them, its groups. Answered by `Dnpipe`.
     Describe {
@@ -113,6 +113,11 @@ pub enum Request {
     Verify {
         /// Of which; of all that the caller may use where absent.
         dnpipe: Option<DnpipeName>,
+    },
+    /// The same as `List` for those behind one in the order of their names; none of them is the end. Answered by `Dnpipes`.
+    ListBehind {
+        /// Behind which.
+        dnpipe: DnpipeName,
     },
 }
 

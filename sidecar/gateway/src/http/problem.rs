@@ -24,6 +24,12 @@ impl Problem {
     pub(super) fn bad(reason: impl Into<String>) -> Problem {
         Refusal::Bad { reason: reason.into() }.into()
     }
+
+    /// To whoever announces a body and does not send it.
+    pub(super) fn too_slow() -> Problem {
+        let error = "the body did not come whole in time; send it again, or a smaller one".to_owned();
+        Problem { code: "too-slow", error, status: StatusCode::REQUEST_TIMEOUT.as_u16() }
+    }
 }
 
 impl From<Refusal> for Problem {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use axum::{
     Json,
-    body::Bytes,
+    body::Body,
     extract::{Path, Query, State},
     http::HeaderMap,
 };
@@ -17,7 +17,7 @@ use sidestream_event::{
 };
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Asked, place::place, problem::Problem};
+use super::{Asked, body, place::place, problem::Problem};
 use crate::{
     caller::Verb,
     limits::{PULL_BYTES_MAX, WAIT_MAX},
@@ -60,7 +60,7 @@ pub(super) struct Wanted {
     /// The partition; 0 by default.
     #[serde(default)]
     pub(super) partition: u32,
-    /// The most records; 1000 by default.
+    /// The most records; 1000 by default, 10000 at most.
     max: Option<u64>,
     /// How long to wait where there is nothing yet, in milliseconds; not at all by default, 30000 at most.
     #[serde(default)]
@@ -109,18 +109,21 @@ pub(super) struct Record {
 #[utoipa::path(post, path = "/v1/dnpipes/{namespace}/{name}/records",
     params(("namespace" = String, Path), ("name" = String, Path), To),
     request_body(content = String, description = "the value", content_type = "application/octet-stream"),
-    responses((status = 200, body = Stored), (status = 403, body = Problem), (status = 409, body = Problem),
+    responses((status = 200, body = Stored), (status = 403, body = Problem), (status = 408, body = Problem),
+        (status = 409, body = Problem),
         (status = 413, body = Problem), (status = 507, body = Problem)))]
 pub(super) async fn push(
     State(asked): State<Asked>,
     Path((namespace, name)): Path<(String, String)>,
     Query(to): Query<To>,
     heads: HeaderMap,
-    value: Bytes,
+    value: Body,
 ) -> Result<Json<Stored>, Problem> {
     let name = DnpipeName::new(&namespace, &name)?;
     let broker = &asked.shared.broker;
+    // Who may not push makes us keep nothing.
     asked.caller.check(broker, &name, Verb::Push)?;
+    let (value, _room) = body::read(&asked.shared, value).await?;
     let partitions =
         broker.describe(&name).ok_or(Refusal::UnknownDnpipe(name.clone()))?.partitions.len() as u32;
     let key = to.key.as_deref().map(str::as_bytes);
@@ -152,17 +155,19 @@ pub(super) async fn pull(
     let name = DnpipeName::new(&namespace, &name)?;
     let broker = &asked.shared.broker;
     asked.caller.check(broker, &name, Verb::Pull)?;
-    let limits = Limits { max_bytes: PULL_BYTES_MAX, max_records: wanted.max.unwrap_or(RECORDS_DEFAULT) };
+    let max_records = wanted.max.unwrap_or(RECORDS_DEFAULT).min(RECORDS_MAX);
+    let limits = Limits { max_bytes: PULL_BYTES_MAX, max_records };
     let wait = Duration::from_millis(wanted.wait).min(WAIT_MAX);
     let from = place(wanted.from.as_deref())?;
     let pulled = broker.pull(&name, wanted.partition, from, limits, Some(wait)).await.map_err(of_pull)?;
-    let (next, epoch, first, end) = (pulled.next, pulled.epoch, pulled.first, pulled.end);
-    Ok(Json(Records { records: of(&pulled)?, next, epoch, first, end }))
+    let (epoch, first, end) = (pulled.epoch, pulled.first, pulled.end);
+    let (records, next) = of(&pulled, max_records)?;
+    Ok(Json(Records { records, next, epoch, first, end }))
 }
 
-/// The records that a pull means.
-pub(super) fn of(pulled: &Pulled) -> Result<Vec<Record>, Problem> {
-    let mut found = Vec::new();
+/// The records that a pull means, `most` of them at most, and where to go on.
+pub(super) fn of(pulled: &Pulled, most: u64) -> Result<(Vec<Record>, u64), Problem> {
+    let mut found: Vec<Record> = Vec::new();
     for batch in &pulled.batches {
         for record in records(&batch.header, &batch.body) {
             let record = record.map_err(|error| {
@@ -171,6 +176,9 @@ pub(super) fn of(pulled: &Pulled) -> Result<Vec<Record>, Problem> {
             })?;
             if !(pulled.from..pulled.next).contains(&record.offset) {
                 continue;
+            }
+            if found.len() as u64 >= most {
+                return Ok((found, record.offset));
             }
             let value = std::str::from_utf8(record.value).ok().map(str::to_owned);
             found.push(Record {
@@ -183,7 +191,7 @@ pub(super) fn of(pulled: &Pulled) -> Result<Vec<Record>, Problem> {
             });
         }
     }
-    Ok(found)
+    Ok((found, pulled.next))
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -192,3 +200,5 @@ fn text(bytes: &[u8]) -> String {
 
 const HEADER_PREFIX: &str = "sidestream-header-";
 const RECORDS_DEFAULT: u64 = 1000;
+/// The most records of one answer: each is many times its bytes while it becomes JSON.
+pub(super) const RECORDS_MAX: u64 = 10_000;

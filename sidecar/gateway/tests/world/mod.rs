@@ -24,7 +24,10 @@ pub(crate) struct World {
     clock: Clock,
 }
 
-struct Nothing;
+struct Nothing {
+    /// How long a comparison of checksums takes.
+    verify: Duration,
+}
 
 impl Storage for Nothing {
     fn disk(&self) -> DiskView {
@@ -36,7 +39,10 @@ impl Storage for Nothing {
     }
 
     fn verify(&self) -> Pin<Box<dyn Future<Output = Result<Verified, Refusal>> + Send + '_>> {
-        Box::pin(async { Ok(Verified::default()) })
+        Box::pin(async {
+            tokio::time::sleep(self.verify).await;
+            Ok(Verified::default())
+        })
     }
 }
 
@@ -48,7 +54,8 @@ pub(crate) async fn world(limits: Limits) -> World {
     let settings = Settings { segment_bytes: 16 << 20, reserve_bytes: 0, ..Settings::default() };
     let (journal, recovered) = Journal::open(disk, settings, clock.clone()).unwrap();
     let broker = Broker::open(journal.clone(), &recovered, clock.clone()).await.unwrap();
-    let gateway = Gateway::new(broker.clone(), Arc::new(Nothing), limits);
+    let gateway =
+        Gateway::new(broker.clone(), Arc::new(Nothing { verify: Duration::from_millis(500) }), limits);
     let authority = Authority::create("cluster.local", &clock).unwrap();
     let world = World { folder, gateway, broker, journal, authority, clock };
     world.apply(DnpipeSpec { partitions: 3, ..DnpipeSpec::new("shop/orders".parse().unwrap()) }).await;

@@ -19,7 +19,7 @@ use rustix::{
 
 use super::{
     Aligned, Barrier, Disk, DiskFile, Driver, OpenError, SECTOR,
-    lock::{LOCK, lock},
+    lock::{LOCK, lock, make_directory, private},
 };
 
 const PROBE: &str = "probe";
@@ -52,7 +52,7 @@ impl FileDisk {
     pub fn open(directory: &Path) -> Result<Self, OpenError> {
         let io =
             |doing| move |source: io::Error| OpenError::Io { directory: directory.to_owned(), doing, source };
-        fs::create_dir_all(directory).map_err(io("making the directory"))?;
+        make_directory(directory).map_err(io("making the directory"))?;
         let lock = lock(directory)?;
         let found = probe(directory).map_err(io("writing a probe"))?;
         let why = match (found.dsync, found.direct) {
@@ -75,7 +75,7 @@ impl FileDisk {
     pub(super) fn open_file(&self, name: &str, new: bool) -> io::Result<PlainFile> {
         let path = self.directory.join(name);
         let options = || {
-            let mut options = OpenOptions::new();
+            let mut options = private();
             options.read(true).write(true);
             options
         };
@@ -240,7 +240,7 @@ pub(super) fn write_all(file: &fs::File, at: u64, data: &[u8], flags: ReadWriteF
 /// Tries each way of writing on a file of its own.
 fn probe(directory: &Path) -> io::Result<Found> {
     let path = directory.join(PROBE);
-    let plain = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
+    let plain = private().read(true).write(true).create(true).truncate(true).open(&path)?;
     let block = Aligned::zeroed(4096);
     let dsync = write_all(&plain, 0, &block, ReadWriteFlags::DSYNC).is_ok();
     let direct = OpenOptions::new().write(true).custom_flags(OFlags::DIRECT.bits() as i32).open(&path);

@@ -1,8 +1,8 @@
-//! One process at a time has a directory.
+//! One process at a time has a directory, and one user its files.
 
 use std::{
     fs::{self, OpenOptions, TryLockError},
-    io::{Read, Write},
+    io::{self, Read, Write},
     path::Path,
     thread,
     time::Duration,
@@ -21,8 +21,7 @@ pub(super) fn lock(directory: &Path) -> Result<fs::File, OpenError> {
     let io =
         |source| OpenError::Io { directory: directory.to_owned(), doing: "locking the lock file", source };
     let path = directory.join(LOCK);
-    let mut file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(io)?;
+    let mut file = private().read(true).write(true).create(true).truncate(false).open(path).map_err(io)?;
     let mut tries = 0;
     loop {
         match file.try_lock() {
@@ -45,6 +44,42 @@ pub(super) fn lock(directory: &Path) -> Result<fs::File, OpenError> {
     Ok(file)
 }
 
+/// Options that make a file for its owner alone, where the system knows owners.
+pub(super) fn private() -> OpenOptions {
+    #[cfg_attr(not(unix), expect(unused_mut, reason = "other systems have no modes"))]
+    let mut options = OpenOptions::new();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
+/// Makes `directory` for its owner alone, with those above it that are missing, each of them with a durable name. One that is
+/// there stays as it is.
+///
+/// # Errors
+/// Those of the file system.
+pub fn make_directory(directory: &Path) -> io::Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    let above = match directory.parent() {
+        Some(above) if !above.as_os_str().is_empty() => above,
+        _ => Path::new("."),
+    };
+    make_directory(above)?;
+    #[cfg_attr(not(unix), expect(unused_mut, reason = "other systems have no modes"))]
+    let mut builder = fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    match builder.create(directory) {
+        // Somebody else has made it meanwhile.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => {}
+        made => made?,
+    }
+    // On Windows a directory can't be flushed.
+    if cfg!(unix) { fs::File::open(above)?.sync_all() } else { Ok(()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,5 +95,26 @@ mod tests {
         assert!(refused.to_string().contains("stop the other"), "{refused}");
         drop(first);
         lock(directory.path()).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_made_is_its_owners_alone_and_what_is_there_stays_as_it_is() {
+        use std::os::unix::fs::PermissionsExt;
+
+        use crate::disk::{Choice, open};
+
+        let there = tempfile::tempdir().unwrap();
+        fs::set_permissions(there.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let (data, journal) = (there.path().join("data"), there.path().join("data/journal"));
+        for choice in [Choice::File, Choice::Auto] {
+            let disk = open(&journal, choice).unwrap();
+            let name = format!("{choice:?}");
+            disk.create(&name).unwrap();
+            assert_eq!((mode(&data), mode(&journal), mode(there.path())), (0o700, 0o700, 0o755));
+            assert_eq!((mode(&journal.join(name)), mode(&journal.join(LOCK))), (0o600, 0o600));
+        }
+        assert!(make_directory(&journal.join(LOCK)).is_err(), "a file is no directory");
     }
 }

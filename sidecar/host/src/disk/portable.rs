@@ -4,7 +4,7 @@
 //! may be missing after a power cut, with what was acknowledged in it.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs,
     io::{self, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     Aligned, Barrier, Disk, DiskFile, Driver, OpenError, SECTOR,
-    lock::{LOCK, lock},
+    lock::{LOCK, lock, make_directory, private},
 };
 
 /// A directory, with what every system has.
@@ -31,15 +31,13 @@ impl FileDisk {
     pub fn open(directory: &Path) -> Result<Self, OpenError> {
         let io =
             |source| OpenError::Io { directory: directory.to_owned(), doing: "making the directory", source };
-        fs::create_dir_all(directory).map_err(io)?;
+        make_directory(directory).map_err(io)?;
         Ok(Self { directory: directory.to_owned(), _lock: lock(directory)? })
     }
 
     fn open_file(&self, name: &str, new: bool) -> io::Result<Arc<dyn DiskFile>> {
         let path = self.directory.join(name);
-        Ok(Arc::new(PortableFile(Mutex::new(
-            OpenOptions::new().read(true).write(true).create_new(new).open(path)?,
-        ))))
+        Ok(Arc::new(PortableFile(Mutex::new(private().read(true).write(true).create_new(new).open(path)?))))
     }
 }
 
