@@ -347,8 +347,9 @@ pub fn was_drained(before: Option<&PipelineStatus>, generation: Option<i64>, has
     said.is_some_and(|said| said.status == "True" && said.observed_generation == generation)
 }
 
-/// Only of what is suspended. Never true before every pod has said that nothing is in flight; from then on nothing can be
-/// before the pipeline goes on, whoever is not connected at the moment.
+/// Only of what is suspended. True when as many pods as each sidecar should have, and all that are connected, have said of
+/// this plan that nothing is in flight; pods of the user's that end are waited for only while they are connected. Then it
+/// stays true for this generation and plan, whoever is not connected: what has stopped is not started again.
 fn drained(running: &Running<'_>, before: &PipelineStatus, generation: Option<i64>) -> Option<Said> {
     if !running.is_suspended {
         return None;

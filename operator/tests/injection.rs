@@ -144,55 +144,73 @@ spec:
     }
 }
 
-#[tokio::test]
-async fn a_review_asks_nobody_once_all_pipelines_have_been_seen() {
-    let server = Server::default();
-    for number in 0..100 {
-        server.user_applies(&format!(
-            "
+/// The Secret of this name is in what a pod of the user's gets.
+async fn gets(injector: &Injector, secret: &str) -> bool {
+    let review =
+        json!({"request": {"uid": "7", "namespace": "shop", "operation": "CREATE", "object": pod()}});
+    let response = injector.review(&review).await["response"].clone();
+    assert!(response["warnings"].as_array().is_some_and(Vec::is_empty), "{response}");
+    patched(pod(), &response).to_string().contains(&format!("\"{secret}\""))
+}
+
+fn with_secret(name: &str, secret: &str) -> String {
+    format!(
+        "
 apiVersion: sidestream.dev/v1alpha1
 kind: Pipeline
-metadata: {{name: hello-{number}}}
+metadata: {{name: {name}}}
 spec:
   sidecars: [{{name: app, inject: {{podSelector: {{matchLabels: {{app: shopfront}}}}}}}}]
   stages:
   - {{name: tick, source: {{generator: {{}}}}}}
-  - {{name: page, sink: {{webhook: {{url: 'http://a', credentials: {{secretRef: {{name: am-{number}, key: token}}}}}}}}}}
+  - {{name: page, sink: {{webhook: {{url: 'http://a', credentials: {{secretRef: {{name: {secret}, key: token}}}}}}}}}}
 "
-        ));
+    )
+}
+
+/// Waits until a review asks the server for nothing, or for something.
+async fn until_it(asks: bool, injector: &Injector, server: &Server, secret: &str) {
+    for _ in 0..1000 {
+        let before = server.lists();
+        assert!(gets(injector, secret).await, "all along");
+        if (server.lists() > before) == asks {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it asks where it should not, or does not where it should");
+}
+
+#[tokio::test]
+async fn a_review_asks_nobody_once_all_pipelines_have_been_seen() {
+    let server = Server::default();
+    for number in 0..100 {
+        server.user_applies(&with_secret(&format!("hello-{number}"), &format!("am-{number}")));
     }
     let injector = injector(&server);
-    let review =
-        json!({"request": {"uid": "7", "namespace": "shop", "operation": "CREATE", "object": pod()}});
-    let clock = Clock::machine();
-    let per_second = async |reviews: u32| {
-        let begun = clock.now();
-        for _ in 0..reviews {
-            let response = injector.review(&review).await["response"].clone();
-            assert!(response["warnings"].as_array().is_some_and(Vec::is_empty), "{response}");
-            let patched = patched(pod(), &response).to_string();
-            assert!(patched.contains("\"am-0\"") && patched.contains("\"am-99\""), "{patched}");
-        }
-        f64::from(reviews) / clock.now().since(begun).as_secs_f64()
-    };
-    let before = per_second(10).await;
+    assert!(gets(&injector, "am-0").await && gets(&injector, "am-99").await);
+    assert!(server.lists() > 0, "it knows nothing yet");
     let following = tokio::spawn(injector.follow());
-    // Until it has seen all there are it is no worse off than before; then nobody has to answer it.
-    for attempt in 0.. {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        server.revive(Some((0, Death::Before)));
-        let _ =
-            server.client().send(http::Request::post("/x").body(kube::client::Body::empty()).unwrap()).await;
-        let response = injector.review(&review).await["response"].clone();
-        if response["warnings"].as_array().is_some_and(Vec::is_empty) {
-            break;
-        }
-        assert!(attempt < 100, "{response}");
-        server.revive(None);
+    until_it(false, &injector, &server, "am-0").await;
+    let before = server.lists();
+    for _ in 0..100 {
+        assert!(gets(&injector, "am-0").await && gets(&injector, "am-99").await);
     }
-    let after = per_second(100).await;
-    println!("reviews a second, of a namespace with 100 pipelines: {before:.0} before, {after:.0} after");
-    assert!(after > 2.0 * before, "{before} before, {after} after");
+    assert_eq!(server.lists(), before);
+    following.abort();
+}
+
+#[tokio::test]
+async fn a_review_asks_again_while_pipelines_cannot_be_watched() {
+    let server = Server::default();
+    server.user_applies(&with_secret("hello", "am"));
+    let injector = injector(&server);
+    let following = tokio::spawn(injector.follow());
+    until_it(false, &injector, &server, "am").await;
+    server.breaks_watches();
+    until_it(true, &injector, &server, "am").await;
+    server.user_applies(&with_secret("later", "bm"));
+    assert!(gets(&injector, "bm").await, "which no watch has shown");
     following.abort();
 }
 

@@ -144,3 +144,110 @@ async fn a_receiver_that_does_not_take_what_is_on_its_way_gets_the_plan_that_may
     operator.settle("hello").await;
     assert_eq!(edges(), ["tick->even"]);
 }
+
+#[tokio::test]
+async fn a_receiver_keeps_an_edge_that_is_gone_while_its_sender_is_away_for_a_moment() {
+    let server = Server::default();
+    server.user_applies(TWO);
+    let operator = Operator::new(&server).seeing();
+    operator.context.fleet.expect([]);
+    operator.settle("hello").await;
+    let (door, hub) = operator.connect_door_and_hub();
+    operator.settle("hello").await;
+    let before = told(&hub);
+    answers(&door, None);
+    answers(&hub, None);
+    let even = "  - {name: even, sidecar: hub, process: {sample: {every: 2}}}\n  - {name: show";
+    server.user_applies(&TWO.replace("  - {name: show", even));
+    operator.settle("hello").await;
+    leaves(&door, &["tick->show"]);
+    answers(&door, None);
+    drop(door);
+    operator.settle("hello").await;
+    assert_eq!(told(&hub), before, "its line has dropped");
+    for own in operator.context.holds.lock().unwrap().values_mut() {
+        *own = operator.context.clock.now();
+    }
+    operator.settle("hello").await;
+    let edges = || {
+        let plan = hub.plans().unwrap().remove(0).unwrap().unwrap();
+        edges_in(&plan).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(edges(), ["tick->show", "tick->even"]);
+    let door = operator.connect("hello-door-spl", "hello-door-spl-1");
+    operator.settle("hello").await;
+    assert_eq!(edges(), ["tick->show", "tick->even"], "it has not said anything yet");
+    leaves(&door, &["tick->show"]);
+    answers(&door, None);
+    operator.settle("hello").await;
+    assert_eq!(edges(), ["tick->show", "tick->even"]);
+    leaves(&door, &[]);
+    operator.settle("hello").await;
+    assert_eq!(edges(), ["tick->even"]);
+}
+
+#[tokio::test]
+async fn a_new_leader_changes_nothing_for_a_receiver_before_those_that_send_to_it_have_spoken() {
+    let server = Server::default();
+    server.user_applies(TWO);
+    let operator = Operator::new(&server).seeing();
+    operator.context.fleet.expect(["shop/hello".into()]);
+    let hub = operator.connect("hello-hub-spl", "hello-hub-spl-1");
+    let (pipeline, hash) = ("shop/hello".into(), "before".into());
+    hub.report(Report::Applied(Applied { pipeline, hash, error: None }));
+    operator.settle("hello").await;
+    operator.settle("hello").await;
+    assert!(hub.plans().is_none(), "the one before it has not said whether some is on its way");
+    let door = operator.connect("hello-door-spl", "hello-door-spl-1");
+    leaves(&door, &["tick->even"]);
+    answers(&door, None);
+    operator.settle("hello").await;
+    assert!(hub.plans().is_none(), "some is");
+    leaves(&door, &[]);
+    operator.settle("hello").await;
+    assert_eq!(hub.plans().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn one_behind_a_receiver_that_keeps_an_edge_beside_its_new_plan_does_not_wait_for_that() {
+    const THREE: &str = "
+apiVersion: sidestream.dev/v1alpha1
+kind: Pipeline
+metadata: {name: hello}
+spec:
+  sidecars: [{name: door, workload: {}}, {name: hub, workload: {}}, {name: end, workload: {}}]
+  stages:
+  - {name: tick, sidecar: door, source: {generator: {rate: 10}}}
+  - {name: even, sidecar: hub, process: {sample: {every: 2}}}
+  - {name: show, sidecar: end, sink: {console: {}}}
+";
+    let server = Server::default();
+    server.user_applies(THREE);
+    let operator = Operator::new(&server).seeing();
+    operator.context.fleet.expect([]);
+    operator.settle("hello").await;
+    let (door, hub) = operator.connect_door_and_hub();
+    let end = operator.connect("hello-end-spl", "hello-end-spl-1");
+    operator.settle("hello").await;
+    let before = [told(&hub), told(&end)];
+    for own in [&door, &hub, &end] {
+        answers(own, None);
+    }
+    let first = "  - {name: first, sidecar: hub, process: {sample: {every: 3}}}\n  - {name: even";
+    let edited = THREE.replace("  - {name: even", first).replace("console: {}", "blackhole: {}");
+    server.user_applies(&edited);
+    operator.settle("hello").await;
+    leaves(&door, &["tick->even"]);
+    answers(&door, None);
+    operator.settle("hello").await;
+    assert_eq!([told(&hub), told(&end)], before);
+    for own in operator.context.holds.lock().unwrap().values_mut() {
+        *own = operator.context.clock.now();
+    }
+    operator.settle("hello").await;
+    assert_ne!(told(&hub), before[0], "the new one with the edge beside");
+    assert_eq!(told(&end), before[1], "it has not taken it yet");
+    answers(&hub, None);
+    operator.settle("hello").await;
+    assert_ne!(told(&end), before[1]);
+}

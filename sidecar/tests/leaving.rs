@@ -50,7 +50,7 @@ fn an_edge_whose_receivers_are_away_is_taken_out_of_the_plan_at_once_and_deliver
     until("the rings are full", || sending.ledger().accepted > 8_000);
     std::thread::sleep(Duration::from_millis(100));
     let done = sending.reload(sends_nothing(settings), &mut Registry::default()).expect("a good plan");
-    assert!(done.paused < Duration::from_secs(2), "it waits for nobody: {:?}", done.paused);
+    assert!(done.paused < Duration::from_secs(8), "it waits for nobody: {:?}", done.paused);
     assert_eq!(sending.leaving_edges(), ["tick->show"]);
     until("the rest goes the new way", || sending.ledger().accepted == 50_000);
     let ledger = sending.ledger();

@@ -371,6 +371,20 @@ impl Connected {
             .then(|| plans.map(|plan| (**plan).clone()).collect())
     }
 
+    /// The same, as it is told at this moment. What is told to run has neither halted nor drained from then on, whatever it
+    /// said of an earlier time: where it is soon told to stop again, it is to say so again.
+    pub fn hand_out(&self) -> Option<Vec<Plan>> {
+        let plans = self.plans()?;
+        if let Some(session) = self.fleet.lock().sessions.get_mut(&self.id) {
+            for plan in plans.iter().filter(|plan| plan.stance() == Suspend::Run) {
+                if let Some(said) = session.said.get_mut(&plan.pipeline) {
+                    (said.halting, said.drained) = (None, None);
+                }
+            }
+        }
+        Some(plans)
+    }
+
     /// It says something.
     pub fn report(&self, report: Report) {
         let mut inner = self.fleet.lock();

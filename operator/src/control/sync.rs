@@ -52,7 +52,7 @@ impl Syncer {
             }
             tokio::select! {
                 changed = connected.changes.changed() => match changed {
-                    Ok(()) => orders.extend(connected.plans().map(|plans| Orders::Plans(Plans { plans }))),
+                    Ok(()) => orders.extend(connected.hand_out().map(|plans| Orders::Plans(Plans { plans }))),
                     Err(_) => return,
                 },
                 changed = self.roots.changed() => match changed {

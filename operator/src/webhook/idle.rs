@@ -173,7 +173,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_that_is_silent_ends_and_one_that_speaks_does_not() {
-        let silence_max = Duration::from_millis(400);
+        // Wide bounds: between two bytes a busy machine may be slow.
+        let silence_max = Duration::from_secs(4);
         let roll = Roll::new(8, silence_max, Clock::machine());
         let (mut near, far) = duplex(64);
         let mut watched = roll.add(far);

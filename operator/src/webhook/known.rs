@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! watch Pipelines ─▶ compiled once for each change ─▶ of each sidecar in the user's pods: its selector and its Secrets
-//! /mutate ─ namespace, labels ─────────────────────▶ Secrets, or none where not all Pipelines have been seen yet
+//! /mutate ─ namespace, labels ─────────────────────▶ Secrets, or none where not all Pipelines have been seen, or the watch fails
 //! ```
 //!
 //! Every replica has its own, because every replica answers. It may lag behind the API server for a moment: a pod that is made
@@ -31,7 +31,7 @@ pub(super) struct Known(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
-    /// Whether all that there were have been seen.
+    /// Whether all that there are have been seen, as far as a watch shows it that does not fail.
     is_whole: bool,
     /// By namespace and name, where any of its sidecars runs in pods of the user's.
     pipelines: HashMap<String, BTreeMap<String, Vec<Hosted>>>,
@@ -74,11 +74,18 @@ impl Known {
                     self.see(pipeline, &client).await;
                 }
                 Ok(watcher::Event::InitDone) => self.is_whole(&listed),
-                Ok(watcher::Event::Apply(pipeline)) => self.see(pipeline, &client).await,
+                // What comes after a list comes in order: where this has been seen, so has all before it.
+                Ok(watcher::Event::Apply(pipeline)) => {
+                    self.see(pipeline, &client).await;
+                    self.lock().is_whole = true;
+                }
                 Ok(watcher::Event::Delete(pipeline)) => {
                     self.forget(&pipeline.namespace().unwrap_or_default(), &pipeline.name_any());
+                    self.lock().is_whole = true;
                 }
                 Err(error) => {
+                    // It may have missed something: who asks is to ask the API server.
+                    self.lock().is_whole = false;
                     tracing::warn!(%error, "pipelines cannot be watched now for the pods that are made");
                 }
             }

@@ -61,6 +61,10 @@ struct Inner {
     is_dead: bool,
     /// What is said of any token.
     token_review: Value,
+    /// How many times Pipelines have been listed.
+    lists: usize,
+    /// Whether watches break, those that go on too.
+    breaks_watches: watch::Sender<bool>,
 }
 
 /// When a write is the last one.
@@ -94,6 +98,16 @@ impl Server {
     /// The status of every TokenReview from now on.
     pub fn say_of_tokens(&self, status: Value) {
         self.0.lock().unwrap().token_review = status;
+    }
+
+    /// How many times Pipelines have been listed so far, watches not counted.
+    pub fn lists(&self) -> usize {
+        self.0.lock().unwrap().lists
+    }
+
+    /// From now on every watch breaks, those that go on too.
+    pub fn breaks_watches(&self) {
+        self.0.lock().unwrap().breaks_watches.send_replace(true);
     }
 
     pub fn writes(&self) -> Vec<String> {
@@ -172,6 +186,12 @@ impl Server {
         let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
         let path = parts.uri.path().to_owned();
         let query = parts.uri.query().unwrap_or_default().to_owned();
+        if query.contains("watch=") {
+            // It shows nothing while it goes on.
+            let mut breaks = self.0.lock().unwrap().breaks_watches.subscribe();
+            let _ = breaks.wait_for(|breaks| *breaks).await;
+            return Err(std::io::Error::other("broken"));
+        }
         let mut inner = self.0.lock().unwrap();
         let is_write = parts.method != Method::GET;
         let death =
@@ -198,6 +218,7 @@ impl Inner {
         match *method {
             // The one kind that is listed.
             Method::GET if path.ends_with("/pipelines") => {
+                self.lists += 1;
                 let (start, end) = path.rsplit_once('/').unwrap_or_default();
                 // Of one namespace, or of all of them.
                 let is_of = |own: &str| own.starts_with(start) && own.contains(&format!("/{end}/"));

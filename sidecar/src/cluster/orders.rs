@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use sidestream_control::{
     Anchored, Anchors as AnchorsOrder, Applied, Drained, Halting, Hello, Leaving, MESSAGE_BYTES_MAX,
-    Orders as Down, Plans, Ready, Report, SidecarReport, SyncClient,
+    Orders as Down, Plans, Ready, Report, SidecarReport, Suspend, SyncClient,
 };
 use sidestream_plan::{Process, Sink, Source};
 use sidestream_trust::Anchors;
@@ -116,6 +116,7 @@ impl Line {
                         match order.orders {
                             Some(Down::Plans(plans)) => {
                                 backoff.reset();
+                                forget(&mut told, &plans);
                                 // Its receiver lives as long as the process.
                                 let _ = self.orders.send(plans).await;
                             }
@@ -192,6 +193,14 @@ impl Line {
     }
 }
 
+/// The operator no longer knows of what it has run that it had stopped before: that is news when it stops again.
+fn forget(told: &mut Standing, plans: &Plans) {
+    for plan in plans.plans.iter().filter(|plan| plan.stance() == Suspend::Run) {
+        told.halting.remove(&plan.pipeline);
+        told.drained.remove(&plan.pipeline);
+    }
+}
+
 /// What is in `now` and was not told yet.
 fn news(told: &Standing, now: &Standing) -> Vec<SidecarReport> {
     fn changed<T: Clone + PartialEq>(told: &BTreeMap<String, T>, now: &BTreeMap<String, T>) -> Vec<T> {
@@ -222,7 +231,23 @@ const REPORTS_WAITING: usize = 64;
 
 #[cfg(test)]
 mod tests {
+    use sidestream_control::Plan;
+
     use super::*;
+
+    #[test]
+    fn what_was_to_run_in_between_and_has_drained_as_before_says_so_again() {
+        let (pipeline, plan) = ("shop/a".to_owned(), |suspend: Suspend| Plans {
+            plans: vec![Plan { pipeline: "shop/a".into(), suspend: suspend.into(), ..Plan::default() }],
+        });
+        let mut told = Standing::default();
+        told.drained.insert(pipeline.clone(), Drained { pipeline, ..Drained::default() });
+        let now = told.clone();
+        forget(&mut told, &plan(Suspend::Stop));
+        assert!(news(&told, &now).is_empty());
+        forget(&mut told, &plan(Suspend::Run));
+        assert_eq!(news(&told, &now).len(), 1);
+    }
 
     #[test]
     fn the_operator_hears_what_has_changed_and_nothing_twice() {

@@ -71,6 +71,31 @@ async fn an_acknowledgement_counts_for_the_plan_it_names_while_its_sidecar_is_co
 }
 
 #[test]
+fn what_has_drained_and_is_told_to_run_has_not_drained_when_it_is_told_to_stop_again() {
+    let told = |suspend: Suspend| {
+        let plan = Plan { suspend: suspend.into(), ..(*plan("1")).clone() };
+        vec![(all("hub"), Arc::new(plan))]
+    };
+    let fleet = Fleet::default();
+    fleet.expect([]);
+    fleet.publish("shop/p", told(Suspend::Stop));
+    let hub = fleet.connect(account("hub"), "hub-1".into());
+    let drained = || fleet.acknowledged(&[all("hub")], "shop/p", "1").drained;
+    hub.report(Report::Drained(Drained {
+        pipeline: "shop/p".into(),
+        hash: "1".into(),
+        counts: Some(Counts::default()),
+    }));
+    assert!(hub.hand_out().is_some());
+    assert_eq!(drained(), 1);
+    fleet.publish("shop/p", told(Suspend::Run));
+    assert_eq!(drained(), 1, "it has not been told yet");
+    assert!(hub.hand_out().is_some());
+    fleet.publish("shop/p", told(Suspend::Stop));
+    assert_eq!(drained(), 0);
+}
+
+#[test]
 fn what_has_drained_does_not_run_and_what_runs_has_not_drained() {
     let fleet = Fleet::default();
     fleet.publish("shop/p", vec![(all("hub"), plan("1"))]);

@@ -12,10 +12,11 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use sidestream_control::{Plan, Suspend};
 use sidestream_crds::{SidecarPlan, with_leaving};
 use sidestream_desired::{edges_in, edges_out, hash, plan_hash};
+use sidestream_plan::{Kind, Source, stage::EdgeSource};
 
 use super::{Look, Team, lock};
 use crate::{
-    control::{Acknowledged, Addressee, Told},
+    control::{Account, Acknowledged, Addressee, Told},
     controllers::{
         order,
         owners::{awaits_owners, has_owners},
@@ -49,16 +50,12 @@ impl Stance {
     }
 }
 
-/// Whether a sidecar goes on with the plan it has: one that sends to it has not taken the new one yet.
-fn waits(sidecar: &SidecarPlan, team: &Team, parts: &[Part<'_>]) -> bool {
-    let mut senders = order::before(sidecar, &team.told)
-        .filter_map(|sender| parts.iter().find(|part| part.sidecar.name == sender.name));
-    senders.any(|Part { said, .. }| has_not_taken(said))
-}
-
-/// Whether somebody who is there has not said what became of the plan.
-fn has_not_taken(said: &Acknowledged) -> bool {
-    said.connected > said.applied && said.refused.is_none()
+/// Whether a plan is the new one of `sidecar`, with edges beside that leave.
+fn is_beside(told: &Plan, sidecar: &SidecarPlan) -> bool {
+    told.unwrap().is_ok_and(|told| {
+        let edges = edges_in(&told).map(str::to_owned).collect();
+        with_leaving(&sidecar.plan, &told, &edges) == told
+    })
 }
 
 /// Those that send by `edge`.
@@ -79,11 +76,15 @@ impl Look<'_> {
             let addressees = self.addressees(sidecar, &team.hosting);
             match self.stance(sidecar, team, parts) {
                 Some(stance) => {
-                    let waits = stance == Stance::Runs && waits(sidecar, team, parts);
+                    let waits = stance == Stance::Runs && self.waits(sidecar, team, parts);
                     let is_running = stance == Stance::Runs;
                     let new = Arc::new(stance.wrap(sidecar));
                     for own in addressees {
                         let old = fleet.plan(&own, &self.name).filter(|_| is_running);
+                        if is_running && old.is_none() && self.may_still_receive(sidecar, team, parts) {
+                            held.insert(own);
+                            continue;
+                        }
                         let waits = waits || is_running && self.awaits_owners(sidecar, old.as_deref());
                         let told = match waits {
                             true => old,
@@ -130,6 +131,64 @@ impl Look<'_> {
         })
     }
 
+    /// Whether a sidecar goes on with the plan it has: one that sends to it has not taken the new one yet.
+    fn waits(&self, sidecar: &SidecarPlan, team: &Team, parts: &[Part<'_>]) -> bool {
+        let mut senders = order::before(sidecar, &team.told)
+            .filter_map(|sender| parts.iter().find(|part| part.sidecar.name == sender.name));
+        senders.any(|sender| self.has_not_taken(sender, team))
+    }
+
+    /// Whether somebody who is there has not said what became of the new plan. With edges beside it is the same: towards those
+    /// behind nothing differs.
+    fn has_not_taken(&self, part: &Part<'_>, team: &Team) -> bool {
+        let (fleet, new) = (&self.context.fleet, plan_hash(&part.sidecar.plan));
+        let has_not = |said: &Acknowledged, applied| said.connected > applied && said.refused.is_none();
+        let beside = self.addressees(part.sidecar, &team.hosting).into_iter().filter_map(|own| {
+            let told = fleet.plan(&own, &self.name)?;
+            let is_beside = told.hash != new && is_beside(&told, part.sidecar);
+            is_beside.then(|| fleet.acknowledged(&[own], &self.name, &told.hash))
+        });
+        if !has_not(&part.said, part.said.applied) {
+            return false;
+        }
+        let (mut applied, mut is_refused) = (part.said.applied, false);
+        for said in beside {
+            applied += said.applied;
+            is_refused |= said.refused.is_some();
+        }
+        !is_refused && has_not(&part.said, applied)
+    }
+
+    /// Whether a sidecar that this leader has told nothing yet runs another plan, by whose edges some may still come: those
+    /// that may send have not all said so. Only for a while, since it is not known here which plan that is.
+    fn may_still_receive(&self, sidecar: &SidecarPlan, team: &Team, parts: &[Part<'_>]) -> bool {
+        let part = |name: &str| parts.iter().find(|part| part.sidecar.name == name);
+        let runs_another = |said: &Acknowledged| said.heard > said.applied && said.refused.is_none();
+        if !self.is_early() || !part(&sidecar.name).is_some_and(|own| runs_another(&own.said)) {
+            return false;
+        }
+        let mut others = parts.iter().filter(|part| part.sidecar.name != sidecar.name);
+        let mut before = order::before_it_by_any_plan(sidecar, &team.told).filter_map(|own| part(&own.name));
+        before.any(|part| !is_heard(part)) || others.any(|part| !part.said.leaving.is_empty())
+    }
+
+    /// Whether something may still come from a sidecar by an edge of `receiver`'s that its new plan does not have. What is not
+    /// connected at the moment may have something; only who is says that it has not.
+    fn may_send(&self, part: &Part<'_>, edge: &EdgeSource, receiver: &SidecarPlan, team: &Team) -> bool {
+        let is_from = |(namespace, name): &Account| {
+            edge.from.iter().any(|own| own.namespace == *namespace && own.name == *name)
+        };
+        let is_sender = match team.hosting.get(&part.sidecar.name) {
+            Some(_) => (self.addressees(part.sidecar, &team.hosting)).iter().any(|own| is_from(&own.account)),
+            None => is_from(&self.account(part.sidecar)),
+        };
+        let mut before = order::before_it_by_any_plan(receiver, &team.told);
+        part.said.leaving.contains(&edge.edge)
+            || is_sender
+                && (!is_heard(part)
+                    || before.any(|own| own.name == part.sidecar.name) && self.has_not_taken(part, team))
+    }
+
     /// What a sidecar is told instead of its new plan while somebody still sends to it by edges that the new one does not have.
     /// For a while that is `old`, the plan it has: what is on its way arrives before anything that comes by the new edges. Not
     /// for ever, since it may be the new plan that has it take events again: then the new one, with these edges beside.
@@ -144,18 +203,18 @@ impl Look<'_> {
         let key = (self.name.clone(), own.clone());
         let old = old.filter(|old| old.hash != plan_hash(&sidecar.plan));
         let read = old.as_ref().and_then(|old| old.unwrap().ok());
-        let stays: BTreeSet<&str> = edges_in(&sidecar.plan).collect();
-        let gone = read.iter().flat_map(edges_in).filter(|edge| !stays.contains(edge));
-        let gone: BTreeSet<String> = gone.map(str::to_owned).collect();
-        let others = parts.iter().filter(|part| part.sidecar.name != sidecar.name);
-        let leaving: BTreeSet<String> =
-            others.flat_map(|part| &part.said.leaving).filter(|edge| gone.contains(*edge)).cloned().collect();
-        let part = |name: &str| parts.iter().find(|part| part.sidecar.name == name);
-        let mut before = order::before_it_by_any_plan(sidecar, &team.told).filter_map(|own| part(&own.name));
-        let is_gone_for_all =
-            gone.is_empty() || leaving.is_empty() && !before.any(|part| has_not_taken(&part.said));
+        let others = || parts.iter().filter(|part| part.sidecar.name != sidecar.name);
+        let leaving: BTreeSet<String> = (read.iter().flat_map(|read| &read.stages))
+            .filter(|stage| sidecar.plan.stage(&stage.name).is_none())
+            .filter_map(|stage| match &stage.kind {
+                Kind::Source(Source::Edge(edge)) => Some(edge),
+                _ => None,
+            })
+            .filter(|edge| others().any(|part| self.may_send(part, edge, sidecar, team)))
+            .map(|edge| edge.edge.clone())
+            .collect();
         let mut holds = lock(&self.context.holds);
-        if is_gone_for_all {
+        if leaving.is_empty() {
             holds.remove(&key);
             return None;
         }
