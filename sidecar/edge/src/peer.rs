@@ -93,7 +93,7 @@ pub(crate) async fn run(sender: Arc<Roster>, peer: Arc<Peer>) {
 async fn stay_connected(sender: &Roster, peer: &Peer) {
     let edge = sender.target.name.to_string();
     let mut caller = Caller { sender, peer, failures: 0, said: None };
-    while !sender.has_ended() {
+    while !sender.end() {
         let (mut connection, mut welcome) = caller.call().await;
         let begun = sender.peering.clock().now();
         let end = loop {
@@ -285,7 +285,7 @@ async fn write_frames(sender: &Roster, peer: &Peer, mut stream: impl AsyncWrite 
             ping_at = clock.now() + PING_EVERY;
         }
         if out.is_empty() {
-            if sender.has_ended() {
+            if sender.end() {
                 // A farewell that does not arrive changes nothing.
                 let _ = timeout(PING_EVERY, stream.shutdown()).await;
                 return End::Finished;

@@ -22,7 +22,7 @@ pub(crate) struct Roster {
     pub(crate) peering: Peering,
     pub(crate) target: Target,
     state: Mutex<State>,
-    /// A peer may have room.
+    /// A peer may have room. Several senders may wait for it, as for the next: each takes it before it looks.
     room: Notify,
     /// Something was settled.
     settled: Notify,
@@ -41,7 +41,7 @@ struct State {
     users: usize,
     /// Nor is any of those sent that are left.
     abandoned: bool,
-    /// Its task is gone.
+    /// Its tasks are gone, or about to go: nobody joins it.
     ended: bool,
     /// Who owns what; none where anybody may take anything.
     map: Option<Slots>,
@@ -109,10 +109,15 @@ impl State {
             && self.peers.iter().all(|peer| lock(&peer.link).is_settled())
     }
 
-    fn has_ended(&self) -> bool {
+    fn is_to_end(&self) -> bool {
         let is_released =
             || self.homeless.is_empty() && self.peers.iter().all(|peer| lock(&peer.link).is_empty());
         self.users == 0 && (self.abandoned || is_released())
+    }
+
+    /// Whether nothing more is to be sent, and only states of peers have something of it.
+    fn awaits_releases_only(&self) -> bool {
+        self.users == 0 && self.is_settled()
     }
 
     /// Whether the owners may change to those of `next`: nobody has something unsettled, but for those that own nothing any
@@ -197,6 +202,7 @@ impl Roster {
     /// A peer with room: a near one that is not busy, or else the one that has least to do.
     pub(crate) async fn room(&self) -> Arc<Peer> {
         loop {
+            let news = self.room.notified();
             let load = |peer: &Arc<Peer>| {
                 let link = lock(&peer.link);
                 (link.is_open() && link.unsettled_bytes() < KEPT_BYTES_MAX).then(|| link.unsettled_bytes())
@@ -209,13 +215,14 @@ impl Roster {
             if let Some((_, peer)) = least.min_by_key(|(order, _)| *order) {
                 return peer;
             }
-            self.room.notified().await;
+            news.await;
         }
     }
 
     /// The peers with these ordinals, once all of them have room.
     pub(crate) async fn rooms(&self, owners: &[u32]) -> Vec<Arc<Peer>> {
         loop {
+            let news = self.room.notified();
             let peers = self.peers();
             let open = |owner: &u32| {
                 let mut own = peers.iter().filter(|peer| peer.place.ordinal == Some(*owner));
@@ -228,13 +235,14 @@ impl Roster {
             if let Some(found) = found {
                 return found;
             }
-            self.room.notified().await;
+            news.await;
         }
     }
 
     /// Who owns what now. Where that changes, it waits until the owners before have settled everything.
     pub(crate) async fn settled_map(&self) -> Option<Slots> {
         loop {
+            let news = self.settled.notified();
             let lost = {
                 let mut state = lock(&self.state);
                 match state.next_map.take() {
@@ -247,27 +255,34 @@ impl Roster {
                 }
             };
             if lock(&self.state).next_map.is_some() {
-                self.settled.notified().await;
+                news.await;
             }
             lost.into_iter().for_each(|(peer, shares)| self.say_lost(&peer, shares));
         }
     }
 
     pub(crate) async fn settled(&self) {
-        while !lock(&self.state).is_settled() {
-            self.settled.notified().await;
+        loop {
+            let news = self.settled.notified();
+            if lock(&self.state).is_settled() {
+                return;
+            }
+            news.await;
         }
     }
 
-    /// Whether its end is wished and reached.
-    pub(crate) fn has_ended(&self) -> bool {
-        lock(&self.state).has_ended()
+    /// Ends it if that is wished and reached, and says whether it has ended: whoever acts upon that has nobody join it any
+    /// more.
+    pub(crate) fn end(&self) -> bool {
+        let mut state = lock(&self.state);
+        state.ended |= state.is_to_end();
+        state.ended
     }
 
-    /// Ends it if that is wished and reached: nobody joins it any more.
-    fn end(&self) -> bool {
+    /// Ends it although states of peers have something of it, if nothing more is to be sent; says whether it has ended.
+    fn end_unreleased(&self) -> bool {
         let mut state = lock(&self.state);
-        state.ended |= state.has_ended();
+        state.ended |= state.awaits_releases_only();
         state.ended
     }
 
@@ -294,8 +309,8 @@ impl Roster {
 
     /// A peer's connection opened, or it settled something.
     pub(crate) fn moved(&self) {
-        self.room.notify_one();
-        self.settled.notify_one();
+        self.room.notify_waiters();
+        self.settled.notify_waiters();
     }
 
     /// A peer's connection opened: what has no peer finds one.
@@ -311,7 +326,7 @@ impl Roster {
     /// A peer's connection broke.
     pub(crate) fn lost(&self) {
         self.look.notify_one();
-        self.settled.notify_one();
+        self.settled.notify_waiters();
     }
 
     /// Gives what `peer` keeps to others, if there is one: it has said that it goes, and has gone.
@@ -425,9 +440,9 @@ async fn discover(roster: Arc<Roster>) {
         let peers = roster.peers();
         let open = peers.iter().filter(|peer| lock(&peer.link).is_connected()).count();
         let now = roster.peering.clock().now();
-        if open > 0 || !roster.awaits_releases_only() {
+        if open > 0 || !lock(&roster.state).awaits_releases_only() {
             last_open = now;
-        } else if now.since(last_open) > RELEASE_PATIENCE {
+        } else if now.since(last_open) > RELEASE_PATIENCE && roster.end_unreleased() {
             break;
         }
         let is_steady = open == peers.len() && open > 0;
@@ -435,16 +450,7 @@ async fn discover(roster: Arc<Roster>) {
         let _ = tokio::time::timeout(rest, roster.look.notified()).await;
         tokio::time::sleep(LOOK_LEAST).await;
     }
-    lock(&roster.state).ended = true;
     roster.peers().iter().for_each(|peer| peer.retire());
-}
-
-impl Roster {
-    /// Whether nothing more is to be sent, and only states of peers have something of it.
-    fn awaits_releases_only(&self) -> bool {
-        let state = lock(&self.state);
-        state.users == 0 && state.is_settled()
-    }
 }
 
 /// What one peer may keep of us unsettled before the sink has to wait.

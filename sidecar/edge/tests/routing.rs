@@ -82,6 +82,25 @@ async fn every_key_has_one_owner_and_its_events_stay_in_order_while_owners_come_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sender_that_follows_a_moment_after_the_one_before_it_has_ended_sends() {
+    let world = world();
+    let app = world.process("app").await;
+    let hubs = Hubs::start(&world, 2).await;
+    hubs.are_there(&world, &[0, 1]);
+    let source = Arc::new(Source::default());
+    for turn in 0..30 {
+        let mut sender = owned(&app, 1 + turn % 2);
+        let sent = give(&mut sender, &source, u64::from(turn) * 20, 20);
+        tokio::time::timeout(Duration::from_secs(20), sent).await.expect("somebody takes them");
+        until("nobody has anything of it", || source.released().len() == turn as usize + 1).await;
+        drop(sender);
+        tokio::time::sleep(Duration::from_millis(2 * u64::from(turn))).await;
+    }
+    assert_eq!(hubs.seen().len(), 600);
+    hubs.saw_keys_in_order();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_events_of_an_owner_wait_for_it_wherever_it_comes_back() {
     let world = world();
     let app = world.process("app").await;
