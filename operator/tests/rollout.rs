@@ -18,9 +18,42 @@ spec:
   - {name: show, sidecar: hub, sink: {console: {}}}
 ";
 
+/// The pipeline of two, which both of its sidecars run.
+async fn running() -> (Server, Operator, Connected, Connected) {
+    let server = Server::default();
+    server.user_applies(TWO);
+    let operator = Operator::new(&server).seeing();
+    operator.context.fleet.expect([]);
+    operator.settle("hello").await;
+    let (door, hub) = operator.connect_door_and_hub();
+    operator.settle("hello").await;
+    answers(&door, None);
+    answers(&hub, None);
+    (server, operator, door, hub)
+}
+
+/// Another stage is the first behind the edge, so the edge is another one.
+fn with_another_edge() -> String {
+    let even = "  - {name: even, sidecar: hub, process: {sample: {every: 2}}}\n  - {name: show";
+    TWO.replace("  - {name: show", even)
+}
+
+/// Nothing is waited for any longer.
+fn let_holds_end(operator: &Operator) {
+    for own in operator.context.holds.lock().unwrap().values_mut() {
+        *own = operator.context.clock.now();
+    }
+}
+
 /// The plan that the sidecar is told.
 fn told(sidecar: &Connected) -> String {
     sidecar.plans().unwrap().remove(0).hash
+}
+
+/// The edges into it, by that plan.
+fn edges_into(sidecar: &Connected) -> Vec<String> {
+    let plan = sidecar.plans().unwrap().remove(0).unwrap().unwrap();
+    edges_in(&plan).map(str::to_owned).collect()
 }
 
 fn answers(sidecar: &Connected, error: Option<&str>) {
@@ -31,20 +64,10 @@ fn answers(sidecar: &Connected, error: Option<&str>) {
 #[tokio::test]
 async fn a_receiver_follows_when_those_that_send_to_it_have_taken_the_new_plan() {
     for refusal in [None, Some("no such file")] {
-        let server = Server::default();
-        server.user_applies(TWO);
-        let operator = Operator::new(&server).seeing();
-        operator.context.fleet.expect([]);
-        operator.settle("hello").await;
-        let (door, hub) = operator.connect_door_and_hub();
-        operator.settle("hello").await;
+        let (server, operator, door, hub) = running().await;
         let before = (told(&door), told(&hub));
-        answers(&door, None);
-        answers(&hub, None);
 
-        // Another stage is the first behind the edge, so the edge is another one.
-        let even = "  - {name: even, sidecar: hub, process: {sample: {every: 2}}}\n  - {name: show";
-        server.user_applies(&TWO.replace("  - {name: show", even));
+        server.user_applies(&with_another_edge());
         operator.settle("hello").await;
         assert_ne!(told(&door), before.0, "the sender goes first");
         assert_eq!(told(&hub), before.1, "the receiver still has the edge");
@@ -77,22 +100,13 @@ fn leaves(sidecar: &Connected, edges: &[&str]) {
 #[tokio::test]
 async fn a_receiver_keeps_an_edge_that_is_gone_until_its_sender_has_delivered_what_it_had() {
     // The edge has another name, or leads to somebody else.
-    let even = "  - {name: even, sidecar: hub, process: {sample: {every: 2}}}\n  - {name: show";
     let third =
         TWO.replace("{name: hub, workload: {}}", "{name: hub, workload: {}}, {name: other, workload: {}}");
     let elsewhere = third.replace("show, sidecar: hub", "show, sidecar: other")
         + "  - {name: tock, sidecar: hub, source: {generator: {}}}\n  - {name: gone, sink: {blackhole: {}}}\n";
-    for edited in [TWO.replace("  - {name: show", even), elsewhere] {
-        let server = Server::default();
-        server.user_applies(TWO);
-        let operator = Operator::new(&server).seeing();
-        operator.context.fleet.expect([]);
-        operator.settle("hello").await;
-        let (door, hub) = operator.connect_door_and_hub();
-        operator.settle("hello").await;
+    for edited in [with_another_edge(), elsewhere] {
+        let (server, operator, door, hub) = running().await;
         let before = told(&hub);
-        answers(&door, None);
-        answers(&hub, None);
 
         server.user_applies(&edited);
         operator.settle("hello").await;
@@ -111,31 +125,17 @@ async fn a_receiver_keeps_an_edge_that_is_gone_until_its_sender_has_delivered_wh
 
 #[tokio::test]
 async fn a_receiver_that_does_not_take_what_is_on_its_way_gets_the_plan_that_may_mend_that() {
-    let server = Server::default();
-    server.user_applies(TWO);
-    let operator = Operator::new(&server).seeing();
-    operator.context.fleet.expect([]);
-    operator.settle("hello").await;
-    let (door, hub) = operator.connect_door_and_hub();
-    operator.settle("hello").await;
+    let (server, operator, door, hub) = running().await;
     let before = told(&hub);
-    answers(&door, None);
-    answers(&hub, None);
-    let even = "  - {name: even, sidecar: hub, process: {sample: {every: 2}}}\n  - {name: show";
-    server.user_applies(&TWO.replace("  - {name: show", even));
+    server.user_applies(&with_another_edge());
     operator.settle("hello").await;
     leaves(&door, &["tick->show"]);
     answers(&door, None);
     operator.settle("hello").await;
     assert_eq!(told(&hub), before);
-    for own in operator.context.holds.lock().unwrap().values_mut() {
-        *own = operator.context.clock.now();
-    }
+    let_holds_end(&operator);
     operator.settle("hello").await;
-    let edges = || {
-        let plan = hub.plans().unwrap().remove(0).unwrap().unwrap();
-        edges_in(&plan).map(str::to_owned).collect::<Vec<_>>()
-    };
+    let edges = || edges_into(&hub);
     assert_eq!(edges(), ["tick->show", "tick->even"], "with the edge by which some still comes");
     let both = told(&hub);
     operator.settle("hello").await;
@@ -147,32 +147,18 @@ async fn a_receiver_that_does_not_take_what_is_on_its_way_gets_the_plan_that_may
 
 #[tokio::test]
 async fn a_receiver_keeps_an_edge_that_is_gone_while_its_sender_is_away_for_a_moment() {
-    let server = Server::default();
-    server.user_applies(TWO);
-    let operator = Operator::new(&server).seeing();
-    operator.context.fleet.expect([]);
-    operator.settle("hello").await;
-    let (door, hub) = operator.connect_door_and_hub();
-    operator.settle("hello").await;
+    let (server, operator, door, hub) = running().await;
     let before = told(&hub);
-    answers(&door, None);
-    answers(&hub, None);
-    let even = "  - {name: even, sidecar: hub, process: {sample: {every: 2}}}\n  - {name: show";
-    server.user_applies(&TWO.replace("  - {name: show", even));
+    server.user_applies(&with_another_edge());
     operator.settle("hello").await;
     leaves(&door, &["tick->show"]);
     answers(&door, None);
     drop(door);
     operator.settle("hello").await;
     assert_eq!(told(&hub), before, "its line has dropped");
-    for own in operator.context.holds.lock().unwrap().values_mut() {
-        *own = operator.context.clock.now();
-    }
+    let_holds_end(&operator);
     operator.settle("hello").await;
-    let edges = || {
-        let plan = hub.plans().unwrap().remove(0).unwrap().unwrap();
-        edges_in(&plan).map(str::to_owned).collect::<Vec<_>>()
-    };
+    let edges = || edges_into(&hub);
     assert_eq!(edges(), ["tick->show", "tick->even"]);
     let door = operator.connect("hello-door-spl", "hello-door-spl-1");
     operator.settle("hello").await;
@@ -241,9 +227,7 @@ spec:
     answers(&door, None);
     operator.settle("hello").await;
     assert_eq!([told(&hub), told(&end)], before);
-    for own in operator.context.holds.lock().unwrap().values_mut() {
-        *own = operator.context.clock.now();
-    }
+    let_holds_end(&operator);
     operator.settle("hello").await;
     assert_ne!(told(&hub), before[0], "the new one with the edge beside");
     assert_eq!(told(&end), before[1], "it has not taken it yet");

@@ -20,7 +20,7 @@ use std::{collections::HashMap, fmt};
 
 use bytes::Bytes;
 
-use crate::{Batch, Event, List, Map, Text, Timestamp, Value, map::Builder};
+use crate::{Batch, Event, List, Map, Text, Timestamp, Value, map::Builder, varint};
 
 /// Why bytes are no frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +89,7 @@ impl Writer {
         }
         if let Some(context) = &meta.context {
             self.spend(context.headers.len(), size_of::<(Text, Text)>())?;
-            write_number(context.headers.len() as u64, out);
+            varint::write(context.headers.len() as u64, out);
             for (name, value) in &context.headers {
                 write_bytes(name.as_bytes(), out);
                 write_bytes(value.as_bytes(), out);
@@ -126,7 +126,7 @@ impl Writer {
                 let depth = depth.checked_sub(1).ok_or(FrameError::TooDeep)?;
                 self.spend(list.len(), size_of::<Value>())?;
                 out.push(LIST);
-                write_number(list.len() as u64, out);
+                varint::write(list.len() as u64, out);
                 for value in list.iter() {
                     self.value(value, depth, out)?;
                 }
@@ -135,7 +135,7 @@ impl Writer {
                 let depth = depth.checked_sub(1).ok_or(FrameError::TooDeep)?;
                 self.spend(map.len(), size_of::<(Text, Value)>())?;
                 out.push(MAP);
-                write_number(map.len() as u64, out);
+                varint::write(map.len() as u64, out);
                 for (name, value) in map.iter() {
                     self.names.write(name, out);
                     self.value(value, depth, out)?;
@@ -176,11 +176,11 @@ impl Names {
         };
         match place {
             Some(place) => {
-                write_number((place as u64) << 1 | 1, out);
+                varint::write((place as u64) << 1 | 1, out);
                 self.expected = if place + 1 == self.known.len() { 0 } else { place + 1 };
             }
             None => {
-                write_number((name.len() as u64) << 1, out);
+                varint::write((name.len() as u64) << 1, out);
                 out.extend_from_slice(name.as_bytes());
                 if self.known.len() < NAMES_MAX {
                     if !self.places.is_empty() {
@@ -378,25 +378,12 @@ impl<'a> Reader<'a> {
     }
 
     fn int(&mut self) -> Result<i64, FrameError> {
-        let number = self.number()?;
-        Ok((number >> 1) as i64 ^ -((number & 1) as i64))
+        self.number().map(varint::unfold)
     }
 
     fn number(&mut self) -> Result<u64, FrameError> {
         let at = self.at;
-        let mut number = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            let bits = u64::from(byte & 0x7f);
-            if shift == 63 && bits > 1 {
-                break;
-            }
-            number |= bits << shift;
-            if byte < 0x80 {
-                return Ok(number);
-            }
-        }
-        Err(FrameError::Nonsense { at })
+        varint::read(|| self.byte())?.ok_or(FrameError::Nonsense { at })
     }
 }
 
@@ -405,20 +392,12 @@ fn flag(is_set: bool, flag: u8) -> u8 {
 }
 
 fn write_bytes(bytes: &[u8], out: &mut Vec<u8>) {
-    write_number(bytes.len() as u64, out);
+    varint::write(bytes.len() as u64, out);
     out.extend_from_slice(bytes);
 }
 
 fn write_int(value: i64, out: &mut Vec<u8>) {
-    write_number((value << 1 ^ value >> 63) as u64, out);
-}
-
-fn write_number(mut number: u64, out: &mut Vec<u8>) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
+    varint::write(varint::fold(value), out);
 }
 
 impl fmt::Display for FrameError {

@@ -20,6 +20,7 @@ pub mod record;
 mod spares;
 mod time;
 mod value;
+mod varint;
 
 pub use batch::Batch;
 pub use bytes::Bytes;

@@ -78,6 +78,26 @@ async fn is_well(world: &World) {
     producer.push(Record::new("well")).await.unwrap().await.unwrap();
 }
 
+/// Records of half a megabyte each.
+async fn push_large(world: &World, count: usize) {
+    let producer = world.local().producer("shop/notes", ProducerConfig::default()).await.unwrap();
+    for _ in 0..count {
+        drop(producer.push(Record::new(vec![7; 500_000])).await.unwrap());
+    }
+    producer.flush().await.unwrap();
+}
+
+fn pull_everything() -> Request {
+    Request::Pull {
+        dnpipe: "shop/notes".parse().unwrap(),
+        partition: 0,
+        from: From::First(0),
+        max_bytes: u32::MAX,
+        max_records: u32::MAX,
+        wait_millis: 0,
+    }
+}
+
 fn batch(value: &str) -> Vec<u8> {
     let mut writer = BatchWriter::new();
     writer.push(0, None, &[] as &[(&str, &str)], value.as_bytes()).unwrap();
@@ -251,20 +271,9 @@ async fn a_frame_that_does_not_come_whole_and_a_connection_that_asks_nothing_are
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_does_not_read_its_answers_is_ended_and_others_do_not_notice() {
     let world = world(Limits { silence: Duration::from_millis(300), ..Limits::default() }).await;
-    let producer = world.local().producer("shop/notes", ProducerConfig::default()).await.unwrap();
-    for _ in 0..16 {
-        drop(producer.push(Record::new(vec![7; 500_000])).await.unwrap());
-    }
-    producer.flush().await.unwrap();
+    push_large(&world, 16).await;
     let (mut raw, _) = Raw::open(&world).await;
-    let pull = Request::Pull {
-        dnpipe: "shop/notes".parse().unwrap(),
-        partition: 0,
-        from: From::First(0),
-        max_bytes: u32::MAX,
-        max_records: u32::MAX,
-        wait_millis: 0,
-    };
+    let pull = pull_everything();
     for number in 0..100 {
         raw.ask(number, &pull, b"").await;
     }
@@ -291,20 +300,9 @@ async fn who_closes_lets_nobody_in_and_answers_what_was_asked() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_whose_answers_are_not_read_keeps_nobody_from_the_disk() {
     let world = world(Limits::default()).await;
-    let producer = world.local().producer("shop/notes", ProducerConfig::default()).await.unwrap();
-    for _ in 0..8 {
-        drop(producer.push(Record::new(vec![7; 500_000])).await.unwrap());
-    }
-    producer.flush().await.unwrap();
+    push_large(&world, 8).await;
     let (mut raw, _) = Raw::open(&world).await;
-    let pull = Request::Pull {
-        dnpipe: "shop/notes".parse().unwrap(),
-        partition: 0,
-        from: From::First(0),
-        max_bytes: u32::MAX,
-        max_records: u32::MAX,
-        wait_millis: 0,
-    };
+    let pull = pull_everything();
     // In one piece: a server that reads no more for a while is not to hold up the test, which reads nothing yet.
     let mut asked = Vec::new();
     for number in 0..400 {

@@ -1,6 +1,7 @@
 //! The records of a body, read in one pass. Nothing is made: keys, names and values are slices of the body.
 
 use super::{Flags, Header, RECORD_BYTES_MAX, RecordError};
+use crate::varint;
 
 /// The records of `body`, in the order of their offsets. `body` should have passed [`Header::check`]; whatever it holds,
 /// reading it ends, and nothing after the first error is read.
@@ -194,24 +195,11 @@ impl<'a> Cursor<'a> {
     }
 
     fn int(&mut self) -> Result<i64, RecordError> {
-        let number = self.number()?;
-        Ok((number >> 1) as i64 ^ -((number & 1) as i64))
+        self.number().map(varint::unfold)
     }
 
     fn number(&mut self) -> Result<u64, RecordError> {
         let at = self.at;
-        let mut number = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.take(1)?[0];
-            let bits = u64::from(byte & 0x7f);
-            if shift == 63 && bits > 1 {
-                break;
-            }
-            number |= bits << shift;
-            if byte < 0x80 {
-                return Ok(number);
-            }
-        }
-        Err(RecordError::Nonsense { at })
+        varint::read(|| self.take(1).map(|bytes| bytes[0]))?.ok_or(RecordError::Nonsense { at })
     }
 }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::{BATCH_BYTES_MAX, Flags, HEADER_BYTES, Header, RECORD_BYTES_MAX, RecordError};
+use crate::varint;
 
 /// Gathers records into a batch of [`BATCH_BYTES_MAX`] at most.
 #[derive(Debug)]
@@ -43,14 +44,14 @@ impl BatchWriter {
     ) -> Result<(), RecordError> {
         let base_time = if self.count == 0 { time } else { self.base_time };
         let since = time.wrapping_sub(base_time);
-        let delta = (since << 1 ^ since >> 63) as u64;
+        let delta = varint::fold(since);
         let named: usize = headers
             .iter()
             .map(|(name, value)| sized(name.as_ref().len()) + sized(value.as_ref().len()))
             .sum();
-        let length = varint_length(delta)
-            + key.map_or(1, |key| varint_length(key.len() as u64 + 1) + key.len())
-            + varint_length(headers.len() as u64)
+        let length = varint::length(delta)
+            + key.map_or(1, |key| varint::length(key.len() as u64 + 1) + key.len())
+            + varint::length(headers.len() as u64)
             + named
             + value.len();
         if length > RECORD_BYTES_MAX {
@@ -58,19 +59,19 @@ impl BatchWriter {
         }
         self.make_room(sized(length))?;
         let out = &mut self.bytes;
-        write_number(length as u64, out);
-        write_number(delta, out);
+        varint::write(length as u64, out);
+        varint::write(delta, out);
         match key {
             None => out.push(0),
             Some(key) => {
-                write_number(key.len() as u64 + 1, out);
+                varint::write(key.len() as u64 + 1, out);
                 out.extend_from_slice(key);
             }
         }
-        write_number(headers.len() as u64, out);
+        varint::write(headers.len() as u64, out);
         for (name, value) in headers {
             for bytes in [name.as_ref().as_bytes(), value.as_ref()] {
-                write_number(bytes.len() as u64, out);
+                varint::write(bytes.len() as u64, out);
                 out.extend_from_slice(bytes);
             }
         }
@@ -137,17 +138,5 @@ const _: () = assert!(
 
 /// Bytes of a string of `length` with its length.
 fn sized(length: usize) -> usize {
-    varint_length(length as u64) + length
-}
-
-fn varint_length(number: u64) -> usize {
-    (64 - (number | 1).leading_zeros()).div_ceil(7) as usize
-}
-
-fn write_number(mut number: u64, out: &mut Vec<u8>) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
+    varint::length(length as u64) + length
 }
