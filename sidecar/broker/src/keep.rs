@@ -132,7 +132,12 @@ impl Broker {
     }
 
     /// After its disk failed, a partition takes pushes again, from what the disk has: what was not acknowledged is forgotten.
+    /// One at a time, or what was pushed since would be forgotten too; and not while a reset looks where it ends.
     async fn mend(&self, pipe: &Pipe, partition: &Partition) -> Result<(), PushError> {
+        let _turn = pipe.turn.lock().await;
+        if partition.tail().bounds(&self.inner.journal, partition.id).is_ok() {
+            return Ok(());
+        }
         let lost = |error: String| PushError::Failed { reason: error.into() };
         let Some(bounds) = self.inner.journal.resume(partition.id) else { return Ok(()) };
         let read = read_state(&self.inner.journal).await.map_err(|error| lost(error.to_string()))?;
@@ -221,7 +226,7 @@ fn nanos(span: Duration) -> i64 {
 /// A partition rests when nothing was pushed for so long.
 const REST: Duration = Duration::from_secs(5);
 /// What a run takes as JSON, at most.
-const RUN_BYTES: usize = 128;
+const RUN_BYTES: usize = 144;
 
 #[cfg(test)]
 mod tests {

@@ -64,8 +64,14 @@ impl Broker {
         saved: SavedPipe,
         producers: &BTreeMap<u32, Vec<Change>>,
     ) -> Result<Pipe, OpenError> {
-        let SavedPipe { spec, partitions, epoch, starts, groups } = saved;
+        let SavedPipe { spec, partitions, epoch, starts: written, groups } = saved;
+        let starts = self.reached(partitions.iter().map(|id| PartitionId(*id)), &written).to_vec();
         let pipe = Pipe::new(spec.clone(), &partitions, epoch, starts.clone());
+        if starts != written {
+            // A reset that stands, of pushes that do not: see `reset`.
+            let (change, now) = (pipe.change(spec.clone(), epoch, &starts), self.inner.clock.wall_nanos());
+            self.inner.state.write(|state| state.append(&change, now)).await.map_err(OpenError::Write)?;
+        }
         for (partition, start) in pipe.partitions.iter().zip(&starts) {
             if self.inner.journal.bounds(partition.id).is_none() {
                 // Only damage can have taken it: what follows must not get the offsets that were given before.

@@ -9,11 +9,14 @@
 //! The reset's record stands in the journal before whatever is pushed after the fence: so a crash either leaves all of it
 //! undone, or a reset with every later push that was answered. Pulls give nothing from beyond the fence until it is done:
 //! who has seen a record of epoch 4 knows that nobody sees one of epoch 3 any more.
+//!
+//! The fence counts what is on its way to the disk. Where the disk takes that back, the fence moves to where the partition
+//! ends then, and is written down again before anything is pushed behind it: here, or by the next start.
 
 use std::sync::Arc;
 
 use sidestream_event::native::DnpipeName;
-use sidestream_log::Appending;
+use sidestream_log::{Appending, PartitionId};
 
 use crate::{
     Broker,
@@ -35,7 +38,7 @@ impl Broker {
     async fn reset_pipe(&self, pipe: &Arc<Pipe>) -> Result<u32, ResetError> {
         let _turn = pipe.turn.lock().await;
         let state = &self.inner.state;
-        let Begun { appending, producers, epoch, starts, ids } = loop {
+        let Begun { appending, producers, epoch, mut starts, ids } = loop {
             match self.begin_reset(pipe) {
                 Err(ResetError::Write(PushError::Busy)) => self.inner.journal.room().await,
                 outcome => break outcome?,
@@ -45,8 +48,12 @@ impl Broker {
         if matches!(outcome, Err(PushError::Full { .. })) && self.unbegin_reset(pipe, &starts, ids) {
             return Err(ResetError::Write(outcome.err().unwrap_or(PushError::Closed)));
         }
-        if matches!(outcome, Err(PushError::Failed { .. })) {
-            // Nobody else changes this dnpipe meanwhile, so the same record once more says the same.
+        let is_failed = matches!(outcome, Err(PushError::Failed { .. }));
+        let reached = self.reached(pipe.partitions.iter().map(|own| own.id), &starts);
+        if is_failed || (outcome.is_ok() && reached != starts) {
+            // What was on its way before the fence is not there after all, whether the reset stands or not. Nobody else
+            // changes this dnpipe meanwhile, nor reads such a partition anew, so this is where the next push comes.
+            starts = reached;
             let change = pipe.change((*pipe.spec()).clone(), epoch, &starts);
             outcome = state.write(|state| state.append(&change, self.inner.clock.wall_nanos())).await;
         }
@@ -57,6 +64,10 @@ impl Broker {
         }
         let fence = Fence { epoch, starts: starts.clone(), pending: None, is_removed: false, failed: None };
         pipe.fence.send_replace(fence);
+        // A letter of a record that is gone now is there before this returns, or never.
+        for group in pipe.all_groups() {
+            drop(group.burial.lock().await);
+        }
         let mut are_written = true;
         for written in producers {
             are_written &= written.await.is_ok();
@@ -98,6 +109,17 @@ impl Broker {
         }
         pipe.fence.send_modify(|fence| fence.pending = Some(starts.clone()));
         Ok(Begun { appending, producers, epoch, starts, ids })
+    }
+
+    /// The starts of a reset, none behind the end of its partition: the fence counts what is on its way to the disk, and the
+    /// disk may have taken that back. What is pushed next would be in front of such a fence, and nobody would see it.
+    pub(crate) fn reached(
+        &self,
+        partitions: impl Iterator<Item = PartitionId>,
+        starts: &[u64],
+    ) -> Arc<[u64]> {
+        let end = |id| self.inner.journal.bounds(id).map_or(u64::MAX, |bounds| bounds.next);
+        partitions.zip(starts).map(|(id, start)| end(id).min(*start)).collect()
     }
 
     /// Takes the fence of a reset away that was refused before anything of it was written, as if it had not been asked for.

@@ -2,91 +2,13 @@
 
 mod local;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use local::{batch, name, values};
-use sidestream_broker::{Broker, DnpipeSpec, GroupSpec, JoinOptions, Limits};
-use sidestream_conformance::{From, Push};
+use local::{batch, name, stepped::Stepped};
+use sidestream_broker::{DnpipeSpec, JoinOptions, Limits};
+use sidestream_conformance::Push;
 use sidestream_host::{Clock, disk::SimDisk};
-use sidestream_log::{Journal, Settings, Steps};
-
-/// A broker whose journal works when it is told to.
-struct Stepped {
-    steps: Steps,
-    broker: Broker,
-    /// How many groups may still be written.
-    left: u64,
-}
-
-impl Stepped {
-    async fn open(disk: &SimDisk, clock: &Clock) -> Self {
-        let settings = Settings { segment_bytes: 1 << 20, reserve_bytes: 1 << 20, ..Settings::default() };
-        let (journal, mut steps, recovered) =
-            Journal::open_stepped(Arc::new(disk.clone()), settings, clock.clone()).unwrap();
-        let clock = clock.clone();
-        let opening = tokio::spawn(async move { Broker::open(journal, &recovered, clock).await });
-        while !opening.is_finished() {
-            tokio::task::yield_now().await;
-            steps.commit();
-        }
-        let broker = opening.await.unwrap().unwrap();
-        Self { steps, broker, left: u64::MAX }
-    }
-
-    /// Has the journal work until `call` ends; none where it may work no more before.
-    async fn until<T: Send + 'static>(
-        &mut self,
-        call: impl Future<Output = T> + Send + 'static,
-    ) -> Option<T> {
-        let running = tokio::spawn(call);
-        for _ in 0..1_000 {
-            if running.is_finished() {
-                return running.await.ok();
-            }
-            self.work().await;
-        }
-        assert_eq!(self.left, 0, "it never ends");
-        None
-    }
-
-    async fn work(&mut self) {
-        for _ in 0..3 {
-            tokio::task::yield_now().await;
-        }
-        if self.left > 0 && self.steps.commit() {
-            self.left -= 1;
-        }
-    }
-
-    async fn make(&mut self) {
-        let group = GroupSpec {
-            max_deliveries: Some(1),
-            dead_letter: Some(name("dead")),
-            ..GroupSpec::new("billing")
-        };
-        for spec in [
-            DnpipeSpec::new(name("dead")),
-            DnpipeSpec { groups: vec![group], ..DnpipeSpec::new(name("orders")) },
-        ] {
-            let broker = self.broker.clone();
-            self.until(async move { broker.apply(spec).await }).await.unwrap().unwrap();
-        }
-    }
-
-    async fn letters(&mut self) -> Vec<String> {
-        let broker = self.broker.clone();
-        let pull =
-            async move { broker.pull(&name("dead"), 0, From::First(0), Limits::default(), None).await };
-        let pulled = self.until(pull).await.unwrap().unwrap();
-        values(&pulled.batches, &[(0, u64::MAX, 0)]).into_iter().map(|(_, value, _)| value).collect()
-    }
-
-    async fn lag(&mut self) -> u64 {
-        let broker = self.broker.clone();
-        let group = async move { broker.group(&name("orders"), "billing").await };
-        self.until(group).await.unwrap().unwrap().lag_records
-    }
-}
+use sidestream_log::Settings;
 
 /// The power goes after each group that a burial writes: before the intent, between it and the letter, between the letter and
 /// what says that it is done, and after that.
@@ -242,4 +164,91 @@ async fn a_member_of_two_partitions_is_given_no_more_bytes_than_it_asked_for() {
         .flat_map(|(own, from, to, delivery)| (*from..*to).map(|at| (*own, at, *delivery)))
         .collect();
     assert_eq!(each, [(0, 0, 1), (0, 1, 1), (1, 0, 1), (1, 1, 1)]);
+}
+
+/// The letter is read before the reset and on its way when that comes: it is there before the reset has returned, or never.
+#[tokio::test]
+async fn no_letter_arrives_after_a_reset_of_its_source_has_returned() {
+    for groups in 0..8 {
+        let (clock, _hand) = Clock::simulated(1_000_000_000);
+        let mut world = Stepped::open(&SimDisk::new(), &clock).await;
+        world.make().await;
+        let (broker, push) = (world.broker.clone(), Push::one("orders", "poison"));
+        let pushing = broker.push(&name("orders"), 0, batch(&push), push.only_if).unwrap();
+        world.until(pushing).await.unwrap().unwrap();
+        let joining = broker.clone();
+        let member = world.until(async move {
+            joining.join(&name("orders"), "billing", "a", JoinOptions::default()).await
+        });
+        let member = member.await.unwrap().unwrap();
+        let giving = broker.clone();
+        world.left = groups;
+        let given = world.until(async move {
+            giving.next(&member, Limits::default(), None).await.unwrap();
+            giving.give_back(&member, 0, std::slice::from_ref(&(0..1))).await.map(drop)
+        });
+        let _ = given.await;
+        // The burial has gone as far as it can without the disk, and goes on beside the reset.
+        for _ in 0..20 {
+            world.work().await;
+        }
+        world.left = u64::MAX;
+        let resetting = tokio::spawn(async move { broker.reset(&name("orders")).await });
+        // Nothing is written from the moment on in which it returns.
+        loop {
+            for _ in 0..3 {
+                tokio::task::yield_now().await;
+            }
+            if resetting.is_finished() {
+                break;
+            }
+            world.steps.commit();
+        }
+        assert_eq!(resetting.await.unwrap(), Ok(1));
+        let before = world.letters().await;
+        for _ in 0..200 {
+            let broker = world.broker.clone();
+            world.until(async move { broker.maintain().await }).await.unwrap();
+        }
+        assert_eq!(world.letters().await, before, "after {groups} groups");
+    }
+}
+
+/// A batch of letters must fit into the journal that takes them.
+#[tokio::test]
+async fn letters_fit_into_a_journal_of_small_segments() {
+    let (clock, _hand) = Clock::simulated(1_000_000_000);
+    let settings = Settings { segment_bytes: 64 << 10, reserve_bytes: 0, ..Settings::default() };
+    let mut world = Stepped::open_with(&SimDisk::new(), &clock, settings).await;
+    world.make().await;
+    let broker = world.broker.clone();
+    // As large as may be pushed: with where it comes from it is too large, so that alone is the letter.
+    let largest = "l".repeat((32 << 10) - 300);
+    let sizes = [9_000, 9_001, 9_002, 9_003, 9_004].map(|size| "s".repeat(size));
+    let all: Vec<String> = sizes.into_iter().chain([largest]).collect();
+    for value in &all {
+        let push = Push::one("orders", value);
+        let pushing = broker.push(&name("orders"), 0, batch(&push), push.only_if).unwrap();
+        world.until(pushing).await.unwrap().unwrap();
+    }
+    let giving = broker.clone();
+    let given = world.until(async move {
+        let member = giving.join(&name("orders"), "billing", "a", JoinOptions::default()).await.unwrap();
+        let mut left = 6;
+        while left > 0 {
+            for given in giving.next(&member, Limits::default(), None).await.unwrap().deliveries {
+                for (from, to, _) in given.ranges {
+                    giving.give_back(&member, 0, std::slice::from_ref(&(from..to))).await.unwrap();
+                    left -= to - from;
+                }
+            }
+        }
+    });
+    given.await.unwrap();
+    for _ in 0..300 {
+        world.work().await;
+    }
+    assert_eq!(world.lag().await, 0, "some can't be buried");
+    let letters: Vec<usize> = world.letters().await.iter().map(String::len).collect();
+    assert_eq!(letters, [9_000, 9_001, 9_002, 9_003, 9_004, 0]);
 }

@@ -329,3 +329,90 @@ async fn damaged_state_never_costs_records() {
     let broker = open(&disk, &clock).await;
     assert_eq!(all(&broker).await.1, [(0, "0".to_owned())]);
 }
+
+/// A sector that can't be read, anywhere: it costs what is in it, and stops neither a start nor a group.
+#[tokio::test]
+async fn a_sector_that_cannot_be_read_costs_what_is_in_it_and_stops_nobody() {
+    const RECORDS: u64 = 10;
+    let (clock, _hand) = Clock::simulated(1_000_000_000);
+    let disk = SimDisk::new();
+    let broker = open(&disk, &clock).await;
+    broker.apply(DnpipeSpec::new(name("orders"))).await.unwrap();
+    for n in 0..RECORDS {
+        let push = Push::one("orders", format!("{n}{}", "x".repeat(600)));
+        broker.push(&name("orders"), 0, batch(&push), push.only_if).unwrap().await.unwrap();
+    }
+    drop(broker);
+    // What was there is noted as durable by the start after it.
+    let disk = disk.kill();
+    drop(open(&disk, &clock).await);
+    let disk = disk.kill();
+    let names = disk.list().unwrap();
+    let whole: Vec<_> = names.iter().map(|name| disk.bytes(name).unwrap()).collect();
+    let (mut lost, mut nameless) = (0, 0);
+    for (name_at, file) in names.iter().enumerate().filter(|(_, file)| file.ends_with(".segment")) {
+        let used = whole[name_at].iter().rposition(|byte| *byte != 0).unwrap_or_default() / 512 + 2;
+        for sector in 0..used.min(whole[name_at].len() / 512) {
+            let disk = disk.kill();
+            disk.spoil(file, sector..sector + 1);
+            let broker = open(&disk, &clock).await;
+            if broker.list().is_empty() {
+                // That there was such a dnpipe stood there.
+                nameless += 1;
+            } else {
+                let (found, damaged) = read_around(&broker).await;
+                assert_eq!(found + damaged, RECORDS, "{file}, sector {sector}");
+                assert!(damaged <= 2, "{file}, sector {sector}: {damaged} lost");
+                lost += damaged;
+                let member = join(&broker).await;
+                let mut handled = 0;
+                while handled < found {
+                    let claimed = broker.next(&member, Limits::default(), None).await.unwrap();
+                    let given =
+                        claimed.deliveries.iter().map(|given| values(&given.batches, &given.ranges).len());
+                    handled += given.sum::<usize>() as u64;
+                }
+                let again = Push::one("orders", "again");
+                let pushed =
+                    broker.push(&name("orders"), 0, batch(&again), again.only_if).unwrap().await.unwrap();
+                assert!(pushed.base_offset >= RECORDS, "{file}, sector {sector}: an offset is given twice");
+            }
+            drop(broker);
+            let disk = disk.kill();
+            disk.restore();
+            for other in disk.list().unwrap().iter().filter(|other| !names.contains(other)) {
+                disk.remove(other).unwrap();
+            }
+            for (name, bytes) in names.iter().zip(&whole) {
+                if disk.bytes(name).is_none() {
+                    disk.create(name).unwrap();
+                }
+                disk.corrupt(name, |found| *found = bytes.clone());
+            }
+        }
+    }
+    assert!(lost >= RECORDS && nameless <= 2, "{lost} {nameless}");
+}
+
+/// How many records can be read, and how many are said to be damaged.
+async fn read_around(broker: &Broker) -> (u64, u64) {
+    let (orders, mut from) = (name("orders"), From::First(0));
+    let (mut found, mut damaged) = (0, 0);
+    loop {
+        match broker.pull(&orders, 0, from, Limits::default(), None).await {
+            Ok(pulled) if pulled.batches.is_empty() => return (found, damaged),
+            Ok(pulled) => {
+                for (offset, value, _) in values(&pulled.batches, &[(pulled.from, pulled.next, 0)]) {
+                    assert!(value.starts_with(&offset.to_string()));
+                    found += 1;
+                }
+                from = From::Offset(pulled.next);
+            }
+            Err(PullError::Damaged { from: lost, to }) => {
+                damaged += to.min(10) - lost;
+                from = From::Offset(to);
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+}

@@ -135,6 +135,19 @@ pub trait DiskFile: fmt::Debug + Send + Sync {
     fn barrier(&self, barrier: Barrier) -> io::Result<()>;
 }
 
+/// Whether a read failed because the device can't read what is stored there any more: other parts of the file are as good
+/// as before.
+pub fn is_unreadable(error: &io::Error) -> bool {
+    error.raw_os_error().is_some_and(|code| UNREADABLE.contains(&code))
+}
+
+/// What systems say of it: EIO, ENODATA (a medium error), EBADMSG and EILSEQ (a sum that is wrong), EUCLEAN, EREMOTEIO.
+#[cfg(not(windows))]
+const UNREADABLE: &[i32] = &[5, 61, 74, 84, 117, 121];
+/// The same: `ERROR_CRC`, `ERROR_IO_DEVICE`.
+#[cfg(windows)]
+const UNREADABLE: &[i32] = &[23, 1117];
+
 /// Which implementation is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Choice {

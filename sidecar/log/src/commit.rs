@@ -28,7 +28,7 @@ use sidestream_host::{
 use tokio::sync::oneshot;
 
 use crate::{
-    AppendError, Durability, PartitionId,
+    AppendError, Durability, PartitionId, around,
     control::Note,
     head::{Before, Head, file_name},
     keep::RESERVE,
@@ -460,10 +460,11 @@ impl Committer {
         let segment = self.shared.state().segments.get(&tail.number).copied();
         let Some(segment) = segment else { return };
         let end = End { position: tail.position, chain: tail.chain };
-        let read = self.shared.disk.open(&name).and_then(|file| file.read(0, tail.position as usize));
+        let read =
+            self.shared.disk.open(&name).and_then(|file| around::read(&*file, 0, tail.position as usize));
         // What can't be read now is found out about by who reads it.
-        let Ok(bytes) = read else { return };
-        let found = scan(&bytes, tail.number, segment.start, segment.chain, Some(end));
+        let Ok(read) = read else { return };
+        let found = scan(&read, tail.number, segment.start, segment.chain, Some(end));
         self.shared.state().damage.extend(found.damage);
     }
 

@@ -16,6 +16,7 @@ use sidestream_host::disk::{Aligned, DiskFile};
 
 use crate::{
     PartitionId,
+    around::if_readable,
     head::FORMAT,
     index::{Entry, Span, Strand, Strands},
     scan::End,
@@ -114,7 +115,7 @@ impl Footer {
     pub(crate) fn find(file: &dyn DiskFile) -> io::Result<Option<Self>> {
         let length = file.length()?;
         let Some(at) = length.checked_sub(TRAILER as u64) else { return Ok(None) };
-        let trailer = file.read(at, TRAILER)?;
+        let Some(trailer) = if_readable(file.read(at, TRAILER))? else { return Ok(None) };
         let is_one = trailer.len() == TRAILER
             && trailer[0..8] == *MAGIC
             && trailer[8..10] == FORMAT.to_le_bytes()
@@ -186,7 +187,7 @@ impl Footer {
         if at + length as u64 > file.length()? {
             return Ok(None);
         }
-        let bytes = file.read(at, length)?;
+        let Some(bytes) = if_readable(file.read(at, length))? else { return Ok(None) };
         Ok((bytes.len() == length && crc32c::crc32c(&bytes) == sum).then_some(bytes))
     }
 }

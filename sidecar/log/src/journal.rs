@@ -190,8 +190,7 @@ impl Journal {
     ) -> Result<Appending, AppendError> {
         let shared = &self.0.shared;
         let settings = &shared.settings;
-        let bytes = HEADER_BYTES + body.len();
-        let max = BATCH_BYTES_MAX.min(settings.segment_bytes as usize / 2);
+        let (bytes, max) = (HEADER_BYTES + body.len(), self.batch_bytes_max());
         if bytes > max {
             return Err(AppendError::TooLarge { bytes, max });
         }
@@ -214,6 +213,11 @@ impl Journal {
             shared.work.notify_one();
         }
         Ok(Appending { base_offset: header.base_offset, waiting })
+    }
+
+    /// Bytes of the largest batch that is taken, header included: two fit into a segment.
+    pub fn batch_bytes_max(&self) -> usize {
+        BATCH_BYTES_MAX.min(self.0.shared.settings.segment_bytes as usize / 2)
     }
 
     /// When there may be room for what was refused as busy.

@@ -12,6 +12,7 @@
 //! counts. It must never write where the storage thread does, nor remove the segment whose head is the newest.
 
 use std::{
+    collections::BTreeSet,
     io,
     sync::{Arc, PoisonError},
     time::Duration,
@@ -21,7 +22,7 @@ use sidestream_event::record::HEADER_BYTES;
 use sidestream_host::disk::{Aligned, Barrier};
 
 use crate::{
-    PartitionId,
+    PartitionId, around,
     footer::Footer,
     head::{Head, file_name},
     index::Strands,
@@ -41,11 +42,13 @@ pub(crate) struct Keeper {
     shared: Arc<Shared>,
     /// An error of the disk in keeping is no reason to stop; it is tried again with the next chore.
     is_failing: bool,
+    /// Segments that can't be read in part; they are not cleaned.
+    spoiled: BTreeSet<u32>,
 }
 
 impl Keeper {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, is_failing: false }
+        Self { shared, is_failing: false, spoiled: BTreeSet::new() }
     }
 
     /// The life of the thread.
@@ -179,7 +182,7 @@ impl Keeper {
     }
 
     /// Copies what lives of the segments that are mostly dead.
-    fn clean(&self) -> io::Result<bool> {
+    fn clean(&mut self) -> io::Result<bool> {
         let Some(victims) = self.victims() else { return Ok(false) };
         let (first, last) = (victims[0].0, victims[victims.len() - 1].1.last);
         let generation = victims.iter().map(|(_, segment)| segment.generation).max().unwrap_or(0) + 1;
@@ -192,13 +195,18 @@ impl Keeper {
         });
         for (number, segment) in &victims {
             let file = self.shared.files.open(&*self.shared.disk, (*number, segment.generation))?;
-            let bytes = file.read(0, segment.end as usize)?;
+            let read = around::read(&*file, 0, segment.end as usize)?;
+            if !read.holes.is_empty() {
+                // What can't be read now may be another time: it is not thrown away.
+                self.spoiled.insert(*number);
+                return Ok(true);
+            }
             let end = segment.end_chain.map(|chain| End { position: segment.end, chain });
-            let scanned = scan(&bytes, *number, segment.start, segment.chain, end);
+            let scanned = scan(&read, *number, segment.start, segment.chain, end);
             self.shared.state().damage.extend(scanned.damage.iter().filter(|damage| damage.lost.is_some()));
             for found in scanned.found {
                 if self.lives(&found, (*number, segment.generation), segment.last) {
-                    copy.add(found, &bytes);
+                    copy.add(found, &read.bytes);
                 }
             }
         }
@@ -231,7 +239,7 @@ impl Keeper {
         for (number, segment) in state.segments.iter().filter(|(number, _)| is_finished(**number)) {
             let fits = live + segment.live <= u64::from(settings.segment_bytes) / 2;
             // In the middle of a run anything that fits is taken along: fewer files.
-            if dead(segment) >= segment.live && fits {
+            if dead(segment) >= segment.live && fits && !self.spoiled.contains(number) {
                 victims.push((*number, *segment));
                 live += segment.live;
             } else if !victims.is_empty() {

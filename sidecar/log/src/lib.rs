@@ -18,6 +18,7 @@
 //!
 //! It sees opaque bodies: what a record is, and who may push it, is the broker's business.
 
+mod around;
 mod cache;
 mod commit;
 mod control;

@@ -26,6 +26,7 @@ use sidestream_host::{
 
 use crate::{
     Bounds, Damage, Lost, OpenError, PartitionId,
+    around::{self, if_readable},
     control::Note,
     footer::Footer,
     head::{self, Before, Head, HeadError, parse_file_name},
@@ -111,7 +112,8 @@ struct Recovery<'a> {
 impl Recovery<'_> {
     fn run(mut self) -> Result<Found, OpenError> {
         let mut files = self.files()?;
-        self.found.next_number = files.iter().map(|file| file.last() + 1).max().unwrap_or(1);
+        let next_number = files.iter().map(|file| file.last() + 1).max().unwrap_or(1);
+        self.found.next_number = self.found.next_number.max(next_number);
         self.drop_superseded(&mut files)?;
         self.drop_unborn(&mut files)?;
         // The newest head says how things stood; behind it everything is read.
@@ -162,8 +164,9 @@ impl Recovery<'_> {
         let mut files = Vec::new();
         for name in names {
             if name == RESERVE {
-                let length = self.disk.open(RESERVE).and_then(|file| file.length());
-                self.found.state.reserve = length.map_err(|error| self.error("opening", &name, error))?;
+                let length = if_readable(self.disk.open(RESERVE).and_then(|file| file.length()));
+                let length = length.map_err(|error| self.error("opening", &name, error))?;
+                self.found.state.reserve = length.unwrap_or_default();
             }
             if let Some((number, generation)) = parse_file_name(&name) {
                 let opened = self.disk.open(&name).and_then(|file| {
@@ -172,7 +175,13 @@ impl Recovery<'_> {
                         footer.filter(|footer| (footer.number, footer.generation) == (number, generation));
                     Ok((file, length, footer))
                 });
-                let (file, length, footer) = opened.map_err(|error| self.error("opening", &name, error))?;
+                let opened = if_readable(opened).map_err(|error| self.error("opening", &name, error))?;
+                let Some((file, length, footer)) = opened else {
+                    // Not even how long it is can be read. Its number is never used again.
+                    self.damage(number, 0, 0, None, false);
+                    self.found.next_number = self.found.next_number.max(number + 1);
+                    continue;
+                };
                 files.push(File { number, generation, name, file, length, footer, head: None });
             }
         }
@@ -199,7 +208,7 @@ impl Recovery<'_> {
     }
 
     fn head(&self, file: &File) -> Result<Option<head::Read>, OpenError> {
-        let read = |length: usize| file.file.read(0, length).map(|bytes| bytes.to_vec());
+        let read = |length: usize| around::read(&*file.file, 0, length).map(|read| read.bytes.to_vec());
         let head = read(HEAD_BYTES).and_then(|bytes| Head::read(&bytes, read));
         match head.map_err(|error| self.error("reading", &file.name, error))? {
             Ok(read) => {
@@ -244,10 +253,10 @@ impl Recovery<'_> {
 
     fn is_whole(&self, copy: &File) -> Result<bool, OpenError> {
         let (Some(footer), Some(_)) = (copy.footer, &copy.head) else { return Ok(false) };
-        let bytes = copy.file.read(0, copy.length as usize);
-        let bytes = bytes.map_err(|error| self.error("reading", &copy.name, error))?;
+        let read = around::read(&*copy.file, 0, copy.length as usize);
+        let read = read.map_err(|error| self.error("reading", &copy.name, error))?;
         let (start, chain) = copy.start();
-        Ok(scan(&bytes, copy.number, start, chain, Some(footer.end())).damage.is_empty())
+        Ok(scan(&read, copy.number, start, chain, Some(footer.end())).damage.is_empty())
     }
 
     /// Segments that were begun and never had a batch: the power went before their heads were durable. One may be found
@@ -262,9 +271,9 @@ impl Recovery<'_> {
             if file.head.is_some() || file.footer.is_some() || file.generation > 0 || is_known {
                 continue;
             }
-            let bytes = file.file.read(0, file.length as usize);
-            let bytes = bytes.map_err(|error| self.error("reading", &file.name, error))?;
-            if scan(&bytes, file.number, 0, None, None).found.is_empty() {
+            let read = around::read(&*file.file, 0, file.length as usize);
+            let read = read.map_err(|error| self.error("reading", &file.name, error))?;
+            if read.holes.is_empty() && scan(&read, file.number, 0, None, None).found.is_empty() {
                 self.remove(&files.remove(index).name)?;
             }
         }
@@ -365,16 +374,16 @@ impl Recovery<'_> {
 
     /// Reads all of a segment, to where the next one or its footer says that it ends.
     fn read(&mut self, file: &File, next: Option<&File>) -> Result<Scanned, OpenError> {
-        let bytes = file.file.read(0, file.length as usize);
-        let bytes = bytes.map_err(|error| self.error("reading", &file.name, error))?;
-        self.found.recovered.scanned_bytes += bytes.len() as u64;
+        let read = around::read(&*file.file, 0, file.length as usize);
+        let read = read.map_err(|error| self.error("reading", &file.name, error))?;
+        self.found.recovered.scanned_bytes += read.bytes.len() as u64;
         let said = next.and_then(|next| next.head.as_ref()).map(|read| read.head.before);
         let said = said.filter(|before| before.segment == file.number);
         let end = said
             .map(|before| End { position: before.end, chain: before.chain })
             .or_else(|| file.footer.map(|footer| footer.end()));
         let (start, chain) = file.start();
-        let scanned = scan(&bytes, file.number, start, chain, end);
+        let scanned = scan(&read, file.number, start, chain, end);
         // A head that is torn was never needed; one that batches came after was whole.
         let damaged = file.head.as_ref().and_then(|read| read.damaged);
         if let Some((from, to)) = damaged.filter(|_| !scanned.found.is_empty()) {

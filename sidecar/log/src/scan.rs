@@ -12,6 +12,9 @@
 //! whatever stands before the highest frontier had been acknowledged. Behind the frontier a torn write shows by a sector
 //! that was never written; what has none there was whole once, and is reported too.
 //!
+//! What can't be read at all is filler here (see `around`), so it is damage as well, wherever something may have been
+//! acknowledged.
+//!
 //! A header with one flipped bit is mended from its sum (a CRC32C tells all single flips of so few bytes apart) and
 //! reported.
 
@@ -20,7 +23,7 @@ use std::fmt;
 use sidestream_event::record::{HEADER_BYTES, Header, VERSION};
 use sidestream_host::disk::SECTOR;
 
-use crate::{PartitionId, control::Note};
+use crate::{PartitionId, around::Around, control::Note};
 
 /// A part of the journal that can't be read, or could only be read by mending it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,8 +99,9 @@ enum Item {
     Mended { from: u32, to: u32 },
 }
 
-/// Scans `bytes`, all of segment `number`, whose batches begin at `start` with `chain`.
-pub(crate) fn scan(bytes: &[u8], number: u32, start: u32, chain: Option<u32>, end: Option<End>) -> Scanned {
+/// Scans all of segment `number`, whose batches begin at `start` with `chain`.
+pub(crate) fn scan(read: &Around, number: u32, start: u32, chain: Option<u32>, end: Option<End>) -> Scanned {
+    let bytes = &read.bytes;
     let limit = end.map_or(bytes.len(), |end| bytes.len().min(end.position as usize));
     let segment = Segment { bytes: &bytes[..limit], number };
     let (items, last) = segment.items(start as usize, chain, end);
@@ -112,10 +116,17 @@ pub(crate) fn scan(bytes: &[u8], number: u32, start: u32, chain: Option<u32>, en
             }
             Item::Mended { from, to } => scanned.damage.push(damage(number, from, to, None, true)),
             Item::Bad { from, to, header } => {
-                if !segment.was_durable(from, to, frontier) && segment.is_torn(from, to, header.is_some()) {
+                let is_hole = segment.is_hole(from, to, header.is_some(), &read.holes);
+                if !is_hole
+                    && !segment.was_durable(from, to, frontier)
+                    && segment.is_torn(from, to, header.is_some())
+                {
                     scanned.torn = Some((from, to));
                     break;
                 }
+                // Behind what can't be read, and may have been the end, zeros are still what was never written.
+                let is_last = header.is_none() && end.is_none() && to as usize == limit;
+                let to = if is_hole && is_last { segment.written_end(from, to) } else { to };
                 if header.is_none() {
                     scanned.unknown_bytes += u64::from(to - from);
                 }
@@ -299,6 +310,26 @@ impl Segment<'_> {
         At::Garbage { from: position }
     }
 
+    /// Whether something of this range that may have been acknowledged can't be read: of a batch any part, of what nobody
+    /// knows the place where a group would begin.
+    fn is_hole(&self, from: u32, to: u32, has_header: bool, holes: &[(u64, u64)]) -> bool {
+        let begins_by = match has_header {
+            true => to.into(),
+            false => {
+                let written = first_not_zero(self.bytes, from as usize) as u64;
+                written.min(u64::from(from).next_multiple_of(BLOCK_BYTES_MAX)) + 1
+            }
+        };
+        holes.iter().any(|(begin, end)| *begin < begins_by && *end > from.into())
+    }
+
+    /// The end of the last sector of this range in which something is.
+    fn written_end(&self, from: u32, to: u32) -> u32 {
+        let range = &self.bytes[from as usize..to as usize];
+        let written = range.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        ((from as usize + written).next_multiple_of(SECTOR) as u32).min(to)
+    }
+
     /// Whether what stood in this range was durable. It may begin with padding of the group before, which was.
     fn was_durable(&self, from: u32, to: u32, frontier: u32) -> bool {
         let written = first_not_zero(&self.bytes[..to as usize], from as usize) / SECTOR * SECTOR;
@@ -318,6 +349,9 @@ impl Segment<'_> {
         })
     }
 }
+
+/// A group begins at a multiple of the disk's block, which is at most this.
+const BLOCK_BYTES_MAX: u64 = 4096;
 
 /// The first byte from `from` on that is not zero, or the end.
 fn first_not_zero(bytes: &[u8], from: usize) -> usize {

@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::{
-    Damage, ReadError,
+    Damage, ReadError, around,
     head::Head,
     scan::{End, scan},
     state::{Segment, Shared},
@@ -30,12 +30,12 @@ pub(crate) fn verify(shared: &Shared) -> Result<Verified, ReadError> {
     for (number, segment) in segments {
         let key = (number, segment.generation);
         let read = shared.files.open(&*shared.disk, key).and_then(|file| {
-            let bytes = file.read(0, segment.end as usize)?;
-            let head =
-                Head::read(&bytes, |length| Ok::<_, io::Error>(bytes[..length.min(bytes.len())].to_vec()))?;
-            Ok((bytes, head))
+            let read = around::read(&*file, 0, segment.end as usize)?;
+            let first = |length: usize| read.bytes[..length.min(read.bytes.len())].to_vec();
+            let head = Head::read(&read.bytes, |length| Ok::<_, io::Error>(first(length)))?;
+            Ok((read, head))
         });
-        let (bytes, head) = match read {
+        let (read, head) = match read {
             Ok(read) => read,
             // Freed since.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -55,7 +55,7 @@ pub(crate) fn verify(shared: &Shared) -> Result<Verified, ReadError> {
         }));
         let last = segment_chain(shared, number, segment.end);
         let end = last.map(|chain| End { position: segment.end, chain });
-        let scanned = scan(&bytes, number, start, chain, end);
+        let scanned = scan(&read, number, start, chain, end);
         verified.segments += 1;
         verified.batches += scanned.found.len() as u64;
         verified.bytes += scanned.found.iter().map(|found| u64::from(found.header.length)).sum::<u64>();

@@ -7,7 +7,7 @@ use sidestream_event::record::{HEADER_BYTES, Header};
 use sidestream_host::disk::SECTOR;
 
 use crate::{
-    PartitionId, ReadError,
+    PartitionId, ReadError, around,
     cache::FileKey,
     control::Note,
     footer::Footer,
@@ -200,7 +200,8 @@ impl Reader<'_> {
             if !self.may_wait {
                 return Ok(None);
             }
-            let rest = self.shared.files.open(&*self.shared.disk, self.key)?.read(0, self.end as usize)?;
+            let file = self.shared.files.open(&*self.shared.disk, self.key)?;
+            let rest = around::read(&*file, 0, self.end as usize)?.bytes;
             return Ok(Some(match next_header(&rest, self.number, at as usize + 1) {
                 Some((found, header)) => (found as u32, Some(header)),
                 None => (self.end, None),
@@ -240,7 +241,7 @@ impl Reader<'_> {
         let from = position / GRANULE * GRANULE;
         let to = (position + length as u32).max(from + READ_AHEAD).min(self.end);
         let file = self.shared.files.open(&*self.shared.disk, self.key)?;
-        let read = file.read(from.into(), (to - from) as usize)?;
+        let around::Around { bytes: read, holes } = around::read(&*file, from.into(), (to - from) as usize)?;
         if read.len() < (position - from) as usize + length {
             return Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
@@ -249,7 +250,10 @@ impl Reader<'_> {
         }
         let cost = read.capacity();
         let bytes = Bytes::from_owner(read);
-        self.shared.cache.put(self.key, from, bytes.clone(), cost);
+        // What can't be read now may be another time.
+        if holes.is_empty() {
+            self.shared.cache.put(self.key, from, bytes.clone(), cost);
+        }
         let found = bytes.slice((position - from) as usize..);
         self.window = (position, found.clone());
         Ok(Some(found))
@@ -311,9 +315,9 @@ pub(crate) fn load(shared: &Shared, key: FileKey) -> io::Result<Strands> {
         return Ok(strands);
     }
     let segment = shared.state().segments.get(&key.0).copied().ok_or(io::ErrorKind::NotFound)?;
-    let bytes = file.read(0, segment.end as usize)?;
+    let read = around::read(&*file, 0, segment.end as usize)?;
     let end = segment.end_chain.map(|chain| End { position: segment.end, chain });
-    let scanned = scan(&bytes, key.0, segment.start, segment.chain, end);
+    let scanned = scan(&read, key.0, segment.start, segment.chain, end);
     Ok(strands_of(&scanned.found))
 }
 

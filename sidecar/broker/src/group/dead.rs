@@ -17,7 +17,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sidestream_event::{
     native::{Conditions, DnpipeName},
-    record::{BatchWriter, Header, Record, RecordError, records},
+    record::{BatchWriter, HEADER_BYTES, Header, Record, RecordError, records},
 };
 use sidestream_log::{Bounds, PartitionId, ReadError};
 
@@ -149,8 +149,14 @@ impl Broker {
         if dying.is_empty() {
             return Ok(false);
         }
-        let (mut writer, mut buried, mut gone) = (BatchWriter::new(), Vec::new(), Vec::new());
+        let (mut buried, mut gone) = (Vec::new(), Vec::new());
+        let mut writer = BatchWriter::bounded(self.inner.journal.batch_bytes_max());
+        let (epoch, start) = fence(pipe, at);
         for (offset, deliveries) in dying {
+            if offset < start {
+                gone.push(offset);
+                continue;
+            }
             let (dnpipe, partition) = (pipe.name.clone(), at as u32);
             let origin = Origin { dnpipe, group: group.name.clone(), partition, offset, deliveries };
             match self.write_letter(pipe.partitions[at].id, &origin, &mut writer).await? {
@@ -158,6 +164,10 @@ impl Broker {
                 Letter::Gone => gone.push(offset),
                 Letter::Full => break,
             }
+        }
+        if fence(pipe, at).0 != epoch {
+            // What was read is gone. A reset that comes after this look waits for this burial.
+            return Ok(true);
         }
         let id = producer(pipe, group, at);
         let own = &target.partitions[number as usize];
@@ -210,6 +220,9 @@ impl Broker {
         let Some(batch) = read.batches.first() else { return Ok(Letter::Gone) };
         let found =
             records(&batch.header, &batch.body).flatten().find(|record| record.offset == origin.offset);
+        // Who has no room for the record has room for where it is.
+        let bare = |writer: &mut BatchWriter, time| writer.push(time, None, &origin.headers(), b"");
+        let is_first = writer.is_empty();
         let written = match found {
             Some(record) => {
                 let mut headers: Vec<(String, Bytes)> = record
@@ -218,14 +231,18 @@ impl Broker {
                     .map(|(name, value)| (name.to_owned(), batch.body.slice_ref(value)))
                     .collect();
                 headers.extend(origin.headers());
-                match writer.push(record.time, record.key, &headers, record.value) {
-                    Err(RecordError::RecordTooLarge { .. }) => {
-                        writer.push(record.time, None, &origin.headers(), b"")
+                // The first one fits whatever it is; a journal of small segments would refuse it.
+                let bytes = HEADER_BYTES + record.raw.len() + ORIGIN_BYTES_MAX;
+                if is_first && bytes > self.inner.journal.batch_bytes_max() {
+                    bare(writer, record.time)
+                } else {
+                    match writer.push(record.time, record.key, &headers, record.value) {
+                        Err(RecordError::RecordTooLarge { .. }) => bare(writer, record.time),
+                        written => written,
                     }
-                    written => written,
                 }
             }
-            None => writer.push(batch.header.base_time, None, &origin.headers(), b""),
+            None => bare(writer, batch.header.base_time),
         };
         match written {
             Ok(()) => Ok(Letter::Written),
@@ -325,6 +342,12 @@ impl Broker {
     }
 }
 
+/// The epoch, and the offset of a partition before which everything is gone.
+fn fence(pipe: &Pipe, at: usize) -> (u32, u64) {
+    let fence = pipe.fence.borrow();
+    (fence.epoch, fence.starts[at])
+}
+
 enum Letter {
     Written,
     /// The record is not there any more.
@@ -349,6 +372,8 @@ const PARTITION: &str = "dead-letter-partition";
 const OFFSET: &str = "dead-letter-offset";
 const DELIVERIES: &str = "dead-letter-deliveries";
 
+/// What the headers of an origin take at most: their names, two names of dnpipe and namespace, a group's, numbers.
+const ORIGIN_BYTES_MAX: usize = 1024;
 /// Letters that are moved at once.
 const LETTERS_MAX: usize = 256;
 /// How many bytes of letters are looked through at a time.

@@ -1,6 +1,8 @@
 //! Dnpipes in this process, on a disk that can be taken away: the backend that the behaviours run against here.
 #![allow(dead_code, reason = "each test uses some of it")]
 
+pub(crate) mod stepped;
+
 use std::{
     future::Future,
     ops::Range,
@@ -35,6 +37,7 @@ pub(crate) enum Ground {
 /// A broker that can crash.
 pub(crate) struct Local {
     ground: Ground,
+    journal: Journal,
     broker: Broker,
     running: tokio::task::JoinHandle<()>,
     is_dead: Arc<Mutex<bool>>,
@@ -61,10 +64,10 @@ impl Local {
         let (journal, recovered) = Journal::open(disk, settings, clock.clone()).unwrap();
         assert_eq!(recovered.damage, [], "a crash damages nothing");
         println!("on {}", journal.driver());
-        let broker = Broker::open(journal, &recovered, clock).await.unwrap();
+        let broker = Broker::open(journal.clone(), &recovered, clock).await.unwrap();
         let looked_after = broker.clone();
         let running = tokio::spawn(async move { looked_after.run().await });
-        Self { ground, broker, running, is_dead: Arc::default() }
+        Self { ground, journal, broker, running, is_dead: Arc::default() }
     }
 
     pub(crate) fn broker(&self) -> &Broker {
@@ -107,9 +110,9 @@ impl Service for Local {
                 Ground::Sim(disk, random)
             }
             Ground::Directory(directory, choice, round) => {
-                // Who pushes hears no more; what is on its way gets there, and then the files are as they are.
+                // What is on its way gets there, what comes later is refused, and then the files are as they are.
                 *self.is_dead.lock().unwrap() = true;
-                tokio::time::sleep(Duration::from_millis(30)).await;
+                self.journal.close().await;
                 let from: PathBuf = directory.path().join(round.to_string());
                 let to = directory.path().join((round + 1).to_string());
                 std::fs::create_dir(&to).unwrap();

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! [`SimDisk::cut`] takes the power away: each pending sector, name and length is there or not, in any combination that a
-//! chooser asks for, so writes are lost, torn and reordered. [`SimDisk::kill`] ends only the process: the view stays, and is
+//! chooser asks for, so writes are lost, torn and reordered. [`SimDisk::spoil`] has sectors that can't be read until they are
+//! written again. [`SimDisk::kill`] ends only the process: the view stays, and is
 //! as pending as before. [`SimDisk::fail`] has the Nth operation fail, and a barrier that failed once never makes durable
 //! what it was to flush, though later ones succeed, as kernels do. [`SimDisk::switch_off`] turns one [`Barrier`] into
 //! nothing.
@@ -14,10 +15,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, io,
+    ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{Aligned, Barrier, Disk, DiskFile, Driver, SECTOR};
+use super::{Aligned, Barrier, Disk, DiskFile, Driver, SECTOR, UNREADABLE};
 
 /// How the Nth operation goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +65,8 @@ struct Content {
     /// Of each sector that was written and not flushed: what it was in turn. Whether a flush may still reach it.
     pending: BTreeMap<usize, Pending>,
     lengths: Vec<usize>,
+    /// Sectors that the device can't read.
+    spoiled: BTreeSet<usize>,
 }
 
 #[derive(Default)]
@@ -172,6 +176,21 @@ impl SimDisk {
         content.lengths.clear();
     }
 
+    /// From now on these sectors can't be read, until they are written again.
+    ///
+    /// # Panics
+    /// Where there is no such file.
+    pub fn spoil(&self, name: &str, sectors: Range<usize>) {
+        let mut device = self.device();
+        let file = device.names[name];
+        device.files.get_mut(&file).expect("a name has a file").spoiled.extend(sectors);
+    }
+
+    /// Everything can be read again.
+    pub fn restore(&self) {
+        self.device().files.values_mut().for_each(|content| content.spoiled.clear());
+    }
+
     /// How many sectors are written and not flushed.
     pub fn pending(&self) -> usize {
         self.device().files.values().map(|content| content.pending.len()).sum()
@@ -204,7 +223,7 @@ impl fmt::Debug for SimDisk {
 fn error(fault: Fault) -> io::Error {
     match fault {
         Fault::PowerCut => io::Error::other("the power went"),
-        Fault::Io => io::Error::other("the device failed"),
+        Fault::Io => io::Error::from_raw_os_error(UNREADABLE[0]),
         Fault::NoSpace => io::ErrorKind::StorageFull.into(),
         Fault::Short => io::ErrorKind::WriteZero.into(),
     }
@@ -371,6 +390,9 @@ impl DiskFile for SimFile {
             }
             let from = (at as usize).min(content.view.len());
             let to = (at as usize + length).min(content.view.len());
+            if content.spoiled.range(from / SECTOR..to.div_ceil(SECTOR).max(from / SECTOR)).next().is_some() {
+                return Err(error(Fault::Io));
+            }
             Ok(Aligned::of(&content.view[from..to]))
         })
     }
@@ -409,6 +431,7 @@ impl Content {
         }
         self.view[first * SECTOR..end].copy_from_slice(data);
         for (index, sector) in data.chunks(SECTOR).enumerate() {
+            self.spoiled.remove(&(first + index));
             let pending = self.pending.entry(first + index).or_default();
             pending.versions.push(sector.to_vec());
             pending.given_up = false;

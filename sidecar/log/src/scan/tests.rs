@@ -51,14 +51,14 @@ impl Built {
         let mut bytes = Aligned::of(&self.bytes);
         bytes.extend(&[0; 8192]);
         change(&mut bytes);
-        scan(&bytes, NUMBER, START as u32, Some(77), None)
+        scan(&Around { bytes, holes: Vec::new() }, NUMBER, START as u32, Some(77), None)
     }
 
     fn known(&self, change: impl FnOnce(&mut [u8])) -> Scanned {
-        let mut bytes = self.bytes.clone();
+        let mut bytes = Aligned::of(&self.bytes);
         change(&mut bytes);
         let end = End { position: self.bytes.len() as u32, chain: self.chain };
-        scan(&bytes, NUMBER, START as u32, Some(77), Some(end))
+        scan(&Around { bytes, holes: Vec::new() }, NUMBER, START as u32, Some(77), Some(end))
     }
 }
 

@@ -1,0 +1,192 @@
+//! A sector that can't be read any more costs what is in it, is named by its range, and stops nobody: neither a start nor
+//! who reads, appends or has it cleaned.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{World, all, now, open, small};
+use sidestream_host::{
+    Clock,
+    disk::{Disk, SECTOR, SimDisk},
+};
+use sidestream_log::{Durability, Journal, PartitionId, Settings, Steps};
+
+const SEGMENT: usize = 64 << 10;
+
+fn settings() -> Settings {
+    Settings { segment_bytes: SEGMENT as u32, ..small() }
+}
+
+/// Partition and offset of a batch, its place in its file, and its body.
+type Kept = BTreeMap<(PartitionId, u64), (u32, (u64, u64), Vec<u8>)>;
+
+/// A journal of two finished segments and one that is written; and what is in it.
+fn built(block: usize) -> (SimDisk, Kept) {
+    let mut world = World::on(SimDisk::new().with_block(block), 4, settings());
+    let partitions = [PartitionId::STATE, world.create(), world.create()];
+    let (mut turn, mut more) = (0, 6);
+    while more > 0 {
+        turn += 1;
+        more -= u64::from(world.journal.counts().segments >= 3);
+        for _ in 0..1 + world.random.below(3) {
+            let length = world.random.below(900) as usize;
+            world.append(partitions[turn % 3], length, Durability::Device).unwrap();
+        }
+        world.commit();
+        while world.steps().keep() {}
+    }
+    // All of it is noted as durable, as it is when nothing has happened for a moment.
+    world.steps.take().unwrap().close();
+    let mut kept = Kept::new();
+    for partition in partitions {
+        for batch in all(&world.journal, partition).0 {
+            let (segment, from) = ((batch.header.place >> 32) as u32, batch.header.place & 0xffff_ffff);
+            let range = (from, from + u64::from(batch.header.length));
+            kept.insert((partition, batch.header.base_offset), (segment, range, batch.body.to_vec()));
+        }
+    }
+    assert!(kept.len() > 50, "{}", kept.len());
+    (world.disk.clone(), kept)
+}
+
+/// What can be read is what was kept, and all that is missing touches a sector of these.
+fn check(journal: &Journal, kept: &Kept, segment: u32, sectors: std::ops::Range<usize>, what: &str) -> usize {
+    let spoiled = ((sectors.start * SECTOR) as u64, (sectors.end * SECTOR) as u64);
+    let mut found = BTreeMap::new();
+    for partition in journal.partitions() {
+        for batch in all(journal, partition).0 {
+            found.insert((partition, batch.header.base_offset), batch.body);
+        }
+    }
+    for (key, (own, range, body)) in kept {
+        let touches = *own == segment && range.0 < spoiled.1 && spoiled.0 < range.1;
+        match found.get(key) {
+            Some(found) => assert!(found == body, "{what}: other bytes at {key:?}"),
+            None => assert!(touches, "{what}: {key:?} in {own} at {range:?} is lost"),
+        }
+    }
+    kept.len() - found.len().min(kept.len())
+}
+
+fn append(journal: &Journal, steps: &mut Steps) -> u64 {
+    let body = [9; 40];
+    let appended = journal.append(PartitionId::STATE, common::header(&body, 1, 0), &body, Durability::Device);
+    steps.commit();
+    now(appended.unwrap()).unwrap().unwrap().base_offset
+}
+
+/// Each block of so many sectors of the segment that is `behind` others, counted from the newest.
+fn spoil_each(block: usize, behind: usize, width: usize) {
+    let (disk, kept) = built(block);
+    let (clock, _) = Clock::simulated(0);
+    let mut names = disk.list().unwrap();
+    names.retain(|name| name.ends_with(".segment"));
+    names.sort();
+    let name = names[names.len() - 1 - behind].clone();
+    let segment = u32::from_str_radix(&name[..8], 16).unwrap();
+    let whole: BTreeMap<String, Vec<u8>> =
+        names.iter().map(|name| (name.clone(), disk.bytes(name).unwrap())).collect();
+    let sectors = whole[&name].len() / SECTOR;
+    let mut lost = 0;
+    let highest = kept.keys().filter(|key| key.0 == PartitionId::STATE).map(|key| key.1).max().unwrap();
+    for first in (0..sectors).step_by(width) {
+        let what = format!("segment {segment}, sector {first}");
+        let spoiled = first..first + width;
+        let disk = disk.kill();
+        disk.spoil(&name, spoiled.clone());
+        let (journal, mut steps, recovered) = open(&disk, &settings(), &clock);
+        let missing = check(&journal, &kept, segment, spoiled.clone(), &what);
+        lost += missing;
+        let verified = now(journal.verify()).unwrap().unwrap();
+        let named: Vec<_> = verified.damage.iter().chain(&recovered.damage).collect();
+        if missing > 0 {
+            let (from, to) = ((spoiled.start * SECTOR) as u64, (spoiled.end * SECTOR) as u64);
+            let is_named = named.iter().any(|own| own.segment == segment && own.from < to && from < own.to);
+            assert!(is_named, "{what}: {missing} lost, and {named:?}");
+        }
+        // It goes on, and what is acknowledged from here on is there after the next start.
+        let offset = append(&journal, &mut steps);
+        assert!(offset > highest, "{what}: offset {offset} is given again");
+        while steps.keep() {}
+        check(&journal, &kept, segment, spoiled.clone(), &what);
+        steps.close();
+        let disk = disk.kill();
+        let (journal, mut steps, _) = open(&disk, &settings(), &clock);
+        check(&journal, &kept, segment, spoiled, &what);
+        let bounds = journal.bounds(PartitionId::STATE).unwrap();
+        assert_eq!((bounds.next, bounds.readable), (offset + 1, offset + 1), "{what}");
+        assert_eq!(append(&journal, &mut steps), offset + 1, "{what}");
+        // Everything as it was.
+        drop((journal, steps));
+        let disk = disk.kill();
+        for name in disk.list().unwrap().iter().filter(|name| !whole.contains_key(*name)) {
+            disk.remove(name).unwrap();
+        }
+        disk.restore();
+        for (name, bytes) in &whole {
+            if disk.bytes(name).is_none() {
+                disk.create(name).unwrap();
+            }
+            disk.corrupt(name, |found| *found = bytes.clone());
+        }
+    }
+    println!("{sectors} sectors of {name}: {lost} batches lost");
+    assert!(lost > 0);
+}
+
+#[test]
+fn in_a_finished_segment() {
+    spoil_each(512, 1, 1);
+    spoil_each(4096, 1, 8);
+}
+
+#[test]
+fn in_the_segment_that_was_written_last() {
+    spoil_each(512, 0, 1);
+    spoil_each(4096, 0, 8);
+}
+
+#[test]
+fn while_it_is_open() {
+    let (disk, kept) = built(512);
+    let (clock, _) = Clock::simulated(0);
+    for segment in 1..=3 {
+        let name = format!("{segment:08x}.0000.segment");
+        for first in (0..disk.bytes(&name).unwrap().len() / SECTOR).step_by(5) {
+            // Nothing is in memory: what is read is read from the disk.
+            let settings = Settings { cache_bytes: 0, ..settings() };
+            let disk = disk.kill();
+            let (journal, mut steps, _) = open(&disk, &settings, &clock);
+            disk.spoil(&name, first..first + 1);
+            let what = format!("segment {segment}, sector {first}");
+            check(&journal, &kept, segment, first..first + 1, &what);
+            while steps.keep() {}
+            disk.restore();
+            let missing = check(&journal, &kept, segment, 0..0, &what);
+            assert_eq!(missing, 0, "{what}: it can be read again, and is not");
+        }
+    }
+}
+
+/// A cleaner that can't read all of a segment leaves it alone: what is in it may be read another time.
+#[test]
+fn while_it_is_cleaned() {
+    let mut world = World::new(8, Settings { segment_bytes: 24 << 10, ..small() });
+    let (kept, dead) = (world.create(), world.create());
+    while world.journal.counts().segments < 8 {
+        world.append(kept, 300, Durability::Device).unwrap();
+        world.append(dead, 2500, Durability::Device).unwrap();
+        world.commit();
+    }
+    while world.steps().keep() {}
+    let before = all(&world.journal, kept).0.len();
+    let (disk, name) = (world.disk.clone(), "00000002.0000.segment");
+    disk.spoil(name, 20..21);
+    world.remove(dead);
+    while world.steps().keep() {}
+    assert!(world.journal.counts().cleaned > 0, "the others are cleaned");
+    disk.restore();
+    let (batches, lost) = all(&world.journal, kept);
+    assert_eq!((batches.len(), lost), (before, vec![]));
+}
