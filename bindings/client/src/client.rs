@@ -3,12 +3,14 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use sidestream_event::native::{Answer, DnpipeName, DnpipeView, From, GroupView, Request, Verified};
+use sidestream_event::native::{
+    Answer, Conditions, DnpipeName, DnpipeView, From, GroupView, Request, Verified,
+};
 use sidestream_host::{Clock, Random};
 use tokio::{sync::Mutex, time::sleep};
 
 use crate::{
-    Address, ClientError, GroupConfig, GroupReader, Producer, ProducerConfig, Reader, ReaderConfig,
+    Address, ClientError, GroupConfig, GroupReader, Producer, ProducerConfig, Reader, ReaderConfig, Receipt,
     connection::{Answered, Answering, Connection},
 };
 
@@ -100,6 +102,25 @@ impl Client {
     /// As [`Client::describe`].
     pub async fn producer(&self, dnpipe: &str, config: ProducerConfig) -> Result<Producer, ClientError> {
         Producer::open(self.clone(), self.describe(dnpipe).await?, config)
+    }
+
+    /// Pushes a batch that the caller has made and numbered, once: of what comes of it, and whether to push the same again,
+    /// the caller judges. It is as durable as the dnpipe says when this returns.
+    ///
+    /// # Errors
+    /// Why it is refused, and those of the connection: then it may be there or not.
+    pub async fn push_batch(
+        &self,
+        dnpipe: &DnpipeName,
+        partition: u32,
+        batch: Bytes,
+    ) -> Result<Receipt, ClientError> {
+        let only_if = Conditions::default();
+        let request = Request::Push { dnpipe: dnpipe.clone(), partition, only_if };
+        match self.send(request, batch).await?.answered().await?.0 {
+            Answer::Pushed { base_offset, epoch } => Ok(Receipt { partition, offset: base_offset, epoch }),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// Whoever pulls from a dnpipe, from a place on.

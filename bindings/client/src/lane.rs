@@ -12,7 +12,10 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use sidestream_event::record::{BatchWriter, Header, RecordError, split};
+use sidestream_event::{
+    native::read_places,
+    record::{BatchWriter, Header, RecordError, split},
+};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::{ClientError, DataKey, Receipt, Record};
@@ -49,6 +52,24 @@ struct Sent {
     owed: Vec<Owed>,
     /// Why it is refused, where one before it is not answered yet: that one may say more.
     refused: Option<ClientError>,
+}
+
+/// Where a batch is stored.
+#[derive(Clone, Debug)]
+pub(crate) struct Stored {
+    /// Where its first record is.
+    pub(crate) first: Receipt,
+    /// Where the others are, when they do not follow it.
+    pub(crate) places: Bytes,
+}
+
+impl Stored {
+    /// A receipt for each of its records.
+    pub(crate) fn receipts(&self, count: usize) -> Result<Vec<Receipt>, ClientError> {
+        let offsets = read_places(&self.places, self.first.offset, count);
+        let offsets = offsets.ok_or_else(|| ClientError::Protocol("not each record has a place".into()))?;
+        Ok(offsets.into_iter().map(|offset| Receipt { offset, ..self.first }).collect())
+    }
 }
 
 /// What to do after an answer.
@@ -137,16 +158,20 @@ impl Lane {
     pub(crate) fn answered(
         &mut self,
         (round, number): (u64, u64),
-        answer: Result<Receipt, ClientError>,
+        answer: Result<Stored, ClientError>,
         new_id: u64,
     ) -> Next {
         let place = self.sent.iter().position(|sent| sent.number == number);
         let Some(place) = place.filter(|_| round == self.round) else { return Next::GoOn };
         match answer {
-            Ok(receipt) => {
+            Ok(stored) => {
                 let owed = self.sent.remove(place).map(|sent| sent.owed).unwrap_or_default();
                 self.on_the_way -= 1;
-                self.settle(owed, |index| Ok(Receipt { offset: receipt.offset + index, ..receipt }));
+                let receipts = stored.receipts(owed.len());
+                self.settle(owed, |index| match &receipts {
+                    Ok(receipts) => Ok(receipts[index as usize]),
+                    Err(error) => Err(error.clone()),
+                });
             }
             Err(error) if error.is_worth_retrying() => {
                 self.begin_round();
@@ -196,7 +221,10 @@ impl Lane {
 mod tests {
     use std::sync::Arc;
 
-    use sidestream_event::{native::Refusal, record::Header};
+    use sidestream_event::{
+        native::{Refusal, write_places},
+        record::Header,
+    };
     use tokio::sync::Semaphore;
 
     use super::*;
@@ -225,8 +253,20 @@ mod tests {
         }
     }
 
-    fn receipt(offset: u64) -> Result<Receipt, ClientError> {
-        Ok(Receipt { partition: 3, offset, epoch: 0 })
+    fn receipt(offset: u64) -> Result<Stored, ClientError> {
+        Ok(Stored { first: Receipt { partition: 3, offset, epoch: 0 }, places: Bytes::new() })
+    }
+
+    #[test]
+    fn records_that_were_there_before_have_their_own_offsets() {
+        let mut world = World::new();
+        let mut receipts = [world.push("a"), world.push("b"), world.push("c")];
+        world.lane.seal(None);
+        assert_eq!(world.send().count, 3);
+        let stored = Stored { places: write_places(&[(20, 1), (4, 1), (21, 1)]), ..receipt(20).unwrap() };
+        assert_eq!(world.lane.answered((0, 0), Ok(stored), 8), Next::GoOn);
+        let offsets = receipts.each_mut().map(|receipt| receipt.try_recv().unwrap().unwrap().offset);
+        assert_eq!(offsets, [20, 4, 21]);
     }
 
     #[test]

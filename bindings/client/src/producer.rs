@@ -29,7 +29,8 @@ use tokio::{
 use crate::{
     Client, ClientError, DataKey, Record,
     client::{Patience, unexpected},
-    lane::{Lane, Next, Owed},
+    connection::Answered,
+    lane::{Lane, Next, Owed, Stored},
 };
 
 /// How a producer behaves.
@@ -169,7 +170,7 @@ struct Worker {
 type Pending = Pin<Box<dyn Future<Output = Happened> + Send>>;
 
 enum Happened {
-    Answered { lane: usize, batch: (u64, u64), answer: Result<Receipt, ClientError> },
+    Answered { lane: usize, batch: (u64, u64), answer: Result<Stored, ClientError> },
     Rested { lane: usize, round: u64 },
 }
 
@@ -330,12 +331,7 @@ impl Worker {
                         Ok(answering) => answering.answered().await,
                         Err(error) => Err(error),
                     };
-                    let answer = answer.and_then(|(answer, _)| match answer {
-                        Answer::Pushed { base_offset, epoch } => {
-                            Ok(Receipt { partition, offset: base_offset, epoch })
-                        }
-                        other => Err(unexpected(&other)),
-                    });
+                    let answer = answer.and_then(|answered| stored(partition, answered));
                     Happened::Answered { lane: index, batch: (round, number), answer }
                 }));
             }
@@ -386,6 +382,16 @@ impl Worker {
                 false => self.flushes.push((targets, done)),
             }
         }
+    }
+}
+
+/// Where a batch is stored, by the answer to its push.
+pub(crate) fn stored(partition: u32, (answer, tail): Answered) -> Result<Stored, ClientError> {
+    match answer {
+        Answer::Pushed { base_offset, epoch } => {
+            Ok(Stored { first: Receipt { partition, offset: base_offset, epoch }, places: tail })
+        }
+        other => Err(unexpected(&other)),
     }
 }
 

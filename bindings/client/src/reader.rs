@@ -2,15 +2,19 @@
 //!
 //! Records of one partition come in their order; partitions are read side by side, in no order among them. A reset on the way
 //! is no end: the reader goes on with what is there then, and the records' epoch says so.
+//!
+//! What came ahead is handed out for [`HANDED_OUT_WITHIN`] from when it was asked for; then the reader asks whether there was a
+//! reset, and throws away what is older. The server answers a reset when that time is over: nothing older is handed out then.
 
 use std::{collections::VecDeque, pin::Pin, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use sidestream_event::{
     Bytes,
-    native::{Answer, DnpipeName, DnpipeView, From, Refusal, Request},
+    native::{Answer, DnpipeName, DnpipeView, From, HANDED_OUT_WITHIN, Refusal, Request},
     record::{Flags, Header, RecordError, split},
 };
+use sidestream_host::Moment;
 
 use crate::{
     Client, ClientError, DataKey, Pulled, client::unexpected, connection::Answered, record, seal::SealError,
@@ -44,9 +48,12 @@ pub struct Reader {
     pending: FuturesUnordered<Pulling>,
     /// The lane to look at first, so that each gets its turn.
     turn: usize,
+    /// The newest epoch that it heard of, which all records here are of, and when it asked what last said so.
+    epoch: u32,
+    asked: Option<Moment>,
 }
 
-type Pulling = Pin<Box<dyn Future<Output = (usize, Result<Answered, ClientError>)> + Send>>;
+type Pulling = Pin<Box<dyn Future<Output = (usize, Moment, Result<Answered, ClientError>)> + Send>>;
 
 struct Lane {
     partition: u32,
@@ -87,6 +94,8 @@ impl Reader {
             lanes,
             pending: FuturesUnordered::new(),
             turn: 0,
+            epoch: dnpipe.epoch,
+            asked: None,
         })
     }
 
@@ -100,14 +109,23 @@ impl Reader {
             if let Some(record) = self.ready() {
                 return Ok(Some(record));
             }
+            if self.lanes.iter().any(|lane| !lane.records.is_empty()) {
+                self.look().await?;
+                continue;
+            }
             self.pull();
-            let Some((lane, answer)) = self.pending.next().await else { return Ok(None) };
-            self.take(lane, answer)?;
+            let Some((lane, asked, answer)) = self.pending.next().await else { return Ok(None) };
+            self.take(lane, asked, answer)?;
         }
     }
 
-    /// A record that is there already, if one is.
+    /// A record that is there already, if one is; none where it came so long ago that the server is to be asked first whether
+    /// it was reset.
     pub fn ready(&mut self) -> Option<Pulled> {
+        let now = self.client.clock().now();
+        if self.asked.is_none_or(|asked| now.since(asked) >= HANDED_OUT_WITHIN) {
+            return None;
+        }
         let count = self.lanes.len();
         for step in 0..count {
             let index = (self.turn + step) % count;
@@ -140,19 +158,52 @@ impl Reader {
                 wait_millis: wait.as_millis() as u32,
             };
             let client = self.client.clone();
-            self.pending.push(Box::pin(async move { (index, client.ask_with_tail(request).await) }));
+            self.pending.push(Box::pin(async move {
+                let asked = client.clock().now();
+                (index, asked, client.ask_with_tail(request).await)
+            }));
         }
     }
 
-    fn take(&mut self, index: usize, answer: Result<Answered, ClientError>) -> Result<(), ClientError> {
+    /// Asks which epoch it is.
+    async fn look(&mut self) -> Result<(), ClientError> {
+        let asked = self.client.clock().now();
+        let partition = self.lanes.first().map_or(0, |lane| lane.partition);
+        let epoch = epoch_of(&self.client, self.name.clone(), partition).await?;
+        self.learn(asked, epoch);
+        Ok(())
+    }
+
+    /// Throws away what is older than the newest epoch that it heard of.
+    fn learn(&mut self, asked: Moment, epoch: u32) {
+        if epoch > self.epoch {
+            self.epoch = epoch;
+            self.lanes.iter_mut().for_each(|lane| lane.records.retain(|record| record.epoch >= epoch));
+        }
+        if epoch == self.epoch {
+            self.asked = self.asked.max(Some(asked));
+        }
+    }
+
+    fn take(
+        &mut self,
+        index: usize,
+        asked: Moment,
+        answer: Result<Answered, ClientError>,
+    ) -> Result<(), ClientError> {
+        if let Ok((Answer::Pulled { epoch, .. }, _)) = &answer {
+            self.learn(asked, *epoch);
+        }
+        let newest = self.epoch;
         let lane = &mut self.lanes[index];
         lane.is_pulling = false;
         let (answer, tail) = match answer {
             Ok(answered) => answered,
             Err(error) => return lane.failed(error),
         };
-        let Answer::Pulled { from, next, .. } = answer else { return Err(unexpected(&answer)) };
-        let until = lane.until.unwrap_or(u64::MAX);
+        let Answer::Pulled { from, next, epoch, .. } = answer else { return Err(unexpected(&answer)) };
+        // An answer that was overtaken is as if it had found nothing.
+        let until = if epoch < newest { 0 } else { lane.until.unwrap_or(u64::MAX) };
         for batch in batches(tail) {
             let (header, body) = opened(&batch?, self.config.key.as_ref())?;
             let is_wanted = |offset| offset >= from && offset < until;
@@ -190,6 +241,20 @@ impl Lane {
             }
             error => Err(error),
         }
+    }
+}
+
+/// The epoch that a dnpipe is in, as whoever may pull from it can ask.
+pub(crate) async fn epoch_of(
+    client: &Client,
+    dnpipe: DnpipeName,
+    partition: u32,
+) -> Result<u32, ClientError> {
+    let from = From::Last(0);
+    let request = Request::Pull { dnpipe, partition, from, max_bytes: 0, max_records: 0, wait_millis: 0 };
+    match client.ask(request).await? {
+        Answer::Pulled { epoch, .. } => Ok(epoch),
+        other => Err(unexpected(&other)),
     }
 }
 

@@ -21,6 +21,7 @@ mod group;
 mod ids;
 mod keep;
 mod limits;
+mod news;
 mod open;
 mod pipe;
 mod producer;
@@ -77,6 +78,11 @@ impl Broker {
     pub fn allowed(&self, name: &DnpipeName, caller: &str) -> Option<access::Verbs> {
         let spec = self.pipe(name)?.spec();
         Some(access::allowed(&spec.access, name.namespace(), caller))
+    }
+
+    /// The epoch of a dnpipe: how often it was reset. None where there is no such dnpipe.
+    pub fn epoch(&self, name: &DnpipeName) -> Option<u32> {
+        Some(self.pipe(name)?.fence.borrow().epoch)
     }
 
     /// Waits until a push that was refused as busy may be tried again.

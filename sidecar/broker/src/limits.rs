@@ -22,6 +22,9 @@ pub(crate) const IDS_MAX: usize = 1 << 20;
 
 /// Records of a partition that members of a group may have without having acknowledged them: bounds what a cursor is.
 pub(crate) const PENDING_RECORDS_MAX: u64 = 8 << 10;
+/// The same for members that hold what they get, such as pipelines with open windows: they acknowledge in order, so that what
+/// they have out is in few pieces.
+pub(crate) const HELD_RECORDS_MAX: u64 = 256 << 10;
 /// The longest wait for another delivery.
 pub(crate) const BACKOFF_MAX: Duration = Duration::from_secs(60);
 

@@ -41,6 +41,14 @@ pub(crate) struct Run {
     next: u64,
     offset: u64,
     reset_epoch: u32,
+    /// How many of its records were left out, because they were there already: a run of one batch, whose records do not follow
+    /// each other.
+    #[serde(default, skip_serializing_if = "is_none")]
+    skipped: u32,
+}
+
+fn is_none(skipped: &u32) -> bool {
+    *skipped == 0
 }
 
 /// What a batch is to a partition.
@@ -48,8 +56,8 @@ pub(crate) struct Run {
 pub(crate) enum Verdict {
     /// New: it may be appended.
     New,
-    /// It was appended before, here.
-    Repeat { offset: u64, reset_epoch: u32 },
+    /// It was appended before, here; so many of its records were there already.
+    Repeat { offset: u64, reset_epoch: u32, skipped: u32 },
 }
 
 impl Producer {
@@ -87,7 +95,7 @@ impl Producers {
         match run {
             Some(run) => {
                 let (offset, reset_epoch) = (run.offset + (first - run.first), run.reset_epoch);
-                Ok(Verdict::Repeat { offset, reset_epoch })
+                Ok(Verdict::Repeat { offset, reset_epoch, skipped: run.skipped })
             }
             None => Err(PushError::Forgotten { expected }),
         }
@@ -116,13 +124,14 @@ impl Producers {
             run.next == first
                 && run.offset + length == header.base_offset
                 && run.reset_epoch == header.reset_epoch
-                && header.skipped == 0
+                && header.skipped + run.skipped == 0
         };
         match known.runs.back_mut().filter(follows) {
             Some(run) => run.next = next,
             None => {
                 let (offset, reset_epoch) = (header.base_offset, header.reset_epoch);
-                known.runs.push_back(Run { first, next, offset, reset_epoch });
+                let skipped = header.skipped;
+                known.runs.push_back(Run { first, next, offset, reset_epoch, skipped });
                 if known.runs.len() > limits::RUNS_MAX {
                     known.runs.pop_front();
                 }
@@ -214,8 +223,8 @@ mod tests {
         push(&mut producers, batch(8, 0, 0, 2), &mut log).unwrap();
         push(&mut producers, batch(ID, 0, 5, 5), &mut log).unwrap();
         let mut again = |first, count| push(&mut producers, batch(ID, 0, first, count), &mut log);
-        assert_eq!(again(0, 5), Ok(Verdict::Repeat { offset: 100, reset_epoch: 0 }));
-        assert_eq!(again(5, 5), Ok(Verdict::Repeat { offset: 107, reset_epoch: 0 }));
+        assert_eq!(again(0, 5), Ok(Verdict::Repeat { offset: 100, reset_epoch: 0, skipped: 0 }));
+        assert_eq!(again(5, 5), Ok(Verdict::Repeat { offset: 107, reset_epoch: 0, skipped: 0 }));
         assert_eq!(again(11, 1), Err(PushError::OutOfSequence { expected: 10 }));
         assert_eq!(again(8, 5), Err(PushError::OutOfSequence { expected: 10 }), "cut anew");
         assert_eq!(again(10, 1), Ok(Verdict::New));
@@ -256,7 +265,7 @@ mod tests {
         assert_eq!(producers.check(&batch(ID, 0, 0, 1), 0), Err(PushError::Forgotten { expected }));
         assert_eq!(
             producers.check(&batch(ID, 0, 1, 1), 0),
-            Ok(Verdict::Repeat { offset: 2, reset_epoch: 0 })
+            Ok(Verdict::Repeat { offset: 2, reset_epoch: 0, skipped: 0 })
         );
     }
 

@@ -8,19 +8,20 @@ use std::{future::Future, sync::Arc};
 use bytes::Bytes;
 use sidestream_event::{
     native::{Conditions, DnpipeName},
-    record::{BatchWriter, Flags, Header, MESSAGE_ID, records, split},
+    record::{Flags, Header, MESSAGE_ID, records, split},
 };
 use sidestream_log::{Bounds, Journal};
 
 use crate::{
     Broker,
     error::{PushError, Room, write_error},
-    pipe::{Pipe, Tail},
+    news::{News, news, offsets, offsets_again, runs},
+    pipe::Pipe,
     producers::Verdict,
 };
 
 /// What became of a push.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pushed {
     /// The partition it is in.
     pub partition: u32,
@@ -30,8 +31,11 @@ pub struct Pushed {
     pub epoch: u32,
     /// Whether it was there already, and nothing was appended.
     pub is_repeat: bool,
-    /// Records of it that were there already and were left out; the others follow each other from `base_offset` on.
+    /// Records of it that were there already and were left out.
     pub skipped: u32,
+    /// Where some were left out: the offsets of all its records in their order, as runs of a first one and how many follow
+    /// each other. Empty where all follow each other from `base_offset` on.
+    pub runs: Vec<(u64, u32)>,
 }
 
 impl Broker {
@@ -78,15 +82,25 @@ impl Broker {
         }
         let Bounds { next, rolled_back, .. } = tail.bounds(journal, partition.id)?;
         let now = wall.max(tail.append_time);
-        if let Verdict::Repeat { offset, reset_epoch } = tail.producers.check(&header, now)? {
+        if let Verdict::Repeat { offset, reset_epoch, skipped } = tail.producers.check(&header, now)? {
+            let forgotten = PushError::Forgotten { expected: header.next_sequence() };
+            let offsets = match (skipped, spec.dedupe_window) {
+                (0, _) => Vec::new(),
+                (_, Some(window)) => {
+                    offsets_again(&tail.ids, &header, &body, offset, now, window).ok_or(forgotten)?
+                }
+                (_, None) => return Err(forgotten),
+            };
             let pushed = Pushed {
                 partition: number,
-                base_offset: offset,
+                base_offset: offsets.first().copied().unwrap_or(offset),
                 epoch: reset_epoch,
                 is_repeat: true,
-                skipped: 0,
+                skipped,
+                runs: runs(&offsets),
             };
-            let upto = offset + u64::from(header.count);
+            let last = offsets.iter().max().map(|last| last + 1);
+            let upto = last.unwrap_or(offset + u64::from(header.count));
             return Ok(Admitted { pushed, rolled_back, outcome: Outcome::Repeat { upto } });
         }
         if only_if.epoch.is_some_and(|epoch| epoch != tail.epoch) {
@@ -96,22 +110,26 @@ impl Broker {
             return Err(PushError::WrongOffset { next });
         }
         let news = match spec.dedupe_window {
-            Some(window) if header.flags == Flags::PLAIN => news(&tail, &header, &body, now, window)?,
+            Some(window) if header.flags == Flags::PLAIN => news(&tail.ids, &header, &body, now, window)?,
             _ => News::All,
         };
-        let (header, body) = match news {
-            News::All => (header, body),
-            News::None { offset } => {
+        let (header, body, kept) = match news {
+            News::All => (header, body, Vec::new()),
+            News::None { kept } => {
                 let epoch = tail.epoch;
+                let offsets = offsets(&kept, next);
+                let offset = offsets.first().copied().unwrap_or_default();
+                let upto = offsets.iter().max().map_or(0, |last| last + 1);
                 let pushed = Pushed {
                     partition: number,
                     base_offset: offset,
                     epoch,
                     is_repeat: true,
                     skipped: header.count,
+                    runs: runs(&offsets),
                 };
                 let outcome = if header.producer_id == 0 {
-                    Outcome::Repeat { upto: offset + 1 }
+                    Outcome::Repeat { upto }
                 } else {
                     // Its numbers are used up, and no record says so.
                     let before = tail.producers.get(header.producer_id).cloned();
@@ -120,11 +138,11 @@ impl Broker {
                     let appending = self.inner.state.append(&change, wall).inspect_err(|_| {
                         tail.producers.put(header.producer_id, before.unwrap_or_default());
                     })?;
-                    Outcome::Noted { appending, upto: offset + 1 }
+                    Outcome::Noted { appending, upto }
                 };
                 return Ok(Admitted { pushed, rolled_back, outcome });
             }
-            News::Some { header, body } => (*header, body),
+            News::Some { header, body, kept } => (*header, body, kept),
         };
         if !pipe.use_bytes(journal, u64::from(header.length), spec.quota_bytes) {
             return Err(PushError::Full { what: Room::Quota, limit: spec.quota_bytes.unwrap_or_default() });
@@ -150,12 +168,14 @@ impl Broker {
                 }
             }
         }
+        let offsets = offsets(&kept, header.base_offset);
         let pushed = Pushed {
             partition: number,
-            base_offset: header.base_offset,
+            base_offset: offsets.first().copied().unwrap_or(header.base_offset),
             epoch: tail.epoch,
             is_repeat: false,
             skipped: header.skipped,
+            runs: runs(&offsets),
         };
         Ok(Admitted { pushed, rolled_back, outcome: Outcome::Appending(appending) })
     }
@@ -231,55 +251,6 @@ pub(crate) async fn durable(
             return Err(if is_removed { PushError::Unknown(pipe.name.clone()) } else { PushError::Closed });
         }
     }
-}
-
-/// What of a batch was not seen before.
-enum News {
-    All,
-    None { offset: u64 },
-    Some { header: Box<Header>, body: Bytes },
-}
-
-fn news(
-    tail: &Tail,
-    header: &Header,
-    body: &Bytes,
-    now: i64,
-    window: std::time::Duration,
-) -> Result<News, PushError> {
-    let mut own: Vec<&[u8]> = Vec::new();
-    let mut first_repeat = None;
-    let mut new = Vec::new();
-    let mut repeats_itself = false;
-    for record in records(header, body) {
-        let record = record?;
-        if let Some(id) = record.headers.get(MESSAGE_ID) {
-            if let Some(offset) = tail.ids.find(id, now, window) {
-                first_repeat = first_repeat.or(Some(offset));
-                continue;
-            }
-            own.push(id);
-            repeats_itself |= own.len() > 1;
-        }
-        new.push(record);
-    }
-    if repeats_itself {
-        // Ids of one batch are looked at only where there are several, and then as a set.
-        let mut seen = std::collections::HashSet::new();
-        new.retain(|record| record.headers.get(MESSAGE_ID).is_none_or(|id| seen.insert(id.to_vec())));
-    }
-    if new.len() == header.count as usize {
-        return Ok(News::All);
-    }
-    let Some(first) = new.first() else { return Ok(News::None { offset: first_repeat.unwrap_or_default() }) };
-    debug_assert!(first.offset >= header.base_offset);
-    let mut writer = BatchWriter::new();
-    for record in &new {
-        writer.push_raw(header.base_time, record.raw)?;
-    }
-    let skipped = header.skipped + (header.count - new.len() as u32);
-    let (header, body) = split(&writer.finish(Header { skipped, ..*header })?)?;
-    Ok(News::Some { header: Box::new(header), body })
 }
 
 /// How long what can't wake us is waited for: that records were taken back while nothing became readable.

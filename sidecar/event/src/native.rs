@@ -19,15 +19,19 @@
 mod answer;
 mod frame;
 mod name;
+mod places;
 mod preamble;
 mod refusal;
 mod request;
+
+use std::time::Duration;
 
 pub use answer::{
     Answer, Claimed, DamageView, DiskView, DnpipeView, GroupView, MemberView, PartitionView, Share, Verified,
 };
 pub use frame::{FRAME_BYTES_MAX, Frame, FrameError, Frames, HEAD_BYTES_MAX, PREFIX_BYTES, write_frame};
 pub use name::{BadName, DnpipeName, NAME_BYTES_MAX, NAMESPACE_BYTES_MAX};
+pub use places::{read_places, write_places};
 pub use preamble::{MAGIC, PREAMBLE_BYTES, Preamble, PreambleError, Verdict, choose};
 pub use refusal::Refusal;
 pub use request::{Conditions, From, Member, Request};
@@ -36,6 +40,9 @@ pub use request::{Conditions, From, Member, Request};
 pub const VERSION_MIN: u16 = 1;
 /// The newest version of the protocol that is spoken here.
 pub const VERSION_MAX: u16 = 1;
+/// How long after it asked for them a reader hands out records, before it asks again whether there was a reset. A gateway
+/// answers a reset when this is over for all that it gave before.
+pub const HANDED_OUT_WITHIN: Duration = Duration::from_millis(100);
 /// The name of the protocol in a TLS handshake (RFC 7301).
 pub const ALPN: &[u8] = b"sidestream-dnpipe/1";
 

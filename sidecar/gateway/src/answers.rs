@@ -7,7 +7,7 @@ use sidestream_broker::{Broker, Described, Limits, PullError, Pulled};
 use sidestream_event::{
     native::{
         Answer, DiskView, DnpipeName, DnpipeView, Frame, From, HEAD_BYTES_MAX, PartitionView, Refusal,
-        Request,
+        Request, write_places,
     },
     record::{HEADER_BYTES, Header},
 };
@@ -47,6 +47,10 @@ impl Session<'_> {
             }
             Request::Reset { dnpipe } => self.reset(dnpipe),
             Request::Verify { dnpipe } => self.verify(dnpipe),
+            Request::Next { ref member, .. } => {
+                let name = member.dnpipe.clone();
+                self.begin_group(request).map(|claiming| self.claim(name, claiming))
+            }
             of_group => self.begin_group(of_group),
         };
         begun.unwrap_or_else(|refusal| now(Err(refusal)))
@@ -92,7 +96,8 @@ impl Session<'_> {
         Ok(Box::pin(async move {
             match pushing.await {
                 Ok(pushed) => {
-                    Done::of(Answer::Pushed { base_offset: pushed.base_offset, epoch: pushed.epoch })
+                    let answer = Answer::Pushed { base_offset: pushed.base_offset, epoch: pushed.epoch };
+                    Done { tail: vec![write_places(&pushed.runs)], ..Done::of(answer) }
                 }
                 Err(error) => Done::refused(of_push(error)),
             }
@@ -108,13 +113,21 @@ impl Session<'_> {
         wait: Option<Duration>,
     ) -> Result<Work, Refusal> {
         self.caller.check(self.broker(), &name, Verb::Pull)?;
-        let (broker, turns) = (self.broker().clone(), self.turns.clone());
-        let read = move |from, wait| {
-            let (broker, name) = (broker.clone(), name.clone());
-            never_held_up(async move { broker.pull(&name, partition, from, limits, wait).await })
-        };
+        let (shared, turns) = (self.shared.clone(), self.turns.clone());
         Ok(Box::pin(async move {
-            match in_turn(&turns, from, wait, read).await {
+            let read = |from, wait| {
+                let (broker, name) = (shared.broker.clone(), name.clone());
+                never_held_up(async move { broker.pull(&name, partition, from, limits, wait).await })
+            };
+            let pulled = loop {
+                match in_turn(&turns, from, wait, read).await {
+                    Ok((pulled, _))
+                        if !pulled.batches.is_empty()
+                            && !shared.leases.give(&shared.broker, &name, pulled.epoch) => {}
+                    pulled => break pulled,
+                }
+            };
+            match pulled {
                 Ok((pulled, turn)) => {
                     let answer = Answer::Pulled {
                         from: pulled.from,
@@ -131,11 +144,27 @@ impl Session<'_> {
         }))
     }
 
+    /// Records for a member: those that a reset took since they were claimed are not given.
+    fn claim(&self, name: DnpipeName, claiming: Work) -> Work {
+        let shared = self.shared.clone();
+        Box::pin(async move {
+            let mut done = claiming.await;
+            let Answer::Claimed(claimed) = &mut done.answer else { return done };
+            let epoch = claimed.shares.iter().map(|share| share.epoch).min();
+            if epoch.is_some_and(|epoch| !shared.leases.give(&shared.broker, &name, epoch)) {
+                claimed.shares.clear();
+                done.tail.clear();
+            }
+            done
+        })
+    }
+
     fn reset(&self, name: DnpipeName) -> Result<Work, Refusal> {
         self.caller.check(self.broker(), &name, Verb::Reset)?;
-        let broker = self.broker().clone();
+        let shared = self.shared.clone();
         Ok(to_its_end(async move {
-            let epoch = broker.reset(&name).await.map_err(of_reset)?;
+            let epoch = shared.broker.reset(&name).await.map_err(of_reset)?;
+            shared.leases.end(&name).await;
             Ok(Answer::Reset { epoch })
         }))
     }

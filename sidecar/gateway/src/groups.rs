@@ -1,8 +1,10 @@
 //! Requests of groups. A membership is the connection's: who comes back on another one joins again.
 
+use std::time::Duration;
+
 use sidestream_broker::{GroupError, JoinOptions, Membership};
 use sidestream_event::native::{
-    Answer, Claimed, DnpipeName, From, GroupView, Member, MemberView, Refusal, Request, Share,
+    Answer, Claimed, DnpipeName, GroupView, Member, MemberView, Refusal, Request, Share,
 };
 
 use crate::{
@@ -17,7 +19,12 @@ impl Session<'_> {
     /// Begins a request of a group.
     pub(crate) fn begin_group(&mut self, request: Request) -> Result<Work, Refusal> {
         match request {
-            Request::Join { member, auto_ack } => self.join(member, auto_ack),
+            Request::Join { member, auto_ack } => {
+                self.join(member, JoinOptions { auto_ack, ..JoinOptions::default() })
+            }
+            Request::JoinToHold { member } => {
+                self.join(member, JoinOptions { lease: Duration::MAX, ..JoinOptions::default() })
+            }
             Request::Next { member, max_bytes, max_records, wait_millis } => {
                 let (membership, broker) = (self.membership(&member)?, self.broker().clone());
                 let (limits, wait) = (limits(max_bytes, max_records), wait(wait_millis));
@@ -81,7 +88,7 @@ impl Session<'_> {
         }
     }
 
-    fn join(&mut self, member: Member, auto_ack: bool) -> Result<Work, Refusal> {
+    fn join(&mut self, member: Member, options: JoinOptions) -> Result<Work, Refusal> {
         let broker = self.pulling(&member.dnpipe)?;
         if self.members.len() >= MEMBERS_MAX {
             let reason = format!(
@@ -90,7 +97,6 @@ impl Session<'_> {
             return Err(Refusal::Bad { reason });
         }
         Ok(Box::pin(async move {
-            let options = JoinOptions { auto_ack, from: From::First(0), ..JoinOptions::default() };
             match broker.join(&member.dnpipe, &member.group, &member.name, options).await {
                 Ok(membership) => {
                     let answer = Answer::Joined { partitions: membership.partitions().to_vec() };

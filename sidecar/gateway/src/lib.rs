@@ -17,6 +17,7 @@ mod answers;
 mod caller;
 mod groups;
 mod http;
+mod leases;
 mod limits;
 mod listen;
 mod refusals;
@@ -75,6 +76,8 @@ pub(crate) struct Shared {
     pub(crate) verifying: Arc<Semaphore>,
     /// A permit for each KiB of large frames that are on their way in.
     pub(crate) room: Arc<Semaphore>,
+    /// What was given and may not be handed out yet.
+    pub(crate) leases: leases::Leases,
     pub(crate) phase: watch::Receiver<Phase>,
 }
 
@@ -90,6 +93,7 @@ impl Gateway {
             verifying: Arc::new(Semaphore::new(1)),
             room: Arc::new(Semaphore::new(limits.frames_kib_max)),
             limits,
+            leases: leases::Leases::default(),
             phase,
         };
         Gateway { shared: Arc::new(shared), phase: sender }

@@ -242,3 +242,34 @@ async fn more_dnpipes_than_an_answer_holds_are_listed() {
     let names: std::collections::BTreeSet<_> = found.iter().map(|own| own.name.clone()).collect();
     assert_eq!((found.len(), names.len()), (602, 602));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receipt_names_its_own_record_although_others_of_its_batch_were_there_before() {
+    let world = world(Limits::default()).await;
+    let dedupe_window = Some(Duration::from_secs(600));
+    let spec = sidestream_broker::DnpipeSpec::new("shop/once".parse().unwrap());
+    world.apply(sidestream_broker::DnpipeSpec { dedupe_window, ..spec }).await;
+    let client = world.local();
+    // All that is pushed while one waits goes in one batch.
+    let config = ProducerConfig { linger: Duration::from_secs(3600), ..ProducerConfig::default() };
+    let producer = client.producer("shop/once", config).await.unwrap();
+    let mut told = Vec::new();
+    for texts in [&["a", "b", "c"][..], &["x", "b", "y", "y", "a", "z"], &["c", "new"]] {
+        let mut promises = Vec::new();
+        for text in texts {
+            let record = Record::new(*text).header("message-id", *text);
+            promises.push((*text, producer.push(record).await.unwrap()));
+        }
+        producer.flush().await.unwrap();
+        for (text, promise) in promises {
+            told.push((promise.await.unwrap().offset, text));
+        }
+    }
+    let mut reader = client.reader("shop/once", From::First(0), ReaderConfig::default()).await.unwrap();
+    let found: BTreeMap<u64, Pulled> =
+        all(&mut reader).await.into_iter().map(|record| (record.offset, record)).collect();
+    assert_eq!(found.len(), 7);
+    for (offset, text) in told {
+        assert_eq!(found[&offset].value, text, "at {offset}");
+    }
+}

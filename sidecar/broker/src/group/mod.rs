@@ -42,7 +42,7 @@ pub struct JoinOptions {
     pub auto_ack: bool,
     /// Where a group begins that is not there yet.
     pub from: From,
-    /// How long a record may be out before it is taken for not taken.
+    /// How long a record may be out before it is taken for not taken; [`Duration::MAX`]: for as long as the member is there.
     pub lease: Duration,
     /// How long a member may be silent before it is taken for gone; who waits for records is not silent.
     pub session: Duration,

@@ -125,6 +125,10 @@ impl Share {
     pub(crate) fn claim(&mut self, end: u64, records_max: u64, now: Moment, until: Moment) -> Vec<Claim> {
         let mut claims = Vec::new();
         let mut left = records_max;
+        if until != HELD && self.pending_records > limits::PENDING_RECORDS_MAX {
+            // Left by who held more than others may have out.
+            left = left.min(limits::PENDING_RECORDS_MAX.saturating_sub(self.out()));
+        }
         while left > 0 {
             let is_due = |pending: &Pending| matches!(pending.state, State::Waiting { from } if from <= now);
             let due = self
@@ -139,7 +143,8 @@ impl Share {
                     Claim { range, delivery: pending.deliveries.saturating_add(1) }
                 }
                 None => {
-                    let range = self.fresh..end.min(self.fresh.saturating_add(left.min(self.room())));
+                    let room = if until == HELD { self.room_to_hold() } else { self.room() };
+                    let range = self.fresh..end.min(self.fresh.saturating_add(left.min(room)));
                     if range.is_empty() {
                         break;
                     }
@@ -250,6 +255,17 @@ impl Share {
         limits::PENDING_RECORDS_MAX.saturating_sub(self.pending_records)
     }
 
+    /// The same for who holds what it gets, in few pieces.
+    fn room_to_hold(&self) -> u64 {
+        limits::HELD_RECORDS_MAX.saturating_sub(self.pending_records)
+    }
+
+    /// How many records the owner has.
+    fn out(&self) -> u64 {
+        let out = self.pending.iter().filter(|(_, pending)| matches!(pending.state, State::Out { .. }));
+        out.map(|(start, pending)| pending.end - start).sum()
+    }
+
     /// What is to be buried, in order.
     pub(crate) fn dying(&self) -> Vec<(Range<u64>, u32)> {
         let dying = self.pending.iter().filter(|(_, pending)| pending.state == State::Dying);
@@ -264,7 +280,7 @@ impl Share {
     /// When something is due again or out for too long.
     pub(crate) fn next_due(&self) -> Option<Moment> {
         let due = self.pending.values().filter_map(|pending| match pending.state {
-            State::Out { until } => Some(until),
+            State::Out { until } => (until != HELD).then_some(until),
             State::Waiting { from } => Some(from),
             State::Dying => None,
         });
@@ -313,6 +329,14 @@ impl Share {
 
     fn put(&mut self, range: Range<u64>, deliveries: u32, state: State) {
         self.pending_records += range.end - range.start;
+        // What is held for long is much, and in one piece.
+        if state == (State::Out { until: HELD })
+            && let Some((_, before)) = self.pending.range_mut(..range.start).next_back()
+            && (before.end, before.deliveries, before.state) == (range.start, deliveries, state)
+        {
+            before.end = range.end;
+            return;
+        }
         self.pending.insert(range.start, Pending { end: range.end, deliveries, state });
     }
 
@@ -322,6 +346,9 @@ impl Share {
         }
     }
 }
+
+/// Out for as long as the owner lives.
+const HELD: Moment = Moment::from_nanos(u64::MAX);
 
 fn next_state(deliveries: u32, now: Moment, patience: Patience) -> State {
     if patience.max_deliveries.is_some_and(|max| deliveries >= max) {

@@ -17,7 +17,8 @@ pub enum Answer {
     Dnpipes(Vec<DnpipeView>),
     /// To `Describe`.
     Dnpipe(DnpipeView),
-    /// To `Push`: the batch is as durable as the dnpipe says.
+    /// To `Push`: the batch is as durable as the dnpipe says. Where some of its records were there before and were left out,
+    /// the tail says where each is: see [`read_places`](super::read_places).
     Pushed {
         /// The offset of its first record.
         base_offset: u64,

@@ -119,6 +119,12 @@ pub enum Request {
         /// Behind which.
         dnpipe: DnpipeName,
     },
+    /// Like `Join`, for who works long on records: what it is handed out stays with it until it acknowledges it, gives it back
+    /// or is gone. Answered by `Joined`.
+    JoinToHold {
+        /// Which member of which group.
+        member: Member,
+    },
 }
 
 /// What must hold for a push to be taken.

@@ -5,7 +5,7 @@ use axum::{
     extract::{Path, State},
 };
 use serde::Serialize;
-use sidestream_event::native::{DnpipeName, DnpipeView};
+use sidestream_event::native::{DnpipeName, DnpipeView, Refusal};
 use utoipa::{OpenApi, ToSchema};
 
 use super::{Asked, events, problem::Problem, records};
@@ -78,7 +78,12 @@ pub(super) async fn reset(
     let broker = asked.shared.broker.clone();
     asked.caller.check(&broker, &name, Verb::Reset)?;
     // To its end, also where the caller leaves.
-    let resetting = tokio::spawn(async move { broker.reset(&name).await.map_err(of_reset) });
+    let shared = asked.shared.clone();
+    let resetting = tokio::spawn(async move {
+        let epoch = broker.reset(&name).await.map_err(of_reset)?;
+        shared.leases.end(&name).await;
+        Ok::<_, Refusal>(epoch)
+    });
     let epoch = resetting.await.map_err(|error| Problem::bad(error.to_string()))??;
     Ok(Json(Reset { epoch }))
 }

@@ -118,6 +118,27 @@ fn a_reader_that_acknowledges_nothing_gets_no_more_than_may_be_out() {
     assert_eq!(share.claim(u64::MAX, u64::MAX, at(0), at(100)), [claim(most..most + 1, 1)]);
 }
 
+#[test]
+fn who_holds_gets_more_in_one_piece_and_is_hurried_by_no_lease() {
+    let (mut share, held) = (Share::at(0), at(0) + Duration::MAX);
+    let most = limits::HELD_RECORDS_MAX;
+    for from in (0..most).step_by(1 << 10) {
+        assert_eq!(share.claim(u64::MAX, 1 << 10, at(0), held), [claim(from..from + (1 << 10), 1)]);
+    }
+    assert_eq!(share.claim(u64::MAX, u64::MAX, at(0), held), []);
+    assert_eq!((share.pending.len(), share.next_due()), (1, None));
+    assert!(!share.expire(at(1_000_000), PATIENCE));
+    share.settle(0..10);
+    assert_eq!((share.cursor(), share.pending.len()), (10, 1));
+    // The next to own it does not hold: it gets of it what it may have out.
+    share.release(at(5), None);
+    let first = limits::PENDING_RECORDS_MAX + 10;
+    assert_eq!(share.claim(u64::MAX, u64::MAX, at(5), at(100)), [claim(10..first, 2)]);
+    assert_eq!(share.claim(u64::MAX, u64::MAX, at(5), at(100)), []);
+    share.settle(10..11);
+    assert_eq!(share.claim(u64::MAX, u64::MAX, at(5), at(100)), [claim(first..first + 1, 2)]);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Claim(u64),

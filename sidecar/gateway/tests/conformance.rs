@@ -1,0 +1,30 @@
+//! What every dnpipe does, as a client sees it: over the native protocol, through the doors, on each of the three disks.
+
+mod doors;
+
+/// A crash is a power cut that leaves any part of what was not flushed.
+mod sim {
+    async fn start() -> crate::doors::Doors {
+        crate::doors::Doors::simulated(0x51de).await
+    }
+
+    sidestream_conformance::conforms!(start);
+}
+
+/// By plain system calls.
+mod file {
+    async fn start() -> crate::doors::Doors {
+        crate::doors::Doors::on_disk(sidestream_host::disk::Choice::File).await
+    }
+
+    sidestream_conformance::conforms!(start);
+}
+
+/// By whichever driver the probe takes: io_uring where it is to be had.
+mod uring {
+    async fn start() -> crate::doors::Doors {
+        crate::doors::Doors::on_disk(sidestream_host::disk::Choice::Auto).await
+    }
+
+    sidestream_conformance::conforms!(start);
+}
