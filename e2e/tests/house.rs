@@ -24,7 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sidestream-conformance", &["event"]),
     ("sidestream-trust", &["host"]),
     ("sidestream-edge", &["event", "ring", "host", "trust"]),
-    ("sidestream-connector", &["plan", "event", "ring", "host"]),
+    ("sidestream-connector", &["plan", "event", "ring", "host", "client"]),
     ("sidestream-gateway", &["event", "broker", "trust"]),
     // Records that do not say when they happened have the host's time.
     ("sidestream-client", &["event", "host", "trust"]),

@@ -22,6 +22,7 @@ use sidestream_broker::{
     ApplyError, Broker, DnpipeSpec, Durability, GroupSpec, OpenError, Retention,
     access::{Rule, Verbs},
 };
+use sidestream_connector::Address;
 use sidestream_event::native::{BadName, DamageView, DiskView, DnpipeName, Refusal, Verified};
 use sidestream_gateway::{Gateway, Limits, Storage};
 use sidestream_host::{
@@ -83,7 +84,8 @@ pub enum ServeDnpipesError {
 }
 
 impl Dnpipes {
-    /// Opens the journal in `folder`, and serves what is in it through a local socket there. Blocks while it is read.
+    /// Opens the journal in `folder`, and serves what is in it through a local socket there, also to the pipelines of this
+    /// process. Blocks while it is read.
     ///
     /// # Errors
     /// A folder that another process has, or that cannot be used; a journal of a newer version.
@@ -107,7 +109,9 @@ impl Dnpipes {
         let stored = Arc::new(Stored { journal, broker: broker.clone(), clock: world.clock().clone() });
         let gateway = Arc::new(Gateway::new(broker.clone(), stored.clone(), Limits::default()));
         let dnpipes = Dnpipes { broker, gateway, stored, maintenance, sockets: world.sockets().clone() };
-        dnpipes.open_local(&folder.join(SOCKET))?;
+        let socket = folder.join(SOCKET);
+        dnpipes.open_local(&socket)?;
+        world.use_dnpipes(Address::Local(socket));
         Ok(dnpipes)
     }
 
@@ -142,6 +146,30 @@ impl Dnpipes {
             self.sockets.block_on(self.broker.apply(spec)).map_err(of_dnpipe)?;
         }
         Ok(())
+    }
+
+    /// Removes a dnpipe with its records, where it is there.
+    ///
+    /// # Errors
+    /// A name that none can have; a disk that fails.
+    pub fn remove(&self, full_name: &str) -> Result<(), ServeDnpipesError> {
+        let name: DnpipeName = full_name.parse().map_err(ServeDnpipesError::Name)?;
+        match self.sockets.block_on(self.broker.remove(&name)) {
+            Ok(()) | Err(ApplyError::Unknown(_)) => Ok(()),
+            Err(error) => Err(ServeDnpipesError::Apply { dnpipe: full_name.to_owned(), error }),
+        }
+    }
+
+    /// How often a dnpipe was reset, how many records it has, and how many bytes of the disk.
+    pub fn amounts(&self, full_name: &str) -> Option<(u32, u64, u64)> {
+        let found = self.broker.describe(&full_name.parse().ok()?)?;
+        let records = found.partitions.iter().map(|own| own.end.saturating_sub(own.first)).sum();
+        Some((found.epoch, records, found.used_bytes))
+    }
+
+    /// How many partitions a dnpipe has.
+    pub fn partitions(&self, full_name: &str) -> Option<u32> {
+        self.broker.describe(&full_name.parse().ok()?).map(|found| found.spec.partitions)
     }
 
     /// The dnpipes there are, by their full names.

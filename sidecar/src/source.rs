@@ -10,7 +10,7 @@ use sidestream_connector::{
     AsyncSource, BlockingSource, Failure, Filled, Intake, Origin, PolledSource, Source, Stop, intake,
 };
 use sidestream_event::{Batch, Pool, Timestamp};
-use sidestream_graph::{Fed, Feed, StageStats};
+use sidestream_graph::{Fed, Feed, StageStats, WakeOnDrop};
 use sidestream_host::Moment;
 use sidestream_ring::{Receiver, Sender, channel::channel_by};
 use tokio::sync::watch;
@@ -88,8 +88,14 @@ impl RunningSource {
             }
             Source::Async(source) => {
                 let (intake, receiver) = open(origin);
-                closed.set();
-                world.sockets.spawn(run_async(name.to_owned(), source, intake, stats, ended));
+                let name = name.to_owned();
+                let closes = WakeOnDrop(closed.waker());
+                world.sockets.spawn(async move {
+                    let _closes = closes;
+                    let mut source = source;
+                    run_async(name, source.as_mut(), intake, stats, ended).await;
+                    source.drained(Box::pin(given_up(estate))).await;
+                });
                 Head::Ring(receiver)
             }
         };
@@ -181,6 +187,16 @@ fn close(origin: &Origin, estate: &Estate) {
     }
 }
 
+/// Waits as long as it is worth waiting for what a source brought in.
+async fn given_up(estate: Estate) {
+    let (mut looks, mut last_looks) = (0, 0);
+    while looks < RELEASE_LOOKS && last_looks < LAST_LOOKS {
+        looks += 1;
+        last_looks += u32::from(estate.lock().is_last);
+        tokio::time::sleep(RELEASE_LOOK).await;
+    }
+}
+
 impl Estate {
     fn lock(&self) -> MutexGuard<'_, Left> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -210,7 +226,7 @@ fn run_blocking(name: &str, source: &mut dyn BlockingSource, mut intake: Intake,
 
 async fn run_async(
     name: String,
-    mut source: Box<dyn AsyncSource>,
+    source: &mut dyn AsyncSource,
     mut intake: Intake,
     stats: Arc<StageStats>,
     ended: Latch,
@@ -233,7 +249,7 @@ async fn run_async(
             break;
         }
     }
-    drop((intake, source));
+    drop(intake);
     ended.set();
 }
 

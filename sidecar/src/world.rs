@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use sidestream_connector::{Environment, Secrets};
+use sidestream_connector::{Address, Environment, Secrets};
 use sidestream_edge::Peering;
 use sidestream_expr::{Program, Type};
 use sidestream_graph::Processor;
@@ -43,6 +43,7 @@ pub struct World {
     pub(crate) clock: Clock,
     pub(crate) secrets: Secrets,
     peering: Arc<OnceLock<Peering>>,
+    dnpipes: Arc<OnceLock<Address>>,
     /// Set when somebody at the other end of this process has gone for good.
     pub(crate) closed: Latch,
 }
@@ -66,6 +67,7 @@ impl Sidecar {
             clock,
             secrets: config.secrets,
             peering: Arc::default(),
+            dnpipes: Arc::default(),
             closed: Latch::default(),
         };
         Ok(Sidecar { world, _workers: workers, _sockets: sockets })
@@ -105,11 +107,18 @@ impl World {
         self.peering.get()
     }
 
+    /// Lets stages use the dnpipes of the server at `address` from now on. Before that, a plan that names one is refused.
+    pub fn use_dnpipes(&self, address: Address) {
+        // Who knows a server already keeps it.
+        let _ = self.dnpipes.set(address);
+    }
+
     pub(crate) fn environment(&self, pipeline: &str) -> Environment {
         Environment {
             pipeline: pipeline.to_owned(),
             clock: self.clock.clone(),
             secrets: self.secrets.clone(),
+            dnpipes: self.dnpipes.get().cloned(),
             compile: Arc::new(|expression| {
                 let program = Program::compile(expression.source(), &Type::Dyn).map_err(|problems| {
                     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")

@@ -38,7 +38,7 @@ macro_rules! kinds {
 
 kinds!(Source as SourceKind by into_source {
     Generator => Generator, Stdin => Stdin, FileSource => File, HostMetrics => HostMetrics, Prometheus => Prometheus,
-    Http => Http,
+    Http => Http, DnpipeSource => Dnpipe,
 });
 
 kinds!(Process as ProcessKind by into_process {
@@ -48,5 +48,6 @@ kinds!(Process as ProcessKind by into_process {
 });
 
 kinds!(Sink as SinkKind by into_sink {
-    Console => Console, FileSink => File, Webhook => Webhook, Alertmanager => Alertmanager, Blackhole => Blackhole,
+    Console => Console, FileSink => File, Webhook => Webhook, Alertmanager => Alertmanager, DnpipeSink => Dnpipe,
+    Blackhole => Blackhole,
 });

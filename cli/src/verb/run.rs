@@ -9,6 +9,7 @@
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Args;
+use sidestream_client::Address as ServerAddress;
 use sidestream_crds::Severity;
 use sidestream_plan::{Dnpipe, Latency, Plan};
 use sidestream_sidecar::{
@@ -40,6 +41,9 @@ pub(crate) struct Run {
     /// are there already are served too
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// The data directory of the process that serves the dnpipes which stages name, where this one is not to
+    #[arg(long, value_name = "DIR", conflicts_with = "data_dir")]
+    dnpipes: Option<PathBuf>,
     #[command(flatten)]
     peers: Peers,
     /// Where to serve /metrics, /readyz, /stages and /tap; `off` for nowhere
@@ -121,6 +125,15 @@ impl Run {
 
     /// Serves the dnpipes of the files, and those of a data directory that was named.
     fn serve_dnpipes(&self, wanted: &[Dnpipe], world: &World) -> Result<Option<Dnpipes>, String> {
+        if let Some(folder) = &self.dnpipes {
+            if let Some(first) = wanted.first() {
+                let name = first.full_name();
+                return Err(format!(
+                    "the files have the dnpipe {name}, and --dnpipes says that another process serves it; move it to that one's files"
+                ));
+            }
+            world.use_dnpipes(ServerAddress::Local(socket_of(folder)));
+        }
         if wanted.is_empty() && self.data_dir.is_none() && !self.peers.listens() {
             return Ok(None);
         }

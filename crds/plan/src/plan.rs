@@ -126,7 +126,7 @@ pub struct OnError {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
     /// The sink stage that gets events nobody could handle, with the stage that failed and the reason in their headers;
-    /// `console`, `file` and `webhook` write both. Absent: they are counted as dropped, and logged.
+    /// `console`, `file`, `webhook` and `dnpipe` write both. Absent: they are counted as dropped, and logged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub dead_letter: Option<String>,

@@ -43,6 +43,7 @@ pub(super) fn of(kind: &Kind) -> Vec<Use<'_>> {
             uses.map("labels", alertmanager.labels.as_ref(), Want::Plain);
             uses.map("annotations", alertmanager.annotations.as_ref(), Want::Plain);
         }
+        Kind::Sink(Sink::Dnpipe(dnpipe)) => uses.add(&["key"], dnpipe.key.as_ref(), Want::Plain),
         Kind::Sink(
             Sink::Console(_) | Sink::File(_) | Sink::Webhook(_) | Sink::Blackhole(_) | Sink::Edge(_),
         ) => {}

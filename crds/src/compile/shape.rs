@@ -81,7 +81,7 @@ fn of_source(source: &Source) -> Type {
                 .with("value", Type::Float);
             Type::Map(if generator.payload.is_some() { shape.with("payload", Type::Text) } else { shape })
         }
-        Source::Stdin(_) | Source::File(_) => Type::Text,
+        Source::Stdin(_) | Source::File(_) | Source::Dnpipe(_) => Type::Text,
         Source::HostMetrics(_) | Source::Prometheus(_) => of_samples(),
         Source::Http(_) | Source::Push(_) | Source::Edge(_) => Type::Dyn,
     }

@@ -16,6 +16,7 @@ fn env() -> Environment {
         pipeline: "bench/sources".into(),
         clock: Clock::machine(),
         secrets: Secrets::default(),
+        dnpipes: None,
         compile: Arc::new(|_| Err("no expression is needed".into())),
     }
 }

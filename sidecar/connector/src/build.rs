@@ -7,6 +7,7 @@ use crate::{
     alertmanager::Alerts,
     blackhole::Blackhole,
     console::Console,
+    dnpipe::{Pulls, Pushes},
     file::{FileSink, FileSource},
     generator::Generator,
     host_metrics,
@@ -25,6 +26,7 @@ pub fn source(kind: &plan::Source, env: &Environment) -> Result<Source, BuildErr
         plan::Source::Stdin(stage) => Source::Blocking(Box::new(Stdin::new(stage))),
         plan::Source::Prometheus(stage) => Source::Async(Box::new(Scrape::new(stage, env)?)),
         plan::Source::Http(stage) => Source::Async(Box::new(Server::new(stage, env)?)),
+        plan::Source::Dnpipe(stage) => Source::Async(Box::new(Pulls::new(stage, env)?)),
         plan::Source::Push(_) => {
             let reason = "is fed by the program that embeds the pipeline, not built from a plan".into();
             return Err(BuildError { field: "push", reason });
@@ -41,6 +43,7 @@ pub fn sink(kind: &plan::Sink, env: &Environment) -> Result<Sink, BuildError> {
         plan::Sink::Blackhole(_) => Sink::Inline(Box::new(Blackhole)),
         plan::Sink::Webhook(stage) => Sink::Async(Box::new(Requests::new(stage, env)?)),
         plan::Sink::Alertmanager(stage) => Sink::Async(Box::new(Alerts::new(stage, env)?)),
+        plan::Sink::Dnpipe(stage) => Sink::Async(Box::new(Pushes::new(stage, env)?)),
         plan::Sink::Edge(_) => return Err(no_peers()),
     })
 }

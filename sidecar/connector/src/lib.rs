@@ -13,6 +13,7 @@ mod alertmanager;
 mod blackhole;
 pub mod build;
 mod console;
+mod dnpipe;
 mod error;
 mod file;
 mod generator;
@@ -33,6 +34,7 @@ pub use error::{BuildError, Failure, Undelivered};
 pub use intake::{Intake, Receipt, Refusal, Stop, Stopped, intake};
 pub use origin::{Ledger, Origin};
 pub use secrets::Secrets;
+pub use sidestream_client::Address;
 pub use sidestream_event::{ERROR_HEADER, STAGE_HEADER};
 pub use sink::{AsyncSink, BlockingSink, InlineSink, Sink};
 pub use source::{AsyncSource, BlockingSource, Filled, PolledSource, Source};
@@ -61,6 +63,8 @@ pub struct Environment {
     pub clock: Clock,
     /// Where secrets are read.
     pub secrets: Secrets,
+    /// The server of dnpipes, where this process knows one.
+    pub dnpipes: Option<Address>,
     /// Compiles an expression; the error is its text. Given from outside, because this room knows no expressions.
     pub compile: Arc<Compile>,
 }

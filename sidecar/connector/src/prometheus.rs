@@ -182,6 +182,7 @@ mod tests {
             pipeline: "a/b".into(),
             clock: Clock::machine(),
             secrets: Secrets::default(),
+            dnpipes: None,
             compile: Arc::new(|_| Err("no expression here".into())),
         };
         let stage = Prometheus {

@@ -79,4 +79,11 @@ pub trait AsyncSource: Send {
 
     /// Brings events in until the input ends (`Ok`) or the intake is stopped (`Ok`). Called again after a failure.
     fn run<'a>(&'a mut self, intake: &'a mut Intake) -> BoxFuture<'a, Result<(), Failure>>;
+
+    /// Stays, after `run` has returned for good, until what it brought in needs it no more; soon after `given_up`, it ends
+    /// however things are.
+    fn drained<'a>(&'a mut self, given_up: BoxFuture<'a, ()>) -> BoxFuture<'a, ()> {
+        drop(given_up);
+        Box::pin(async {})
+    }
 }

@@ -47,6 +47,7 @@ fn requests() -> Vec<Request> {
         Request::Reset { dnpipe: name() },
         Request::Verify { dnpipe: None },
         Request::ListBehind { dnpipe: name() },
+        Request::JoinToHold { member: member() },
     ]
 }
 

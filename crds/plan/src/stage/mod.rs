@@ -6,6 +6,7 @@ mod blackhole;
 mod console;
 mod custom;
 mod dedupe;
+mod dnpipe;
 mod edge;
 mod encode;
 mod file;
@@ -36,6 +37,7 @@ pub use blackhole::Blackhole;
 pub use console::{Console, ConsoleFormat};
 pub use custom::{Custom, Push};
 pub use dedupe::Dedupe;
+pub use dnpipe::{DnpipeSink, DnpipeSource};
 pub use edge::{Account, EdgeSink, EdgeSlots, EdgeSource, EdgeTransport, SLOTS};
 pub use encode::{Encode, EncodeCsv, EncodeText};
 pub use file::{FileSink, FileSource, ReadFrom};
@@ -107,6 +109,8 @@ union! {
         Prometheus(Prometheus) = "prometheus",
         /// Requests to an HTTP server.
         Http(Http) = "http",
+        /// Records of a dnpipe.
+        Dnpipe(DnpipeSource) = "dnpipe",
     }
     in code {
         /// Events pushed by the program that embeds the pipeline.
@@ -167,6 +171,8 @@ union! {
         Webhook(Webhook) = "webhook",
         /// Alerts of a Prometheus Alertmanager.
         Alertmanager(Alertmanager) = "alertmanager",
+        /// A dnpipe.
+        Dnpipe(DnpipeSink) = "dnpipe",
         /// Nowhere.
         Blackhole(Blackhole) = "blackhole",
     }

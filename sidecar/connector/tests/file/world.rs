@@ -24,6 +24,7 @@ pub(crate) fn env() -> Environment {
         pipeline: "shop/tail".into(),
         clock: Clock::machine(),
         secrets: Secrets::default(),
+        dnpipes: None,
         compile: Arc::new(|_| Err("a file needs no expression".into())),
     }
 }

@@ -29,6 +29,7 @@ pub(crate) fn env(secrets: Secrets) -> Environment {
         pipeline: "shop/watch".into(),
         clock: Clock::machine(),
         secrets,
+        dnpipes: None,
         compile: Arc::new(compile),
     }
 }

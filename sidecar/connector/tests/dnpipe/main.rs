@@ -1,0 +1,5 @@
+//! Dnpipes as source and sink, against a real broker on a real disk, through its gateway.
+
+mod sink;
+mod source;
+mod world;
