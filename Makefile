@@ -55,7 +55,7 @@ generate: ## Write the files that are generated from the types
 	SIDESTREAM_GENERATE=1 $(CARGO) test --locked --quiet --package sidestream-sidecar --package sidestream --lib --bins the_reference_page
 	@e2e/install-manifest.sh
 
-image: ## Build the images of operator and sidecar, as OCI tars in target/images, without a daemon
+image: ## Build the images of operator, sidecar and command line, as OCI tars in target/images, without a daemon
 	@e2e/image/build.sh
 
 e2e: ## Raise a cluster from packages, install the chart, test it with kubectl, take everything down (E2E_CONTEXT=NAME: on yours)

@@ -61,7 +61,7 @@ raise() {
     wait "$building"
     building=
     step "load images"
-    e2e/cluster/cluster.sh load "$images"/{operator,sidecar}.tar
+    e2e/cluster/cluster.sh load "$images"/{operator,sidecar,cli}.tar
 }
 
 use() {
@@ -69,7 +69,7 @@ use() {
     kubectl config view --flatten --minify --context "$E2E_CONTEXT" > "$SIDESTREAM_E2E_KUBECONFIG"
     step "build images"
     e2e/image/build.sh "$profile"
-    for image in "$images"/{operator,sidecar}.tar; do ${E2E_LOAD:?names the command that gives an image tar to your cluster} "$image"; done
+    for image in "$images"/{operator,sidecar,cli}.tar; do ${E2E_LOAD:?names the command that gives an image tar to your cluster} "$image"; done
 }
 
 tests() { cargo test --locked --package sidestream-e2e --test cluster -- --ignored ${E2E_FLAGS:-} "$@"; }

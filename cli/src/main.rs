@@ -7,6 +7,7 @@ mod log;
 mod output;
 mod peers;
 mod place;
+mod pod;
 #[cfg(test)]
 mod reference;
 mod server;

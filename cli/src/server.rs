@@ -12,6 +12,7 @@ use crate::{
     arguments::{Address, folder},
     output::complain,
     peers::dnpipes_account,
+    pod::Pool,
     verb::{failed, wrong},
 };
 
@@ -30,6 +31,9 @@ pub(crate) struct Server {
     /// The folder that the server was given with --peers
     #[arg(long, value_name = "DIR", value_parser = folder, requires = "at")]
     peers: Option<PathBuf>,
+    /// In a pod of a cluster: the servers of this pool, [NAMESPACE/]NAME, by a certificate of the pod's
+    #[arg(long, value_name = "POOL", conflicts_with_all = ["data_dir", "socket", "at"])]
+    pool: Option<Pool>,
     /// The service account to be to a server at an address: NAMESPACE/NAME
     #[arg(long = "as", value_name = "ACCOUNT", default_value = "default/default", value_parser = account)]
     account: Option<Account>,
@@ -74,7 +78,14 @@ impl Server {
 }
 
 impl Server {
-    fn address(self, runtime: &Handle, config: &ClientConfig) -> Result<client::Address, JoinError> {
+    fn address(self, runtime: &Handle, config: &ClientConfig) -> Result<client::Address, String> {
+        match &self.pool {
+            Some(pool) => pool.address(runtime, config),
+            None => self.address_here(runtime, config).map_err(|error| error.to_string()),
+        }
+    }
+
+    fn address_here(self, runtime: &Handle, config: &ClientConfig) -> Result<client::Address, JoinError> {
         let (Some(Address(host)), Some(folder), Some(account)) = (self.at, self.peers, self.account) else {
             let socket = self.socket.unwrap_or_else(|| socket_of(&data_dir(self.data_dir)));
             return Ok(client::Address::Local(socket));

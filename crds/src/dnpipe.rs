@@ -27,9 +27,11 @@ use sidestream_plan::{
     derive = "PartialEq",
     doc = "A durable named pipe: an ordered log of records that stay until a reset. Participants push and pull; a pull removes nothing.",
     printcolumn = r#"{"name": "Ready", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Ready\")].status"}"#,
-    printcolumn = r#"{"name": "Durable", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Durable\")].status"}"#,
     printcolumn = r#"{"name": "Partitions", "type": "integer", "jsonPath": ".status.partitions"}"#,
-    printcolumn = r#"{"name": "Epoch", "type": "integer", "jsonPath": ".status.epoch"}"#,
+    printcolumn = r#"{"name": "Records", "type": "integer", "jsonPath": ".status.records"}"#,
+    printcolumn = r#"{"name": "Size", "type": "string", "jsonPath": ".status.size"}"#,
+    printcolumn = r#"{"name": "Durable", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Durable\")].status"}"#,
+    printcolumn = r#"{"name": "Epoch", "type": "integer", "priority": 1, "jsonPath": ".status.epoch"}"#,
     printcolumn = r#"{"name": "Pool", "type": "string", "priority": 1, "jsonPath": ".spec.pool"}"#,
     printcolumn = r#"{"name": "Reason", "type": "string", "priority": 1, "jsonPath": ".status.conditions[?(@.type==\"Ready\")].reason"}"#,
     printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#
@@ -38,12 +40,15 @@ use sidestream_plan::{
 #[schemars(extend("x-kubernetes-validations" = [{
     "rule": "(has(self.partitions) ? self.partitions : 1) == (has(oldSelf.partitions) ? oldSelf.partitions : 1)",
     "message": "`partitions` never changes: a key would move to another partition, and lose its order",
+}, {
+    "rule": "(has(self.pool) ? self.pool : 'default') == (has(oldSelf.pool) ? oldSelf.pool : 'default')",
+    "message": "`pool` never changes: the records are on the volumes of the one it has",
 }]))]
 pub struct DnpipeSpec {
-    /// Dnpipes of a namespace that name one pool share its servers and volumes; `default` by default. `sidestream run`
-    /// serves every pool itself.
+    /// Dnpipes of a namespace that name one pool share its servers and volumes; `default` by default. It never changes.
+    /// `sidestream run` serves every pool itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 50), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 44), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub pool: Option<String>,
     /// How many partitions; 1 by default, so that all records are in one order. Records of one key meet in one partition.
     /// It never changes.
@@ -83,6 +88,25 @@ pub struct Storage {
     /// only the disk bounds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<Size>,
+    /// On a cluster: the class of the pool's volumes. Absent: what the other dnpipes of the pool say, or else the cluster's
+    /// own default. A pool has its volumes for good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub storage_class_name: Option<String>,
+    /// On a cluster: what becomes of the records when the Dnpipe is deleted; Retain by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reclaim: Option<Reclaim>,
+}
+
+/// What becomes of the records of a Dnpipe that is deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Reclaim {
+    /// They stay on the volume, and nobody gets at them before a Dnpipe of this name and pool is made again: it goes on
+    /// with them.
+    #[default]
+    Retain,
+    /// They are removed. A Dnpipe of this name that is made later begins anew. The volume of the pool stays.
+    Delete,
 }
 
 /// How a record that comes twice is known. One that its producer numbers is always known, with no need of this.
@@ -108,6 +132,14 @@ pub struct DnpipeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = u32::MAX))]
     pub epoch: Option<i64>,
+    /// How many records there are, as of the last half minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = (1_u64 << 53) - 1))]
+    pub records: Option<i64>,
+    /// How much of the disk they have, as of the last half minute: `12Mi`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub size: Option<String>,
     /// `Accepted`: the spec compiles. `Ready`: every partition is served. `Durable`: an acknowledgement means what
     /// `spec.durability` says, as the disk was measured.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -124,7 +156,15 @@ impl Dnpipe {
         format!("{}/{}", self.namespace_or_default(), self.metadata.name.as_deref().unwrap_or_default())
     }
 
+    /// The pool it is of.
+    pub fn pool(&self) -> &str {
+        self.spec.pool.as_deref().unwrap_or(DEFAULT_POOL)
+    }
+
     pub(crate) fn namespace_or_default(&self) -> &str {
         self.metadata.namespace.as_deref().unwrap_or("default")
     }
 }
+
+/// The pool of a dnpipe that names none.
+pub(crate) const DEFAULT_POOL: &str = "default";

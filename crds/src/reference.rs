@@ -70,7 +70,8 @@ pub fn dnpipe_page() -> String {
 /// What a dnpipe means, beyond what its fields say.
 const DNPIPE: &str = "\
 A file may hold several, and Pipelines beside them, with `---` between. `sidestream run FILE --data-dir DIR` serves them on
-this machine; [the command line](cli.md) pushes and pulls. Durations and sizes are written as [in a Pipeline](pipeline.md#values).
+this machine, `kubectl apply` has a [cluster serve them](../how-to/dnpipes-on-a-cluster.md); [the command line](cli.md) pushes
+and pulls. Durations and sizes are written as [in a Pipeline](pipeline.md#values).
 
 - **push** appends a record: a value, and where it is wanted a key and headers. It is answered with an offset when the record is
   as durable as `durability` says.

@@ -59,10 +59,15 @@ fn the_definition_of_a_dnpipe_names_what_the_design_names() {
     assert_eq!(spec["names"]["categories"], serde_json::json!(["sidestream"]));
     let schema = &spec["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
     let rules = schema["x-kubernetes-validations"].as_array().unwrap();
-    assert!(rules.iter().any(|rule| rule["rule"].as_str().unwrap().contains("oldSelf.partitions")));
+    for fixed in ["oldSelf.partitions", "oldSelf.pool"] {
+        assert!(rules.iter().any(|rule| rule["rule"].as_str().unwrap().contains(fixed)), "{fixed}");
+    }
     let columns = spec["versions"][0]["additionalPrinterColumns"].as_array().unwrap();
     let columns: Vec<&str> = columns.iter().map(|column| column["name"].as_str().unwrap()).collect();
-    assert_eq!(columns, ["Ready", "Durable", "Partitions", "Epoch", "Pool", "Reason", "Age"]);
+    assert_eq!(
+        columns,
+        ["Ready", "Partitions", "Records", "Size", "Durable", "Epoch", "Pool", "Reason", "Age"]
+    );
 }
 
 /// <https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/#specifying-a-structural-schema>

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# build.sh [PROFILE]: the two images, as tars of OCI layouts in target/images, without a daemon.
+# build.sh [PROFILE]: the three images, as tars of OCI layouts in target/images, without a daemon.
 #
 #   operator   from scratch: one static program (musl)
 #   sidecar    the program and the libraries it names (glibc, because it is to load plug-ins)
+#   cli        the command line, for pods that push and pull; stands on the same
 #
 # For release, or by another profile of cargo's: the tests on a cluster take `dev`.
 set -euo pipefail
@@ -19,14 +20,14 @@ rustup target add $musl 2> /dev/null
 # waits for the other's lock.
 CARGO_TARGET_DIR=$target/musl cargo build --locked --profile "$profile" --target $musl --package sidestream-operator &
 operator=$!
-cargo build --locked --profile "$profile" --package sidestream-sidecar --bin sidestream-sidecar || { kill $operator; exit 1; }
+cargo build --locked --profile "$profile" --package sidestream-sidecar --bin sidestream-sidecar --package sidestream --bin sidestream || { kill $operator; exit 1; }
 wait $operator
 
-image() { # NAME FOLDER [--glibc]
-    local program=sidestream-$1
+image() { # NAME PROGRAM FOLDER [--glibc]
     # Names stay, so that a panic says where it was; line tables go.
-    objcopy --strip-debug "$2/$program" "$out/$program"
-    e2e/image/image.py "$out/$1.tar" "sidestream.dev/$1:$version" "/$program" "$out/$program=/$program" "${@:3}"
+    objcopy --strip-debug "$3/$2" "$out/$2"
+    e2e/image/image.py "$out/$1.tar" "sidestream.dev/$1:$version" "/$2" "$out/$2=/$2" "${@:4}"
 }
-image operator "$target/musl/$musl/$folder"
-image sidecar "$target/$folder" --glibc
+image operator sidestream-operator "$target/musl/$musl/$folder"
+image sidecar sidestream-sidecar "$target/$folder" --glibc
+image cli sidestream "$target/$folder" --glibc

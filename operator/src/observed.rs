@@ -24,7 +24,7 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 use serde::de::DeserializeOwned;
-use sidestream_desired::{TRUST_CONFIG_MAP, labels};
+use sidestream_desired::{Claim, TRUST_CONFIG_MAP, labels};
 use tokio::sync::watch;
 
 use crate::{control::Account, stirred::Stirred};
@@ -50,6 +50,8 @@ pub struct Seen {
     pub revision: i64,
     /// Of a Deployment or a StatefulSet: how its pods are.
     pub pods: Pods,
+    /// Of a StatefulSet whose pods have volumes: what they ask for.
+    pub claim: Option<Claim>,
 }
 
 /// How the pods of a workload are.
@@ -72,11 +74,14 @@ pub struct Pods {
 pub struct Observed {
     inner: Arc<Mutex<Inner>>,
     stirred: Stirred,
+    /// The groups that are pools.
+    stirred_pools: Stirred,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// By `namespace/pipeline`; the shared objects of a namespace are under `namespace/`.
+    /// By `namespace/pipeline`, those of a pool by [`group_of_pool`]; the shared objects of a namespace are under
+    /// `namespace/`.
     objects: HashMap<String, BTreeMap<Key, Seen>>,
     /// The fingerprint at which an object was found to be as this hash of what is desired says.
     settled: HashMap<String, BTreeMap<Key, (u64, String)>>,
@@ -181,7 +186,7 @@ impl Observed {
         known.insert(key, seen);
         drop(inner);
         if is_news {
-            self.stirred.add([group.to_owned()]);
+            self.stir(group);
         }
     }
 
@@ -199,7 +204,7 @@ impl Observed {
         }
         drop(inner);
         if was_known {
-            self.stirred.add([group.to_owned()]);
+            self.stir(group);
         }
     }
 
@@ -258,9 +263,24 @@ impl Observed {
         self.lock().settled.entry(group.to_owned()).or_default().insert(key, (fingerprint, hash.to_owned()));
     }
 
-    /// The groups of which something has changed since the last call; waits until there are some.
+    /// The groups of which something has changed since the last call, pools left out; waits until there are some.
     pub async fn stirred(&self) -> Vec<String> {
         self.stirred.next().await
+    }
+
+    /// The same of the pools, with the shared objects of namespaces.
+    pub async fn stirred_pools(&self) -> Vec<String> {
+        self.stirred_pools.next().await
+    }
+
+    fn stir(&self, group: &str) {
+        let is_pool = pool_of_group(group).is_some();
+        if is_pool || group.ends_with('/') {
+            self.stirred_pools.add([group.to_owned()]);
+        }
+        if !is_pool {
+            self.stirred.add([group.to_owned()]);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -268,11 +288,27 @@ impl Observed {
     }
 }
 
-/// `namespace/pipeline` of an object of ours; `namespace/` where it is shared.
+/// `namespace/pipeline` of an object of ours, or the group of its pool; `namespace/` where it is shared.
 pub fn group_of(metadata: &ObjectMeta) -> String {
-    let pipeline = metadata.labels.as_ref().and_then(|labels| labels.get(labels::PIPELINE));
-    format!("{}/{}", metadata.namespace.as_deref().unwrap_or_default(), pipeline.map_or("", String::as_str))
+    let label = |name: &str| metadata.labels.as_ref().and_then(|labels| labels.get(name));
+    let namespace = metadata.namespace.as_deref().unwrap_or_default();
+    match (label(labels::PIPELINE), label(labels::POOL)) {
+        (None, Some(pool)) => group_of_pool(namespace, pool),
+        (pipeline, _) => format!("{namespace}/{}", pipeline.map_or("", String::as_str)),
+    }
 }
+
+/// `namespace/pool:name`, which no pipeline can be called.
+pub fn group_of_pool(namespace: &str, pool: &str) -> String {
+    format!("{namespace}{POOL}{pool}")
+}
+
+/// Namespace and name of the pool that is meant by a group; none where it is none.
+pub fn pool_of_group(group: &str) -> Option<(&str, &str)> {
+    group.split_once(POOL)
+}
+
+const POOL: &str = "/pool:";
 
 /// The kind, as a name that lives for ever.
 pub fn kind_of(kind: &str) -> &'static str {
@@ -340,7 +376,13 @@ fn of_stateful_set(set: &StatefulSet) -> Seen {
         all: status.replicas,
         is_current: status.observed_generation >= set.metadata.generation,
     };
-    Seen { pods, ..of_metadata(&set.metadata) }
+    Seen { pods, claim: claim_of(set), ..of_metadata(&set.metadata) }
+}
+
+fn claim_of(set: &StatefulSet) -> Option<Claim> {
+    let claim = set.spec.as_ref()?.volume_claim_templates.as_ref()?.first()?.spec.as_ref()?;
+    let size = claim.resources.as_ref()?.requests.as_ref()?.get("storage")?.0.clone();
+    Some(Claim { class: claim.storage_class_name.clone(), size })
 }
 
 /// What is remembered of an object that the API server has just answered with.
@@ -380,6 +422,18 @@ mod tests {
         let another = Seen { uid: "another".into(), ..seen(3, 1) };
         observed.remember("shop/p", key.clone(), another.clone());
         assert_eq!(observed.get("shop/p", &key), Some(another), "versions of another object do not compare");
+    }
+
+    #[tokio::test]
+    async fn what_is_of_a_pool_stirs_no_pipeline() {
+        let (observed, key) = (Observed::default(), ("Service", "dnpipes-default".to_owned()));
+        let group = group_of_pool("shop", "default");
+        assert_eq!(pool_of_group(&group), Some(("shop", "default")));
+        assert_eq!(pool_of_group("shop/default"), None);
+        observed.remember(&group, key, seen(1, 0));
+        assert_eq!(observed.stirred_pools().await, [group]);
+        observed.remember("shop/p", ("Service", "p".into()), seen(1, 0));
+        assert_eq!(observed.stirred().await, ["shop/p"]);
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! Every condition of a Pipeline, worded once: from what is known to what `kubectl` shows.
+//! Every condition of a Pipeline, and of a [`dnpipe`], worded once: from what is known to what `kubectl` shows.
 //!
 //! Pure. A status is compared with the one before, and a condition keeps the time of its last change, so that nothing is
 //! written when there is nothing new.
@@ -13,6 +13,8 @@ use sidestream_desired::{edges_out, receives};
 use sidestream_plan::{Kind, Sink};
 
 use crate::{control::Acknowledged, observed::Pods, user_pods::UserPod};
+
+pub mod dnpipe;
 
 /// The longest message that is written, in bytes; the API server takes 32768.
 const MESSAGE_BYTES_MAX: usize = 8192;
@@ -91,7 +93,7 @@ pub fn status(known: &Known<'_>, before: Option<&PipelineStatus>, now: Timestamp
         conditions: conditions
             .into_iter()
             .map(|(kind, is, reason, message)| {
-                condition(kind, is, reason, message, known.generation, before, now)
+                condition((kind, is, reason, message), known.generation, &before.conditions, now)
             })
             .collect(),
     }
@@ -380,12 +382,9 @@ fn drained(running: &Running<'_>, before: &PipelineStatus, generation: Option<i6
 }
 
 fn condition(
-    kind: &str,
-    is: Is,
-    reason: &str,
-    mut message: String,
+    (kind, is, reason, mut message): Said,
     generation: Option<i64>,
-    before: &PipelineStatus,
+    before: &[Condition],
     now: Timestamp,
 ) -> Condition {
     if message.len() > MESSAGE_BYTES_MAX {
@@ -397,7 +396,7 @@ fn condition(
         Is::False => "False",
         Is::Unknown => "Unknown",
     };
-    let same = before.conditions.iter().find(|before| before.type_ == kind && before.status == status);
+    let same = before.iter().find(|before| before.type_ == kind && before.status == status);
     Condition {
         type_: kind.into(),
         status: status.into(),
@@ -410,7 +409,12 @@ fn condition(
 
 /// A condition of a status: its value, reason and message.
 pub fn said<'a>(status: Option<&'a PipelineStatus>, kind: &str) -> Option<(&'a str, &'a str, &'a str)> {
-    let condition = status?.conditions.iter().find(|condition| condition.type_ == kind)?;
+    said_in(&status?.conditions, kind)
+}
+
+/// The same of some conditions.
+pub fn said_in<'a>(conditions: &'a [Condition], kind: &str) -> Option<(&'a str, &'a str, &'a str)> {
+    let condition = conditions.iter().find(|condition| condition.type_ == kind)?;
     Some((&condition.status, &condition.reason, &condition.message))
 }
 

@@ -12,7 +12,7 @@ use clap::Parser;
 use sidestream_edge::{Dns, Peering, PeeringConfig};
 use sidestream_sidecar::{
     Asked, Fleet, Secrets, Sidecar, SidecarConfig, Signals,
-    cluster::{self, Duty, PlanCache, Settings},
+    cluster::{self, Duty, PlanCache, PoolServer, Settings},
     observe::{self, Observed},
 };
 use sidestream_trust::SpiffeId;
@@ -66,6 +66,12 @@ struct Arguments {
     /// Where to listen for edges from other sidecars
     #[arg(long, env = "SIDESTREAM_EDGES", default_value = "0.0.0.0:7443")]
     edges: SocketAddr,
+    /// A folder for dnpipes, where this is a server of some
+    #[arg(long, env = "SIDESTREAM_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Where such a server listens
+    #[arg(long, env = "SIDESTREAM_DNPIPES", value_name = "ADDR", default_value = "0.0.0.0:7420")]
+    dnpipes: String,
     /// How long to go on delivering when told to stop
     #[arg(long, env = "SIDESTREAM_GRACE", value_name = "SPAN", default_value = "25s")]
     grace: sidestream_plan::Duration,
@@ -106,6 +112,7 @@ fn run(arguments: Arguments) -> Result<bool, Box<dyn std::error::Error>> {
     let mut signals = Signals::catch(world)?;
     let observed = Observed::new(world);
     let _server = observe::serve(observed.clone(), &arguments.metrics, world)?;
+    let server = arguments.data_dir.map(|folder| PoolServer::open(world, &folder)).transpose()?;
     let enrolled = world.sockets().block_on(async {
         tokio::select! {
             enrolled = cluster::enrol(&settings, world.clock()) => Some(enrolled),
@@ -121,20 +128,25 @@ fn run(arguments: Arguments) -> Result<bool, Box<dyn std::error::Error>> {
         node: arguments.node,
     }))?;
     world.take_part(peering.clone());
+    if let Some(server) = &server {
+        let address = server.listen(&arguments.dnpipes, enrolled.identity.clone())?;
+        tracing::info!(%address, "serving dnpipes");
+    }
 
     let cache = PlanCache::at(&settings.cache);
     let orders = world.sockets().block_on(async { cluster::follow(settings, enrolled) });
     let fleet = Fleet::new(world, &observed);
-    let mut duty = Duty { orders, fleet, observed, secrets, cache, grace, unfinished: None };
+    let (unfinished, unkept) = (None, None);
+    let mut duty = Duty { orders, fleet, observed, secrets, cache, grace, unfinished, server, unkept };
     duty.resume();
-    while let Some(plans) = world.sockets().block_on(async {
+    while let Some(order) = world.sockets().block_on(async {
         tokio::select! {
             biased;
             () = told_to_stop(&mut signals) => None,
-            plans = duty.next() => Some(plans),
+            order = duty.next() => Some(order),
         }
     }) {
-        duty.obey(plans);
+        duty.obey(order);
     }
     let complete = duty.drain();
     world.sockets().block_on(peering.close(CLOSE));

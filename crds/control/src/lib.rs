@@ -9,7 +9,9 @@
 //!    |-- Hello: pod, version, stage kinds ------------------------->|
 //!    |<------------------ Plans: all that this sidecar runs --------|   again whenever they change
 //!    |<------------------ Anchors: the roots to trust --------------|   again whenever they change
+//!    |<------------------ Pool: the dnpipes that it is to keep -----|   where it is a server of a pool
 //!    |-- Applied, Leaving, Ready, Anchored, Halting, Drained ------>|
+//!    |-- Serving: how its dnpipes are ----------------------------->|
 //! ```
 //!
 //! The messages are `proto/control.proto`, where each field says what it means. What a plan says is the business of
@@ -28,8 +30,8 @@ mod v1 {
 use std::fmt;
 
 pub use v1::{
-    Anchored, Anchors, Applied, CertifyRequest, CertifyResponse, Counts, Drained, Elsewhere, Halting, Hello,
-    Leaving, Plan, Plans, Ready, SidecarOrders, SidecarReport, Suspend,
+    Anchored, Anchors, Applied, CertifyRequest, CertifyResponse, Counts, Dnpipe, Drained, Elsewhere, Halting,
+    Hello, Leaving, Plan, Plans, Pool, Ready, Served, Serving, SidecarOrders, SidecarReport, Suspend,
     certify_client::CertifyClient,
     certify_server::{Certify, CertifyServer},
     sidecar_orders::Orders,
@@ -93,6 +95,27 @@ impl Plan {
         }
         serde_json::from_slice(&self.body)
             .map_err(|error| refuse(format!("{error}; it needs the kinds {}", outline.kinds.join(", "))))
+    }
+}
+
+impl Dnpipe {
+    /// The envelope around `dnpipe`, the one of this `uid`. `hash` names its content.
+    pub fn wrap(dnpipe: &sidestream_plan::Dnpipe, uid: impl Into<String>, hash: impl Into<String>) -> Self {
+        Self {
+            name: dnpipe.full_name(),
+            uid: uid.into(),
+            hash: hash.into(),
+            body: serde_json::to_vec(dnpipe).unwrap_or_default(),
+            is_removed_when_deleted: false,
+        }
+    }
+
+    /// What it is to be; none where it stays as it is.
+    ///
+    /// # Errors
+    /// Where this program does not understand it.
+    pub fn unwrap(&self) -> Result<Option<sidestream_plan::Dnpipe>, serde_json::Error> {
+        if self.body.is_empty() { Ok(None) } else { serde_json::from_slice(&self.body).map(Some) }
     }
 }
 

@@ -163,7 +163,7 @@ fn keep(dnpipe: &Dnpipe) -> Kept {
     Kept {
         namespace: dnpipe.namespace_or_default().into(),
         name: dnpipe.metadata.name.clone().unwrap_or_default(),
-        pool: spec.pool.clone().unwrap_or_else(|| DEFAULT_POOL.into()),
+        pool: dnpipe.pool().into(),
         partitions: spec.partitions.and_then(|count| u32::try_from(count).ok()).unwrap_or(1),
         durability: spec.durability.unwrap_or_default(),
         retention: spec.retention.clone().unwrap_or_default(),
@@ -173,5 +173,3 @@ fn keep(dnpipe: &Dnpipe) -> Kept {
         access: spec.access.clone().unwrap_or_else(everybody),
     }
 }
-
-const DEFAULT_POOL: &str = "default";

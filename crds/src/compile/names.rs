@@ -1,4 +1,4 @@
-//! What the Kubernetes objects of a sidecar are called.
+//! What the Kubernetes objects of a sidecar, and of a pool of dnpipes, are called.
 
 use sidestream_plan::stage::Account;
 
@@ -25,3 +25,21 @@ pub fn account(namespace: &str, pipeline: &str, sidecar: &str) -> Account {
 pub fn service(namespace: &str, pipeline: &str, sidecar: &str) -> String {
     format!("{}.{namespace}.svc", object(pipeline, sidecar))
 }
+
+/// The name of every object that is made for a pool of dnpipes: `dnpipes-default`.
+pub fn pool(pool: &str) -> String {
+    format!("dnpipes-{pool}")
+}
+
+/// The service account its servers run as.
+pub fn pool_account(namespace: &str, pool: &str) -> Account {
+    Account { namespace: namespace.into(), name: self::pool(pool) }
+}
+
+/// The headless Service that has its servers' addresses.
+pub fn pool_service(namespace: &str, pool: &str) -> String {
+    format!("{}.{namespace}.svc", self::pool(pool))
+}
+
+/// The port of dnpipes on the cluster.
+pub const DNPIPES_PORT: u16 = 7420;

@@ -6,6 +6,7 @@
 
 mod changes;
 mod collector;
+mod dnpipes;
 mod edges;
 mod edits;
 mod flow;

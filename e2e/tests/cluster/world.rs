@@ -141,8 +141,9 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         if thread::panicking() {
             for arguments in [
-                &["get", "all,pipelines,events"][..],
+                &["get", "all,pipelines,dnpipes,pvc,events"][..],
                 &["logs", "--prefix", "--tail=30", "-l", "sidestream.dev/pipeline"],
+                &["logs", "--prefix", "--tail=30", "-l", "sidestream.dev/pool"],
             ] {
                 eprintln!(
                     "--- kubectl {}\n{}",

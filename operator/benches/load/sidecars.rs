@@ -104,6 +104,7 @@ async fn obey(
                     answers.push(Report::Ready(Ready { pipeline, ready: true, ..Ready::default() }));
                 }
             }
+            Some(Orders::Pool(_)) => {}
             Some(Orders::Elsewhere(_)) | None => return,
         }
         for answer in answers {

@@ -10,6 +10,8 @@ pub const MANAGER: &str = "sidestream";
 pub const PIPELINE: &str = "sidestream.dev/pipeline";
 /// The name of the sidecar in it.
 pub const SIDECAR: &str = "sidestream.dev/sidecar";
+/// The name of the pool of dnpipes.
+pub const POOL: &str = "sidestream.dev/pool";
 /// On a pod of the user's that asks for a sidecar: [`INJECT_ENABLED`]. On a namespace that wants none: `disabled`.
 pub const INJECT: &str = "sidestream.dev/inject";
 /// The value of [`INJECT`] that asks.
@@ -32,4 +34,14 @@ pub fn of_sidecar(pipeline: &str, sidecar: &str) -> BTreeMap<String, String> {
     let mut labels = of_pipeline(pipeline);
     labels.extend(selector(pipeline, sidecar));
     labels
+}
+
+/// What selects the servers of a pool.
+pub fn pool_selector(pool: &str) -> BTreeMap<String, String> {
+    [(POOL.to_owned(), pool.to_owned())].into()
+}
+
+/// What is on every object of a pool.
+pub fn of_pool(pool: &str) -> BTreeMap<String, String> {
+    [(MANAGED_BY, MANAGER), (POOL, pool)].map(|(key, value)| (key.into(), value.into())).into()
 }

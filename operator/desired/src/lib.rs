@@ -1,4 +1,4 @@
-//! The Kubernetes objects that run a Pipeline: pure, from resource to YAML.
+//! The Kubernetes objects that run a Pipeline, and those that serve a [`pool`] of dnpipes: pure, from resource to YAML.
 //!
 //! ```text
 //! Pipeline, its SidecarPlans, Facts ──▶ for each sidecar, in the order they are applied:
@@ -31,6 +31,7 @@ mod stateful_set;
 
 pub mod inject;
 pub mod labels;
+pub mod pool;
 pub mod ports;
 
 use kube::core::DynamicObject;
@@ -41,6 +42,7 @@ pub use anchors::{ANCHORS_KEY, ROTATION, TRUST_CONFIG_MAP, anchors};
 pub use container::{CONTAINER, Secrets};
 pub use edges::{edges_in, edges_out, is_keyed, receives, sends};
 pub use object::{applied_hash, is_contained};
+pub use pool::{Claim, Pool, dnpipe_hash, pool_objects};
 pub use revision::{REVISIONS_KEPT, hash, plan_hash, read_revision, revision, revision_name};
 
 /// Who applies: the field manager of everything that the operator writes.

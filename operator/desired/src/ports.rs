@@ -1,4 +1,4 @@
-//! The ports of a sidecar.
+//! The ports of a sidecar, and of a server of dnpipes.
 
 use std::collections::BTreeSet;
 
@@ -9,6 +9,13 @@ pub const EDGE: i32 = 7443;
 /// Where Prometheus and the probes ask: `/metrics`, `/livez`, `/readyz`, `/stages`.
 pub const METRICS: i32 = 9464;
 
+/// Where clients of dnpipes connect.
+pub const DNPIPES: i32 = sidestream_crds::names::DNPIPES_PORT as i32;
+
+/// The name of [`DNPIPES`] in the container.
+pub const DNPIPES_NAME: &str = "dnpipes";
+/// The name of [`DNPIPES`] in the Service, so that DNS has `_sidestream-dnp._tcp` (RFC 2782).
+pub const DNPIPES_SERVICE_NAME: &str = "sidestream-dnp";
 /// The name of [`EDGE`] in the container.
 pub const EDGE_NAME: &str = "edge";
 /// The name of [`EDGE`] in the Service, so that DNS has `_sidestream-edge._tcp` (RFC 2782).

@@ -178,6 +178,11 @@ fn bearer(user: &UserInfo) -> Result<Bearer, Status> {
 /// The names under which the pod is found: that of its headless Service, where it is one of ours.
 fn dns_names(bearer: &Bearer, pod: &Pod) -> Vec<String> {
     let label = |key: &str| pod.metadata.labels.as_ref()?.get(key);
+    if let Some(pool) = label(labels::POOL)
+        && sidestream_crds::names::pool(pool) == bearer.account
+    {
+        return vec![sidestream_crds::names::pool_service(&bearer.namespace, pool)];
+    }
     let (Some(pipeline), Some(sidecar)) = (label(labels::PIPELINE), label(labels::SIDECAR)) else {
         return vec![];
     };
@@ -230,6 +235,9 @@ mod tests {
             pod_uid: "u".into(),
         };
         assert_eq!(dns_names(&bearer("alarms-hub-spl"), &pod), ["alarms-hub-spl.shop.svc"]);
+        assert!(dns_names(&bearer("mine"), &pod).is_empty());
+        pod.metadata.labels = Some(labels::of_pool("heavy"));
+        assert_eq!(dns_names(&bearer("dnpipes-heavy"), &pod), ["dnpipes-heavy.shop.svc"]);
         assert!(dns_names(&bearer("mine"), &pod).is_empty());
     }
 }

@@ -17,12 +17,13 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use sidestream_control::{Counts, Halting, Leaving, Plan, Ready, Report, Suspend};
+use sidestream_control::{Counts, Halting, Leaving, Plan, Pool, Ready, Report, Serving, Suspend};
 use tokio::sync::watch;
 
 use crate::stirred::Stirred;
 
 mod farewell;
+mod pools;
 
 use farewell::Farewell;
 
@@ -58,6 +59,8 @@ pub struct Fleet {
     inner: Arc<Mutex<Inner>>,
     /// The pipelines that the controller should look at.
     stirred: Stirred,
+    /// The accounts of the pools that it should look at, as [`pools::stirred_name`] has them.
+    stirred_pools: Stirred,
 }
 
 #[derive(Debug, Default)]
@@ -68,6 +71,8 @@ struct Inner {
     addressees: HashMap<String, BTreeSet<Addressee>>,
     /// Pipelines that are gone, and that some still run.
     gone: HashSet<String>,
+    /// What the servers of each pool are to keep.
+    pools: HashMap<Account, Arc<Pool>>,
     /// Who is told nothing yet for the sake of a pipeline.
     held: HashMap<String, BTreeSet<Addressee>>,
     sessions: HashMap<u64, Session>,
@@ -86,6 +91,8 @@ struct Session {
     changed: watch::Sender<u64>,
     said: BTreeMap<String, Said>,
     anchored: Option<(u64, u64)>,
+    /// Of a server of dnpipes: how they are.
+    serving: Option<Arc<Serving>>,
 }
 
 /// What a sidecar has said about one pipeline.
@@ -252,8 +259,9 @@ impl Fleet {
     pub fn clear(&self) {
         let mut inner = self.lock();
         (inner.plans, inner.addressees, inner.unsettled) = Default::default();
-        (inner.held, inner.gone) = Default::default();
+        (inner.held, inner.gone, inner.pools) = Default::default();
         self.stirred.clear();
+        self.stirred_pools.clear();
     }
 
     /// A pod of `account` has connected. The connection ends when the guard is dropped, or the pod connects anew; where
@@ -267,10 +275,11 @@ impl Fleet {
         let changes = changed.subscribe();
         inner.by_account.entry(account.clone()).or_default().insert(pod.clone(), id);
         let own = [addressee(&account, None), addressee(&account, Some(pod.clone()))];
-        let session = Session { account, pod, changed, said: BTreeMap::new(), anchored: None };
+        let session = Session { account, pod, changed, said: BTreeMap::new(), anchored: None, serving: None };
+        self.stir_pool(&inner, &session.account);
         inner.sessions.insert(id, session);
         self.stirred.add(inner.pipelines_of(&own));
-        Connected { fleet: self.clone(), id, own, changes }
+        Connected { fleet: self.clone(), id, own, changes, pool_told: None }
     }
 
     /// What the connected pods of `addressees` say about the plan of `pipeline` that has this hash.
@@ -352,8 +361,9 @@ pub struct Connected {
     id: u64,
     /// Its account, and it alone.
     own: [Addressee; 2],
-    /// Changes when [`Connected::plans`] does.
+    /// Changes when [`Connected::plans`] does, or [`Connected::hand_out_pool`] has something new.
     pub changes: watch::Receiver<u64>,
+    pool_told: Option<Arc<Pool>>,
 }
 
 impl Connected {
@@ -395,6 +405,11 @@ impl Connected {
                 return;
             }
             Report::Hello(_) => return,
+            Report::Serving(serving) => {
+                session.serving = Some(Arc::new(pools::within_bounds(serving)));
+                let account = session.account.clone();
+                return self.fleet.stir_pool(&inner, &account);
+            }
             Report::Applied(applied) => {
                 let error = applied.error.map(shortened);
                 (applied.pipeline, Said { applied: Some((applied.hash, error)), ..Said::default() })
@@ -449,6 +464,7 @@ impl Drop for Connected {
         let mut inner = self.fleet.lock();
         inner.end(self.id);
         self.fleet.stirred.add(inner.pipelines_of(&self.own));
+        self.fleet.stir_pool(&inner, &self.own[0].account);
     }
 }
 
@@ -526,6 +542,7 @@ impl Inner {
     /// Whether a sidecar is to run something.
     fn is_told(&self, session: &Session) -> bool {
         self.plans.contains_key(&addressee(&session.account, None))
+            || self.pools.contains_key(&session.account)
             || self.plans.contains_key(&addressee(&session.account, Some(session.pod.clone())))
     }
 

@@ -52,7 +52,10 @@ impl Syncer {
             }
             tokio::select! {
                 changed = connected.changes.changed() => match changed {
-                    Ok(()) => orders.extend(connected.hand_out().map(|plans| Orders::Plans(Plans { plans }))),
+                    Ok(()) => {
+                        orders.extend(connected.hand_out().map(|plans| Orders::Plans(Plans { plans })));
+                        orders.extend(connected.hand_out_pool().map(Orders::Pool));
+                    }
                     Err(_) => return,
                 },
                 changed = self.roots.changed() => match changed {

@@ -8,6 +8,7 @@
 //! ```
 
 mod backoff;
+mod dnpipe;
 mod events;
 mod introduce;
 mod order;
@@ -46,6 +47,7 @@ use crate::{
 };
 
 pub use backoff::Backoff;
+pub use dnpipe::{Pools, reconcile_pool};
 pub use pipeline::{Context, reconcile};
 pub use rotation::{Rotation, Sources};
 
@@ -109,9 +111,27 @@ impl Leader {
             let rotating = Rotation::new(client.clone(), &namespace, roots.clone(), told, dwell, clock).run();
             let applier = Applier::new(client.clone(), observed.clone());
             let introducing = introduce::everywhere(applier, user_pods.clone(), roots.subscribe());
-            tokio::join!(self.control(observed.clone(), user_pods.clone()), rotating, vouching, introducing);
+            let pools = self.pools(observed.clone());
+            let piping = self.control(observed.clone(), user_pods.clone());
+            tokio::join!(piping, pools.control(), rotating, vouching, introducing);
         };
         tokio::join!(observing, seeing, working);
+    }
+
+    /// What looks after pools of dnpipes.
+    fn pools(&self, observed: Observed) -> Pools {
+        Pools {
+            client: self.client.clone(),
+            applier: Applier::new(self.client.clone(), observed.clone()),
+            observed,
+            fleet: self.fleet.clone(),
+            roots: self.roots.subscribe(),
+            facts: self.facts.clone(),
+            began: self.clock.now(),
+            clock: self.clock.clone(),
+            backoff: Backoff::default(),
+            concurrency: self.concurrency,
+        }
     }
 
     async fn control(self, observed: Observed, user_pods: UserPods) {

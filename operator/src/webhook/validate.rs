@@ -1,4 +1,4 @@
-//! `/validate`: `kubectl apply` of a Pipeline that does not compile is answered with every diagnostic.
+//! `/validate`: `kubectl apply` of a Pipeline or a Dnpipe that does not compile is answered with every diagnostic.
 //!
 //! A courtesy, not a gate: the API server goes on without it where this program is away (`failurePolicy: Ignore`), and
 //! what comes in that way is refused in the status.
@@ -8,7 +8,7 @@ use sidestream_crds::{Severity, compile};
 
 use super::Answer;
 
-/// What is said about the Pipeline in a request.
+/// What is said about the Pipeline or Dnpipe in a request.
 pub(super) fn answer(request: &Value) -> Answer {
     // The same text that `sidestream check` would read, so that the same is said of it.
     let found = compile(&serde_json::to_vec(&request["object"]).unwrap_or_default(), "").diagnostics;
@@ -48,6 +48,22 @@ mod tests {
             {"name": "show", "sink": {"console": {}}},
         ]));
         assert_eq!(answer, Answer::default());
+    }
+
+    #[test]
+    fn of_a_dnpipe_is_said_what_its_schema_does_not() {
+        let answer_to = |spec: Value| {
+            let object = json!({
+                "apiVersion": "sidestream.dev/v1alpha1",
+                "kind": "Dnpipe",
+                "metadata": {"name": "orders", "namespace": "shop", "uid": "1"},
+                "spec": spec,
+            });
+            answer(&json!({ "object": object }))
+        };
+        assert_eq!(answer_to(json!({})), Answer::default());
+        let own = json!({"groups": [{"name": "billing", "maxDeliveries": 5, "deadLetter": "orders"}]});
+        assert!(answer_to(own).refusal.unwrap().contains("bad-group"));
     }
 
     #[test]

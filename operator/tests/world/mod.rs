@@ -129,6 +129,11 @@ impl Server {
             .delete(&format!("/apis/sidestream.dev/v1alpha1/namespaces/shop/pipelines/{name}"));
     }
 
+    /// Somebody removes an object.
+    pub fn delete(&self, path: &str) {
+        self.0.lock().unwrap().delete(path);
+    }
+
     /// Somebody makes an object.
     pub fn put(&self, path: &str, object: Value) {
         self.0.lock().unwrap().write(path, object);
@@ -317,11 +322,13 @@ impl Inner {
 
     fn delete(&mut self, path: &str) {
         let Some(gone) = self.objects.remove(path) else { return };
-        let owned = |object: &Value| {
-            let owners = object["metadata"]["ownerReferences"].as_array();
-            owners.is_some_and(|owners| owners.iter().any(|owner| owner["uid"] == gone["metadata"]["uid"]))
-        };
-        self.objects.retain(|_, object| !owned(object));
+        // An object goes with the last of its owners.
+        self.objects.retain(|_, object| {
+            let owners = object.pointer_mut("/metadata/ownerReferences").and_then(Value::as_array_mut);
+            let Some(owners) = owners.filter(|owners| !owners.is_empty()) else { return true };
+            owners.retain(|owner| owner["uid"] != gone["metadata"]["uid"]);
+            !owners.is_empty()
+        });
     }
 }
 
@@ -433,6 +440,11 @@ impl Operator {
         }
         panic!("it never settles: {:#?}", self.server.writes());
     }
+}
+
+/// Whom every operator trusts.
+pub fn roots() -> watch::Receiver<Arc<Roots>> {
+    ROOTS.with(watch::Sender::subscribe)
 }
 
 thread_local! {

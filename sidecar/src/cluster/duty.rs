@@ -5,10 +5,10 @@ use std::{
     time::Duration,
 };
 
-use sidestream_control::{Applied, Counts, Drained, Halting, Leaving, Plans, Ready, Suspend};
+use sidestream_control::{Applied, Counts, Drained, Halting, Leaving, Plans, Pool, Ready, Suspend};
 use sidestream_plan::{Plan, SecretKey, SecretRef};
 
-use super::{Orders, PlanCache};
+use super::{Order, Orders, PlanCache, PoolServer};
 use crate::{
     Fleet, Ledger, News, Secrets, Wanted,
     observe::{Observed, State},
@@ -30,6 +30,10 @@ pub struct Duty {
     pub grace: Duration,
     /// The last orders, where a part of them failed.
     pub unfinished: Option<Plans>,
+    /// The dnpipes, where this is a server of some.
+    pub server: Option<PoolServer>,
+    /// What they were last told to be, where a part of that failed.
+    pub unkept: Option<Pool>,
 }
 
 impl Duty {
@@ -37,37 +41,71 @@ impl Duty {
     pub fn resume(&mut self) {
         if let Some(plans) = self.cache.load() {
             tracing::info!(plans = plans.plans.len(), "starting what the last container of this pod ran");
-            self.obey(plans);
+            self.run(plans);
+        }
+        if self.server.is_some() {
+            // Its doors are open, and it serves what it kept.
+            self.observed.enter(State::Ready);
+            self.tell_serving();
         }
     }
 
     /// Waits for orders, or until it is time to try again what failed: a Secret may have come, a port may be free.
-    pub async fn next(&mut self) -> Plans {
+    pub async fn next(&mut self) -> Order {
         loop {
-            if let Some(plans) = self.next_or_left().await {
-                return plans;
+            if let Some(order) = self.next_or_left().await {
+                return order;
             }
         }
     }
 
+    /// Does what was ordered, and reports what became of it. Blocks.
+    pub fn obey(&mut self, order: Order) {
+        match order {
+            Order::Plans(plans) => self.run(plans),
+            Order::Pool(pool) => self.keep(pool),
+        }
+    }
+
+    fn keep(&mut self, pool: Pool) {
+        let Some(server) = &mut self.server else { return };
+        server.obey(&pool);
+        self.unkept = server.is_unfinished().then_some(pool);
+        self.tell_serving();
+    }
+
+    fn tell_serving(&self) {
+        let serving = self.server.as_ref().map(PoolServer::serving);
+        self.orders.report(|standing| standing.serving = serving);
+    }
+
     /// None where a pipeline that was suspended has come to its end, or nearer to it, which is reported.
-    async fn next_or_left(&mut self) -> Option<Plans> {
+    async fn next_or_left(&mut self) -> Option<Order> {
         let again = async {
-            match &self.unfinished {
-                Some(plans) => {
+            let plans = self.unfinished.clone().map(Order::Plans);
+            match plans.or_else(|| self.unkept.clone().map(Order::Pool)) {
+                Some(order) => {
                     tokio::time::sleep(TRY_AGAIN).await;
-                    plans.clone()
+                    order
                 }
+                None => std::future::pending().await,
+            }
+        };
+        let grown = async {
+            match self.server {
+                Some(_) => tokio::time::sleep(COUNT_AGAIN).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             biased;
-            plans = self.orders.next() => {
-                if let Err(error) = self.cache.keep(&plans) {
+            order = self.orders.next() => {
+                if let Order::Plans(plans) = &order
+                    && let Err(error) = self.cache.keep(plans)
+                {
                     tracing::warn!("the plans will not survive this container: {error}");
                 }
-                Some(plans)
+                Some(order)
             }
             news = self.fleet.news() => {
                 self.orders.report(|standing| match news {
@@ -87,12 +125,16 @@ impl Duty {
                 });
                 None
             }
-            plans = again => Some(plans),
+            order = again => Some(order),
+            () = grown => {
+                self.tell_serving();
+                None
+            }
         }
     }
 
     /// Makes what runs what was ordered, and reports of each pipeline what became of it. Blocks.
-    pub fn obey(&mut self, plans: Plans) {
+    fn run(&mut self, plans: Plans) {
         let ordered = plans.clone();
         let (suspended, wanted): (Vec<_>, Vec<_>) =
             plans.plans.into_iter().partition(|plan| plan.stance() == Suspend::Stop);
@@ -178,7 +220,11 @@ impl Duty {
     pub fn drain(self) -> bool {
         self.observed.enter(State::Draining);
         tracing::info!(grace_seconds = self.grace.as_secs(), "draining");
-        self.fleet.drain(self.grace)
+        let is_complete = self.fleet.drain(self.grace);
+        if let Some(server) = &self.server {
+            server.close(self.grace);
+        }
+        is_complete
     }
 
     fn suspend(&mut self, plan: sidestream_control::Plan) -> Drained {
@@ -208,5 +254,7 @@ fn counts(ledger: Ledger) -> Counts {
     }
 }
 
+/// How old what is said of amounts may be.
+const COUNT_AGAIN: Duration = Duration::from_secs(30);
 /// As long as the kubelet takes, at most, to bring a Secret that has come to a pod that mounts it, divided by six.
 const TRY_AGAIN: Duration = Duration::from_secs(10);

@@ -6,7 +6,8 @@
 //!                        └──── a new issuer ──── orders ◀────────┘
 //!                                                  │ plans        ▲ applied, ready, drained
 //!                                                  ▼              │
-//!                                                Duty ──▶ Fleet ──┘
+//!                                                Duty ──▶ Fleet ──┤
+//!                                                  ╰──▶ PoolServer, where it serves dnpipes
 //! ```
 //!
 //! What was heard is kept: the identity in memory-backed files, the plans in a cache. So a container that starts again
@@ -17,6 +18,7 @@ mod call;
 mod duty;
 mod enrol;
 mod orders;
+mod pool;
 mod whole;
 
 use std::{fmt, path::PathBuf};
@@ -26,7 +28,8 @@ use sidestream_trust::SpiffeId;
 pub use cache::PlanCache;
 pub use duty::Duty;
 pub use enrol::{Enrolled, enrol};
-pub use orders::{Orders, Standing, follow};
+pub use orders::{Order, Orders, Standing, follow};
+pub use pool::PoolServer;
 pub(crate) use whole::write_whole;
 
 /// Where the operator is, and where this pod keeps what it hears.

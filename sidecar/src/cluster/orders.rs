@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use sidestream_control::{
     Anchored, Anchors as AnchorsOrder, Applied, Drained, Halting, Hello, Leaving, MESSAGE_BYTES_MAX,
-    Orders as Down, Plans, Ready, Report, SidecarReport, Suspend, SyncClient,
+    Orders as Down, Plans, Pool, Ready, Report, Serving, SidecarReport, Suspend, SyncClient,
 };
 use sidestream_plan::{Process, Sink, Source};
 use sidestream_trust::Anchors;
@@ -17,9 +17,18 @@ use super::{
 };
 use crate::backoff::Backoff;
 
+/// What the operator wants.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Order {
+    /// Run these, and nothing else.
+    Plans(Plans),
+    /// Keep these dnpipes, and no others.
+    Pool(Pool),
+}
+
 /// Orders as they come, and where answers go.
 pub struct Orders {
-    orders: mpsc::Receiver<Plans>,
+    orders: mpsc::Receiver<Order>,
     standing: watch::Sender<Standing>,
 }
 
@@ -36,14 +45,16 @@ pub struct Standing {
     pub halting: BTreeMap<String, Halting>,
     /// What has stopped because it was suspended.
     pub drained: BTreeMap<String, Drained>,
+    /// Where it serves dnpipes: how they are.
+    pub serving: Option<Serving>,
     anchored: Option<Anchored>,
 }
 
 impl Orders {
-    /// Everything that is to run, whenever that changes.
-    pub async fn next(&mut self) -> Plans {
+    /// Everything that is to run, or all that is to be kept, whenever that changes.
+    pub async fn next(&mut self) -> Order {
         match self.orders.recv().await {
-            Some(plans) => plans,
+            Some(order) => order,
             None => std::future::pending().await,
         }
     }
@@ -79,7 +90,7 @@ pub fn follow(settings: Settings, enrolled: Enrolled) -> Orders {
 struct Line {
     settings: Settings,
     enrolled: Enrolled,
-    orders: mpsc::Sender<Plans>,
+    orders: mpsc::Sender<Order>,
     standing: watch::Sender<Standing>,
     /// Where the last one who answered said that the leader is.
     elsewhere: Option<String>,
@@ -118,7 +129,11 @@ impl Line {
                                 backoff.reset();
                                 forget(&mut told, &plans);
                                 // Its receiver lives as long as the process.
-                                let _ = self.orders.send(plans).await;
+                                let _ = self.orders.send(Order::Plans(plans)).await;
+                            }
+                            Some(Down::Pool(pool)) => {
+                                backoff.reset();
+                                let _ = self.orders.send(Order::Pool(pool)).await;
                             }
                             Some(Down::Anchors(anchors)) => {
                                 backoff.reset();
@@ -216,12 +231,14 @@ fn news(told: &Standing, now: &Standing) -> Vec<SidecarReport> {
     let halting = changed(&told.halting, &now.halting).into_iter().map(Report::Halting);
     let drained = changed(&told.drained, &now.drained).into_iter().map(Report::Drained);
     let anchored = now.anchored.filter(|_| told.anchored != now.anchored).map(Report::Anchored);
+    let serving = now.serving.clone().filter(|_| told.serving != now.serving).map(Report::Serving);
     leaving
         .chain(applied)
         .chain(ready)
         .chain(halting)
         .chain(drained)
         .chain(anchored)
+        .chain(serving)
         .map(SidecarReport::from)
         .collect()
 }

@@ -1,0 +1,250 @@
+//! Dnpipes on a cluster: pushed from one pod, pulled from another, through DNS and mTLS, and there as long as their volume is.
+
+use std::{
+    env, fs,
+    os::unix::fs::chown,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use sidestream_e2e::eventually;
+
+use crate::world::{Namespace, SOON, kubectl};
+
+/// How long a server may take to come back elsewhere, with its volume.
+const BACK: Duration = Duration::from_secs(120);
+/// Whom the containers of ours run as.
+const USER: u32 = 65532;
+
+#[test]
+#[ignore = "needs a cluster: make e2e"]
+fn what_one_pod_pushes_another_pulls_also_after_the_servers_pod_and_the_dnpipe_itself_were_deleted() {
+    let shop = Shop::open(Namespace::new("e2e-dnpipes"));
+    shop.apply("orders", "{}");
+    shop.wait_ready("orders");
+    shop.push("till", "orders", 0..100).expect("pushed");
+    assert_eq!(shop.pull("clerk", "orders"), lines(0..100));
+
+    shop.namespace.kubectl(&["delete", "pod", SERVER, "--wait=false"]).expect("deleted");
+    shop.push("till", "orders", 100..200).expect("the client goes on when the server is back");
+    assert_eq!(shop.pull("clerk", "orders"), lines(0..200));
+
+    // A second one joins the pool: nothing is made anew, nothing starts again, and only who may may.
+    shop.wait_ready("orders");
+    let before = shop.namespace.who_runs("sidestream.dev/pool=default");
+    let clerk = "access: [{allow: [push, pull], from: {serviceAccount: clerk}}]";
+    shop.apply("ledger", &format!("{{{clerk}}}"));
+    shop.wait_ready("ledger");
+    shop.push("clerk", "ledger", 0..3).expect("the clerk may");
+    let refusal = shop.push("till", "ledger", 0..3).expect_err("nobody else may");
+    assert!(refusal.contains("/sa/till` may not push"), "{refusal}");
+    assert_eq!(shop.pull("clerk", "ledger"), lines(0..3));
+    assert_eq!(shop.namespace.who_runs("sidestream.dev/pool=default"), before);
+
+    // The records of one that is deleted are nobody's, until it is made again.
+    shop.namespace.kubectl(&["delete", "dnpipe", "orders"]).expect("deleted");
+    eventually("its doors are closed", SOON, || match shop.ask("clerk", &["pull"], "orders", "") {
+        Err(refusal) if refusal.contains("may not") => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    shop.apply("orders", "{}");
+    shop.wait_ready("orders");
+    assert_eq!(shop.pull("clerk", "orders"), lines(0..200));
+    let is_durable = "jsonpath={.status.conditions[?(@.type==\"Durable\")].message}";
+    let said = shop.namespace.kubectl(&["get", "dnpipe", "orders", "-o", is_durable]).expect("a status");
+    assert!(said.contains("when the device has it"), "{said}");
+    println!("{said}\n{}", shop.namespace.kubectl(&["get", "dnp", "-o", "wide"]).expect("a table"));
+}
+
+#[test]
+#[ignore = "needs a cluster: make e2e"]
+fn a_dnpipe_moves_with_its_volume_off_a_node_that_is_drained() {
+    let nodes = kubectl(&["get", "nodes", "-o", "name"], "").expect("nodes");
+    if nodes.lines().count() < 2 || state().is_none() {
+        println!("skipped: nowhere to go, or with a volume that may not");
+        return;
+    }
+    let shop = Shop::open(Namespace::alone("e2e-dnpipes-drain"));
+    shop.apply("orders", "{}");
+    shop.wait_ready("orders");
+    shop.push("till", "orders", 0..100).expect("pushed");
+    let node = || shop.namespace.kubectl(&["get", "pod", SERVER, "-o", "jsonpath={.spec.nodeName}"]);
+    let before = node().expect("a node");
+    let only_pool = "--pod-selector=sidestream.dev/pool=default";
+    let drained = kubectl(&["drain", &before, only_pool, "--delete-emptydir-data", "--timeout=60s"], "");
+    let moved = eventually_else("the server runs elsewhere", || match node()? {
+        after if after.is_empty() || after == before => Err(format!("on `{after}`")),
+        after => Ok(after),
+    });
+    kubectl(&["uncordon", &before], "").expect("open again");
+    drained.expect("drained, as the disruption budget lets it");
+    println!("moved from {before} to {}", moved.expect("it moves"));
+    assert_eq!(shop.pull("clerk", "orders"), lines(0..100));
+    shop.push("till", "orders", 100..110).expect("pushed");
+    assert_eq!(shop.pull("clerk", "orders"), lines(0..110));
+}
+
+const SERVER: &str = "dnpipes-default-0";
+
+/// The same as `eventually`, for who has something to put right before it fails.
+fn eventually_else<T>(what: &str, mut so: impl FnMut() -> Result<T, String>) -> Result<T, String> {
+    for _ in 0..BACK.as_secs() {
+        if let Ok(found) = so() {
+            return Ok(found);
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    so().map_err(|last| format!("{what}: {last}"))
+}
+
+/// A namespace with the pods of two users, `till` and `clerk`, and a volume for the pool.
+struct Shop {
+    namespace: Namespace,
+    volume: Option<Volume>,
+}
+
+impl Shop {
+    fn open(namespace: Namespace) -> Shop {
+        let volume = state().map(|state| Volume::make(&namespace.name, &state));
+        let shop = Shop { namespace, volume };
+        // What the users' pods follow, so that they stay.
+        shop.apply("idle", "{}");
+        shop.wait_for("dnpipe/idle");
+        for user in ["till", "clerk"] {
+            shop.namespace.apply(&client(user, &shop.namespace.name));
+        }
+        for user in ["till", "clerk"] {
+            shop.wait_for(&format!("pod/{user}"));
+        }
+        shop
+    }
+
+    fn apply(&self, name: &str, spec: &str) {
+        let inner = spec.trim_start_matches('{').trim_end_matches('}');
+        let class = self.volume.as_ref().map(|own| format!("storage: {{storageClassName: {}}}", own.name));
+        let fields: Vec<&str> =
+            class.as_deref().into_iter().chain([inner]).filter(|own| !own.is_empty()).collect();
+        self.namespace.apply(&format!(
+            "{{apiVersion: sidestream.dev/v1alpha1, kind: Dnpipe, metadata: {{name: {name}}}, spec: {{{}}}}}",
+            fields.join(", ")
+        ));
+    }
+
+    fn wait_ready(&self, name: &str) {
+        self.wait_for(&format!("dnpipe/{name}"));
+    }
+
+    fn wait_for(&self, object: &str) {
+        if let Err(reason) =
+            self.namespace.kubectl(&["wait", "--for=condition=Ready", object, "--timeout=120s"])
+        {
+            panic!(
+                "{object}: {reason}\n{:?}",
+                self.namespace.kubectl(&["get", object, "-o", "jsonpath={.status}"])
+            );
+        }
+    }
+
+    /// `sidestream VERB NAMESPACE/DNPIPE` in the pod of a user.
+    fn ask(&self, user: &str, verb: &[&str], dnpipe: &str, input: &str) -> Result<String, String> {
+        let dnpipe = format!("{}/{dnpipe}", self.namespace.name);
+        let patience = format!("{}s", BACK.as_secs());
+        let begin = ["--namespace", &self.namespace.name, "exec", "-i", user, "--", "/sidestream"];
+        let end = [&dnpipe, "--pool", "default", "--patience", &patience];
+        kubectl(&[&begin[..], verb, &end].concat(), input)
+    }
+
+    fn push(&self, user: &str, dnpipe: &str, numbers: std::ops::Range<u32>) -> Result<String, String> {
+        self.ask(user, &["push"], dnpipe, &lines(numbers))
+    }
+
+    fn pull(&self, user: &str, dnpipe: &str) -> String {
+        self.ask(user, &["pull"], dnpipe, "").expect("pulled")
+    }
+}
+
+fn lines(numbers: std::ops::Range<u32>) -> String {
+    numbers.map(|number| format!("order {number}\n")).collect()
+}
+
+/// A pod with the command line, as the how-to has it. It waits by following a dnpipe.
+fn client(user: &str, namespace: &str) -> String {
+    format!(
+        "
+apiVersion: v1
+kind: ServiceAccount
+metadata: {{name: {user}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: {user}}}
+spec:
+  serviceAccountName: {user}
+  automountServiceAccountToken: false
+  terminationGracePeriodSeconds: 1
+  securityContext: {{runAsNonRoot: true, runAsUser: {USER}, runAsGroup: {USER}, fsGroup: {USER}, seccompProfile: {{type: RuntimeDefault}}}}
+  containers:
+  - name: client
+    image: sidestream.dev/cli:{version}
+    args: [pull, {namespace}/idle, --follow, --pool, default, --patience, 1h]
+    env:
+    - {{name: POD_NAME, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}
+    - {{name: POD_NAMESPACE, valueFrom: {{fieldRef: {{fieldPath: metadata.namespace}}}}}}
+    securityContext: {{allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {{drop: [ALL]}}}}
+    volumeMounts:
+    - {{name: token, mountPath: /var/run/sidestream/token}}
+    - {{name: trust, mountPath: /var/run/sidestream/trust}}
+    - {{name: identity, mountPath: /var/run/sidestream/identity}}
+  volumes:
+  - {{name: token, projected: {{sources: [{{serviceAccountToken: {{audience: sidestream.dev, path: token, expirationSeconds: 3600}}}}]}}}}
+  - {{name: trust, configMap: {{name: sidestream-trust}}}}
+  - {{name: identity, emptyDir: {{medium: Memory}}}}
+",
+        version = env!("CARGO_PKG_VERSION"),
+    )
+}
+
+/// The folder of the raised cluster. Another cluster has volumes of its own.
+fn state() -> Option<PathBuf> {
+    env::var_os("SIDESTREAM_E2E_HOST")?;
+    Some(PathBuf::from(env::var_os("CLUSTER_STATE")?))
+}
+
+/// A volume that every node of the raised cluster reaches, as one on a network: its nodes are on one machine. Nobody there
+/// makes volumes, and none comes with the cluster.
+struct Volume {
+    /// Also of its class.
+    name: String,
+}
+
+impl Volume {
+    fn make(name: &str, state: &Path) -> Volume {
+        let folder = state.join("volumes").join(name);
+        fs::create_dir_all(&folder).expect("a folder");
+        // The kubelet gives a folder of a node's to nobody.
+        chown(&folder, Some(USER), Some(USER)).expect("given to the server");
+        let yaml = format!(
+            "
+apiVersion: v1
+kind: PersistentVolume
+metadata: {{name: {name}}}
+spec:
+  storageClassName: {name}
+  capacity: {{storage: 100Gi}}
+  accessModes: [ReadWriteOnce]
+  persistentVolumeReclaimPolicy: Retain
+  hostPath: {{path: {}, type: Directory}}
+",
+            folder.display()
+        );
+        kubectl(&["apply", "-f", "-"], &yaml).expect("a volume");
+        Volume { name: name.to_owned() }
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        // Its folder goes with the cluster.
+        let _ = kubectl(&["delete", "persistentvolume", &self.name, "--wait=false"], "");
+    }
+}

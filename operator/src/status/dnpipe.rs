@@ -1,0 +1,186 @@
+//! Every condition of a Dnpipe, worded once.
+//!
+//! | condition | reasons |
+//! |---|---|
+//! | `Accepted` | `Compiled`, `Invalid`, `PoolConflict` |
+//! | `Ready` | `Serving`, `NotAccepted`, `NameConflict`, `Creating`, `PodsNotReady`, `NotConnected`, `Pending`, `Refused` |
+//! | `Durable` | the disk that runs (`Uring`, `File`), `Volatile`, `Unknown` |
+
+use k8s_openapi::jiff::Timestamp;
+use sidestream_control::{Served, Serving};
+use sidestream_crds::{Diagnostic, DnpipeStatus};
+use sidestream_plan::{Dnpipe, dnpipe::Durability};
+
+use super::{Is, Said, condition, made, said_in};
+use crate::observed::Pods;
+
+/// What a status is made of.
+#[derive(Debug)]
+pub struct Known<'a> {
+    /// The generation of the spec that was looked at.
+    pub generation: Option<i64>,
+    /// What the compiler found wrong; empty where it accepts the spec.
+    pub errors: &'a [Diagnostic],
+    /// Where it contradicts the others of its pool.
+    pub contradicts: Option<String>,
+    /// What its servers are told to keep, and the hash of that; none where it stays as it is.
+    pub kept: Option<(&'a Dnpipe, &'a str)>,
+    /// An object of the pool's that is somebody else's.
+    pub conflict: Option<&'a str>,
+    /// The pods of the pool; none where they are not known yet.
+    pub pods: Option<Pods>,
+    /// The servers of the pool that are connected.
+    pub servers: &'a [Server<'a>],
+    /// Whether the servers may not have had the time to connect to this replica yet.
+    pub is_early: bool,
+}
+
+/// A server that is connected.
+#[derive(Clone, Copy, Debug)]
+pub struct Server<'a> {
+    /// Its pod.
+    pub pod: &'a str,
+    /// What it says of itself; none where it has said nothing yet.
+    pub says: Option<&'a Serving>,
+    /// What it says of the dnpipe; none where it does not know of it.
+    pub served: Option<&'a Served>,
+}
+
+/// The status of a Dnpipe called `name` (`namespace/name`) that had `before`.
+pub fn status(known: &Known<'_>, name: &str, before: Option<&DnpipeStatus>, now: Timestamp) -> DnpipeStatus {
+    let none = DnpipeStatus::default();
+    let before = before.unwrap_or(&none);
+    let served = || known.servers.iter().filter_map(|server| server.served);
+    let is_heard = served().next().is_some();
+    let sum = |of: fn(&Served) -> u64| {
+        let sum: u64 = served().map(of).sum();
+        i64::try_from(sum).unwrap_or(i64::MAX).min(AMOUNT_MAX)
+    };
+    let partitions = known.kept.and_then(|(kept, _)| i32::try_from(kept.partitions).ok());
+    // What nobody says at the moment was last said before.
+    let or = |now: Option<i64>, before: Option<i64>| if is_heard { now } else { before };
+    let said = [accepted(known), ready(known, name, before), durable(known, before)];
+    DnpipeStatus {
+        observed_generation: known.generation,
+        partitions: partitions.or(before.partitions),
+        epoch: or(served().map(|own| i64::from(own.epoch)).max(), before.epoch),
+        records: or(Some(sum(|own| own.records)), before.records),
+        size: if is_heard { Some(size(sum(|own| own.bytes))) } else { before.size.clone() },
+        conditions: said
+            .into_iter()
+            .map(|said| condition(said, known.generation, &before.conditions, now))
+            .collect(),
+    }
+}
+
+fn accepted(known: &Known<'_>) -> Said {
+    if !known.errors.is_empty() {
+        let message: Vec<String> = known.errors.iter().map(ToString::to_string).collect();
+        return ("Accepted", Is::False, "Invalid", message.join("\n"));
+    }
+    match &known.contradicts {
+        Some(how) => ("Accepted", Is::False, "PoolConflict", how.clone()),
+        None => ("Accepted", Is::True, "Compiled", "the spec compiles".into()),
+    }
+}
+
+fn ready(known: &Known<'_>, name: &str, before: &DnpipeStatus) -> Said {
+    let no = |reason, message| ("Ready", Is::False, reason, message);
+    if let Some(conflict) = known.conflict {
+        return no("NameConflict", conflict.to_owned());
+    }
+    let Some((kept, hash)) = known.kept else {
+        let goes_on = "what is asked for cannot be; where it was served before, it goes on as it was";
+        return no("NotAccepted", goes_on.into());
+    };
+    let wanted = match made(&sidestream_crds::names::pool(&kept.pool), known.pods) {
+        Ok(wanted) => wanted,
+        Err((reason, message)) => return no(reason, message),
+    };
+    if known.servers.len() < wanted {
+        // A replica that has just become the leader does not know yet what the servers will say.
+        let was = said_in(&before.conditions, "Ready").filter(|(is, _, _)| known.is_early && *is == "True");
+        if let Some((_, _, message)) = was.filter(|_| before.observed_generation == known.generation) {
+            return ("Ready", Is::True, "Serving", message.to_owned());
+        }
+        let message = format!("{} of {wanted} servers are connected to the operator", known.servers.len());
+        return ("Ready", Is::Unknown, "NotConnected", message);
+    }
+    for Server { pod, served, .. } in known.servers {
+        match served {
+            Some(Served { error: Some(error), .. }) => {
+                return no("Refused", format!("server `{pod}` does not make it so: {error}"));
+            }
+            Some(served) if served.hash == hash => {}
+            _ => return no("Pending", format!("server `{pod}` has not said yet that it serves it")),
+        }
+    }
+    let at = sidestream_crds::names::pool_service(&kept.namespace, &kept.pool);
+    let port = sidestream_crds::names::DNPIPES_PORT;
+    ("Ready", Is::True, "Serving", format!("`{name}` is served at {at}:{port}"))
+}
+
+/// As the servers have measured it. What none of them says at the moment stays as it was said.
+fn durable(known: &Known<'_>, before: &DnpipeStatus) -> Said {
+    let said = known.servers.iter().filter_map(|server| Some((server.pod, server.says?)));
+    // The weakest of them is what a push can count on.
+    let Some((pod, serving)) = said.min_by_key(|(_, serving)| serving.volatile.is_none()) else {
+        let was = said_in(&before.conditions, "Durable").filter(|(is, _, _)| *is != "Unknown");
+        return match was {
+            Some((is, reason, message)) => {
+                let is = if is == "True" { Is::True } else { Is::False };
+                ("Durable", is, known_reason(reason), message.to_owned())
+            }
+            None => ("Durable", Is::Unknown, "Unknown", "no server has said yet what its disk does".into()),
+        };
+    };
+    if let Some(why) = &serving.volatile {
+        return ("Durable", Is::False, "Volatile", format!("server `{pod}`: {why}"));
+    }
+    let durability = known.kept.map(|(kept, _)| kept.durability).unwrap_or_default();
+    let when = match durability {
+        Durability::Device => "when the device has it",
+        Durability::PageCache => "when the kernel has it, and the device has it within a second",
+        Durability::Memory => "when the kernel has it",
+    };
+    let Serving { disk, disk_reason, .. } = serving;
+    let message = format!("a push is answered {when}; server `{pod}` writes by {disk}: {disk_reason}");
+    ("Durable", Is::True, known_reason(disk), message)
+}
+
+/// The disk, as a reason is written.
+fn known_reason(disk: &str) -> &'static str {
+    match disk {
+        "uring" | "Uring" => "Uring",
+        "file" | "File" => "File",
+        "Volatile" => "Volatile",
+        _ => "Measured",
+    }
+}
+
+/// The largest amount that every reader of JSON reads as it is.
+const AMOUNT_MAX: i64 = (1 << 53) - 1;
+
+/// A size for people: three digits at least where there are so many.
+fn size(bytes: i64) -> String {
+    const UNITS: [&str; 5] = ["", "Ki", "Mi", "Gi", "Ti"];
+    let (mut amount, mut unit) = (bytes, 0);
+    while amount >= 10_240 && unit + 1 < UNITS.len() {
+        (amount, unit) = (amount / 1024, unit + 1);
+    }
+    format!("{amount}{}", UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_short() {
+        for (bytes, text) in
+            [(0, "0"), (10_239, "10239"), (10_240, "10Ki"), (3 << 30, "3072Mi"), (1 << 50, "1024Ti")]
+        {
+            assert_eq!(size(bytes), text);
+        }
+    }
+}
