@@ -118,6 +118,6 @@ async fn a_set_becomes_a_deployment_and_goes_when_its_pods_are_there_and_the_sen
 async fn a_set_goes_with_its_sidecar() {
     let (server, operator, ..) = running(2, SET).await;
     server.user_applies(&pods(2).replace("hub", "other"));
-    operator.settle("hello").await;
+    operator.settle_for_good("hello").await;
     assert_eq!(server.get(SET), None);
 }

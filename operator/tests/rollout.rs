@@ -38,13 +38,6 @@ fn with_another_edge() -> String {
     TWO.replace("  - {name: show", even)
 }
 
-/// Nothing is waited for any longer.
-fn let_holds_end(operator: &Operator) {
-    for own in operator.context.holds.lock().unwrap().values_mut() {
-        *own = operator.context.clock.now();
-    }
-}
-
 /// The plan that the sidecar is told.
 fn told(sidecar: &Connected) -> String {
     sidecar.plans().unwrap().remove(0).hash
@@ -133,7 +126,7 @@ async fn a_receiver_that_does_not_take_what_is_on_its_way_gets_the_plan_that_may
     answers(&door, None);
     operator.settle("hello").await;
     assert_eq!(told(&hub), before);
-    let_holds_end(&operator);
+    operator.let_holds_end();
     operator.settle("hello").await;
     let edges = || edges_into(&hub);
     assert_eq!(edges(), ["tick->show", "tick->even"], "with the edge by which some still comes");
@@ -156,7 +149,7 @@ async fn a_receiver_keeps_an_edge_that_is_gone_while_its_sender_is_away_for_a_mo
     drop(door);
     operator.settle("hello").await;
     assert_eq!(told(&hub), before, "its line has dropped");
-    let_holds_end(&operator);
+    operator.let_holds_end();
     operator.settle("hello").await;
     let edges = || edges_into(&hub);
     assert_eq!(edges(), ["tick->show", "tick->even"]);
@@ -227,7 +220,7 @@ spec:
     answers(&door, None);
     operator.settle("hello").await;
     assert_eq!([told(&hub), told(&end)], before);
-    let_holds_end(&operator);
+    operator.let_holds_end();
     operator.settle("hello").await;
     assert_ne!(told(&hub), before[0], "the new one with the edge beside");
     assert_eq!(told(&end), before[1], "it has not taken it yet");

@@ -6,30 +6,45 @@ use sidestream_plan::{Kind, Plan, Source, Stage};
 
 use super::plan;
 
-/// `new` with those of `edges` that lead into `old` and not into it: what comes by them goes to the stages that took it,
-/// where those are still there. The same as `new` where none is.
+/// `new` with those of `edges` beside that lead into `old` and not into it: what comes by them goes the way it went, through
+/// stages of the new plan where those are still there, else through those of the old one. The same as `new` where none is.
 pub fn with_leaving(new: &Plan, old: &Plan, edges: &BTreeSet<String>) -> Plan {
-    let is_leaving = |stage: &Stage| {
-        let is_edge = matches!(stage.kind, Kind::Source(Source::Edge(_)));
-        is_edge && edges.contains(&stage.name) && new.stage(&stage.name).is_none()
-    };
-    let mut sources: Vec<(Stage, Vec<usize>)> = Vec::new();
-    for (index, stage) in old.stages.iter().enumerate().filter(|(_, stage)| is_leaving(stage)) {
-        let takers = old.consumers(index).filter_map(|taker| new.stage(&old.stages[taker].name));
-        let takers: Vec<usize> = takers.map(|(taker, _)| taker).collect();
-        if !takers.is_empty() {
-            sources.push((stage.clone(), takers));
-        }
+    let beside = stages_beside(new, old, edges);
+    // Stages take input only from those before them, and those of the new plan from all of these.
+    let place = |index: &usize| beside.iter().position(|own| own == index);
+    let mut stages: Vec<Stage> = beside.iter().map(|index| old.stages[*index].clone()).collect();
+    stages.iter_mut().for_each(|stage| stage.from = stage.from.iter().filter_map(place).collect());
+    for stage in &new.stages {
+        let mut stage = stage.clone();
+        stage.from.iter_mut().for_each(|from| *from += beside.len());
+        let before = old.stage(&stage.name).map(|(_, before)| &before.from);
+        stage.from.extend(before.into_iter().flatten().filter_map(place));
+        stages.push(stage);
     }
-    // Stages take input only from those before them, so the edges come first.
-    let before = sources.len();
-    let mut stages: Vec<Stage> = new.stages.clone();
-    stages.iter_mut().flat_map(|stage| &mut stage.from).for_each(|from| *from += before);
-    for (place, (_, takers)) in sources.iter().enumerate() {
-        takers.iter().for_each(|taker| stages[*taker].from.push(place));
-    }
-    let stages = sources.into_iter().map(|(source, _)| source).chain(stages).collect();
     plan(new.pipeline.clone(), new.latency, stages)
+}
+
+/// The stages of `old` that `new` does not have and that what comes by `edges` goes through, the edges among them, in their
+/// order.
+fn stages_beside(new: &Plan, old: &Plan, edges: &BTreeSet<String>) -> Vec<usize> {
+    let is_leaving =
+        |stage: &Stage| matches!(stage.kind, Kind::Source(Source::Edge(_))) && edges.contains(&stage.name);
+    let gone = |index: &usize| new.stage(&old.stages[*index].name).is_none();
+    let mut beside: BTreeSet<usize> = BTreeSet::new();
+    loop {
+        let letters: Vec<&String> =
+            beside.iter().filter_map(|index| old.stages[*index].on_error.dead_letter.as_ref()).collect();
+        let is_beside = |index: &usize| {
+            let stage = &old.stages[*index];
+            let takes = || stage.from.iter().any(|from| beside.contains(from));
+            gone(index) && (is_leaving(stage) || takes() || letters.contains(&&stage.name))
+        };
+        let found: BTreeSet<usize> = (0..old.stages.len()).filter(is_beside).collect();
+        if found == beside {
+            return found.into_iter().collect();
+        }
+        beside = found;
+    }
 }
 
 #[cfg(test)]
@@ -67,9 +82,29 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_takes_any_more_is_not_kept() {
-        let old = hub("{name: show, sidecar: hub, sink: {console: {}}}");
-        let new = hub("{name: gone, sidecar: hub, sink: {blackhole: {}}}");
-        assert_eq!(with_leaving(&new, &old, &["tick->show".to_owned()].into()), new);
+    fn what_comes_by_an_edge_that_leaves_goes_through_stages_that_leave_with_it() {
+        let old = hub(
+            "{name: tock, sidecar: hub, source: {generator: {}}}, {name: odd, sidecar: hub, from: [tick, tock], process: {sample: {every: 2}},
+             onError: {deadLetter: lost}}, {name: show, sink: {console: {}}}, {name: lost, sidecar: hub, from: [], sink: {blackhole: {}}}",
+        );
+        let new = hub(
+            "{name: even, sidecar: hub, process: {sample: {every: 2}}}, {name: show, sink: {console: {}}}",
+        );
+        let edges: BTreeSet<String> = ["tick->odd".to_owned()].into();
+        let both = with_leaving(&new, &old, &edges);
+        let stages: Vec<(&str, &[usize])> =
+            both.stages.iter().map(|stage| (stage.name.as_str(), stage.from.as_slice())).collect();
+        let expected: [(&str, &[usize]); 6] = [
+            ("tick->odd", &[]),
+            ("odd", &[0]),
+            ("lost", &[]),
+            ("tick->even", &[]),
+            ("even", &[3]),
+            ("show", &[4, 1]),
+        ];
+        assert_eq!(stages, expected, "but for what only another source was for");
+        assert_eq!(with_leaving(&new, &both, &edges), both, "asked again it is the same");
+        assert_eq!(with_leaving(&new, &both, &BTreeSet::new()), new);
+        assert_eq!(with_leaving(&new, &old, &BTreeSet::new()), new);
     }
 }

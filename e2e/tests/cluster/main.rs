@@ -17,6 +17,7 @@ mod monitoring;
 mod no_api_server;
 mod no_operator;
 mod node_drained;
+mod renamed;
 mod restarts;
 mod rights;
 mod speed;

@@ -39,6 +39,20 @@ pub fn with_accounts(
     all
 }
 
+/// `sidecars`, whose edges let in these senders too, by the name of the edge.
+pub fn with_senders(
+    mut sidecars: Vec<SidecarPlan>,
+    senders: &BTreeMap<String, Vec<Account>>,
+) -> Vec<SidecarPlan> {
+    for stage in sidecars.iter_mut().flat_map(|own| &mut own.plan.stages) {
+        let Kind::Source(Source::Edge(source)) = &mut stage.kind else { continue };
+        let others = senders.get(&source.edge).into_iter().flatten();
+        let others: Vec<Account> = others.filter(|own| !source.from.contains(own)).cloned().collect();
+        source.from.extend(others);
+    }
+    sidecars
+}
+
 #[cfg(test)]
 mod tests {
     use sidestream_crds::compile;

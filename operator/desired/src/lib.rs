@@ -37,7 +37,7 @@ pub mod ports;
 use kube::core::DynamicObject;
 use sidestream_crds::{Host, Pipeline, SidecarPlan};
 
-pub use accounts::with_accounts;
+pub use accounts::{with_accounts, with_senders};
 pub use anchors::{ANCHORS_KEY, ROTATION, TRUST_CONFIG_MAP, anchors};
 pub use container::{CONTAINER, Secrets};
 pub use edges::{edges_in, edges_out, is_keyed, receives, sends};

@@ -25,7 +25,7 @@ use crate::stirred::Stirred;
 mod farewell;
 mod pools;
 
-use farewell::Farewell;
+pub use farewell::Farewell;
 
 /// Pipelines that one sidecar may speak of.
 const PIPELINES_SAID_MAX: usize = 256;
@@ -186,6 +186,30 @@ impl Fleet {
     /// The plan of `pipeline` that an addressee is to run.
     pub fn plan(&self, addressee: &Addressee, pipeline: &str) -> Option<Arc<Plan>> {
         self.lock().plans.get(addressee)?.get(pipeline).cloned()
+    }
+
+    /// Whoever runs something of `pipeline`, and what.
+    pub fn told_of(&self, pipeline: &str) -> Vec<(Addressee, Arc<Plan>)> {
+        let inner = self.lock();
+        let all = inner.addressees.get(pipeline).into_iter().flatten();
+        all.filter_map(|own| Some((own.clone(), inner.plans.get(own)?.get(pipeline)?.clone()))).collect()
+    }
+
+    /// Whether each that is connected has said that it has drained this plan.
+    pub fn has_drained(&self, addressee: &Addressee, plan: &Plan) -> bool {
+        self.lock().has_drained(addressee, plan)
+    }
+
+    /// What each of `going`, which the pipeline has no more, is told now. `may_come`: the edges by which others may still send
+    /// to them; `remains`: more pods of an account may come.
+    pub fn partings(
+        &self,
+        pipeline: &str,
+        going: &BTreeSet<Addressee>,
+        may_come: &BTreeSet<String>,
+        remains: impl Fn(&Account) -> bool,
+    ) -> BTreeMap<Addressee, Farewell> {
+        self.lock().partings(pipeline, going, may_come, remains)
     }
 
     /// Whether `pipeline`'s part called `sidecar` has been told to stop with this plan, and whether it has been told anything.

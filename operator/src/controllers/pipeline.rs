@@ -25,12 +25,13 @@ use serde_json::json;
 use sidestream_crds::{Diagnostic, Pipeline, PipelineStatus, SidecarPlan, compile, compile_resource, names};
 use sidestream_desired::{
     FIELD_MANAGER, Facts, REVISIONS_KEPT, anchors, hash, objects, plan_hash, read_revision, revision,
-    revision_name, sends, with_accounts, workload_kind,
+    revision_name, sends, with_accounts, with_senders, workload_kind,
 };
 use sidestream_host::{Clock, Moment};
 use sidestream_plan::stage;
 use tokio::sync::watch;
 
+mod parting;
 mod told;
 
 use super::{
@@ -188,10 +189,12 @@ async fn read_invalid(
 struct Team {
     /// As they were compiled.
     sidecars: Vec<SidecarPlan>,
-    /// The same as they are told: with whom the user's pods run as.
+    /// The same as they are told: with whom the user's pods run as, and those that part.
     told: Vec<SidecarPlan>,
     /// The user's pods that host some of them.
     hosting: Hosting,
+    /// Those that run a part of an earlier plan that this one has no more.
+    going: parting::Going,
 }
 
 /// One look.
@@ -207,8 +210,7 @@ impl Look<'_> {
     async fn last_good(&self) -> Result<Option<Vec<SidecarPlan>>, ReconcileError> {
         let newest = self.revisions().into_iter().max_by_key(|(_, number)| *number);
         let Some(((_, name), _)) = newest else { return Ok(None) };
-        let api: Api<ControllerRevision> =
-            Api::namespaced(self.context.client.clone(), &self.resource.namespace().unwrap_or_default());
+        let api: Api<ControllerRevision> = Api::namespaced(self.context.client.clone(), &self.namespace());
         let revision = api.get_opt(&name).await.map_err(ReconcileError::read)?;
         Ok(revision.as_ref().and_then(read_revision))
     }
@@ -223,7 +225,7 @@ impl Look<'_> {
     }
 
     fn team(&self, sidecars: Vec<SidecarPlan>) -> Team {
-        let namespace = self.resource.namespace().unwrap_or_default();
+        let namespace = self.namespace();
         let hosting = self.context.user_pods.hosting(&namespace, &sidecars);
         let accounts = sidecars.iter().filter_map(|own| {
             let pods = hosting.get(&own.name)?.iter().filter(|pod| pod.runs(&own.plan));
@@ -238,7 +240,12 @@ impl Look<'_> {
             Some((own.name.clone(), accounts))
         });
         let accounts: BTreeMap<_, _> = accounts.collect();
-        Team { told: with_accounts(&sidecars, &accounts), sidecars, hosting }
+        let known = with_accounts(&sidecars, &accounts);
+        let stay = known.iter().flat_map(|own| self.addressees(own, &hosting)).collect();
+        let made = known.iter().filter(|own| !hosting.contains_key(&own.name)).map(|own| self.account(own));
+        let names: Vec<&str> = known.iter().map(|own| own.name.as_str()).collect();
+        let going = self.going(&stay, &made.collect(), &names);
+        Team { told: with_senders(known, &parting::senders(&going)), sidecars, hosting, going }
     }
 
     /// Makes the cluster run the sidecars, and tells them their plans. Gives back an object that is somebody else's, and how
@@ -246,7 +253,7 @@ impl Look<'_> {
     async fn apply<'t>(&self, team: &'t Team) -> Result<(Option<ApplyError>, Vec<Part<'t>>), ReconcileError> {
         let Context { applier, fleet, facts, roots, .. } = self.context;
         let sidecars = &team.sidecars;
-        let namespace = self.resource.namespace().unwrap_or_default();
+        let namespace = self.namespace();
         let trust = {
             let roots = roots.borrow();
             anchors(&namespace, &roots.anchors.to_pem(), roots.phase().name())
@@ -280,7 +287,11 @@ impl Look<'_> {
         }
         // What runs goes on, whatever the API server refuses now.
         let parts: Vec<Part<'_>> = team.told.iter().map(|sidecar| self.part(sidecar, team)).collect();
-        let (plans, held) = self.plans(team, &parts);
+        let (mut plans, mut held) = self.plans(team, &parts);
+        let partings = self.partings(team, &parts);
+        plans.extend(partings.plans);
+        held.extend(partings.held);
+        kept.extend(partings.kept);
         fleet.publish_and_hold(&self.name, plans, held);
         if let Some(failure) = failure {
             return Err(failure.into());
@@ -294,7 +305,7 @@ impl Look<'_> {
 
     /// Whom the plan of a sidecar is for: the pods of the account that was made for it, or the user's pods that host it.
     fn addressees(&self, sidecar: &SidecarPlan, hosting: &Hosting) -> Vec<Addressee> {
-        let namespace = self.resource.namespace().unwrap_or_default();
+        let namespace = self.namespace();
         match hosting.get(&sidecar.name) {
             Some(pods) => (pods.iter().filter(|pod| pod.runs(&sidecar.plan)))
                 .map(|pod| Addressee {
@@ -350,9 +361,17 @@ impl Look<'_> {
 
     /// Whom the pods that are made for a sidecar run as.
     fn account(&self, sidecar: &SidecarPlan) -> Account {
-        let namespace = self.resource.namespace().unwrap_or_default();
+        let namespace = self.namespace();
         let account = names::account(&namespace, &self.resource.name_any(), &sidecar.name);
         (account.namespace, account.name)
+    }
+
+    fn namespace(&self) -> String {
+        self.resource.namespace().unwrap_or_default()
+    }
+
+    fn uid(&self) -> Option<String> {
+        self.resource.uid()
     }
 
     fn is_suspended(&self) -> bool {
@@ -408,7 +427,7 @@ impl Look<'_> {
 
     async fn write(&self, status: &PipelineStatus) -> Result<(), ReconcileError> {
         let resource = ApiResource::erase::<Pipeline>(&());
-        let namespace = self.resource.namespace().unwrap_or_default();
+        let namespace = self.namespace();
         let api: Api<DynamicObject> =
             Api::namespaced_with(self.context.client.clone(), &namespace, &resource);
         // With its uid, a new Pipeline of this name is not given the old one's status.

@@ -440,6 +440,18 @@ impl Operator {
         }
         panic!("it never settles: {:#?}", self.server.writes());
     }
+
+    /// The same, and once more when those that anything waits for have had their time.
+    pub async fn settle_for_good(&self, name: &str) {
+        self.settle(name).await;
+        self.let_holds_end();
+        self.settle(name).await;
+    }
+
+    /// Nothing is waited for any longer.
+    pub fn let_holds_end(&self) {
+        self.context.holds.lock().unwrap().values_mut().for_each(|until| *until = self.context.clock.now());
+    }
 }
 
 /// Whom every operator trusts.

@@ -4,8 +4,10 @@
 //! and have to be told: those that only send stop at once and say when they have drained; what comes by an edge is taken until
 //! nobody can send by it any more. Nobody waits for what the API server has forgotten, so all of this is memory, and has an end:
 //! after a while everybody is told to stop, as another leader would tell them.
+//!
+//! Sidecars that a pipeline has no more, while it goes on, part in the same order; those that stay may still send to them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sidestream_control::{Plan, Suspend};
 use sidestream_desired::{edges_in, edges_out};
@@ -14,7 +16,7 @@ use super::{Account, Addressee, Inner};
 
 /// What is told of a pipeline that is gone.
 #[derive(Debug, PartialEq)]
-pub(super) enum Farewell {
+pub enum Farewell {
     /// What it was told before: its pod ends by itself.
     Stays,
     /// To stop, or what of it is to.
@@ -37,21 +39,37 @@ impl Inner {
         pipeline: &str,
         remains: impl Fn(&Account) -> bool,
     ) -> BTreeMap<Addressee, Farewell> {
-        let addressees = self.addressees.get(pipeline).into_iter().flatten();
+        let Some(all) = self.addressees.get(pipeline) else { return BTreeMap::new() };
+        let mut farewells = self.partings(pipeline, all, &BTreeSet::new(), &remains);
+        for (own, farewell) in farewells.iter_mut().filter(|(own, _)| own.pod.is_none()) {
+            let is_there = !self.ids_of(own).is_empty() || remains(&own.account);
+            *farewell = if is_there { Farewell::Stays } else { Farewell::Gone };
+        }
+        farewells
+    }
+
+    /// What each of `going` is told now. `may_come`: the edges by which others may send to them.
+    pub(super) fn partings(
+        &self,
+        pipeline: &str,
+        going: &BTreeSet<Addressee>,
+        may_come: &BTreeSet<String>,
+        remains: impl Fn(&Account) -> bool,
+    ) -> BTreeMap<Addressee, Farewell> {
         let parts: BTreeMap<&Addressee, Part> =
-            addressees.filter_map(|own| Some((own, self.part(own, pipeline)?))).collect();
+            going.iter().filter_map(|own| Some((own, self.part(own, pipeline)?))).collect();
         let is_there =
             |own: &Addressee| !self.ids_of(own).is_empty() || own.pod.is_none() && remains(&own.account);
         let is_closed = |edge: &String| {
             let senders = parts.iter().filter(|(_, part)| part.outs.contains(edge));
             let mut senders = senders.filter(|(own, _)| is_there(own));
-            senders.all(|(own, part)| self.has_closed(own, &part.plan, edge))
+            senders.all(|(own, part)| self.has_closed(own, &part.plan, edge)) && !may_come.contains(edge)
         };
         let farewell = |own: &Addressee, part: &Part| {
-            if own.pod.is_none() {
-                return if is_there(own) { Farewell::Stays } else { Farewell::Gone };
-            }
-            if part.ins.is_empty() && part.outs.is_empty() || self.has_drained(own, &part.plan) {
+            if !is_there(own)
+                || part.ins.is_empty() && part.outs.is_empty()
+                || self.has_drained(own, &part.plan)
+            {
                 return Farewell::Gone;
             }
             let closed: Vec<String> = part.ins.iter().filter(|edge| is_closed(edge)).cloned().collect();
@@ -86,7 +104,7 @@ impl Inner {
         !sessions.is_empty() && sessions.iter().all(has_closed) || self.has_drained(own, plan)
     }
 
-    fn has_drained(&self, own: &Addressee, plan: &Plan) -> bool {
+    pub(super) fn has_drained(&self, own: &Addressee, plan: &Plan) -> bool {
         let sessions: Vec<_> = self.sessions_of(own).collect();
         let has_drained = |session: &&super::Session| {
             let said = session.said.get(&plan.pipeline).and_then(|said| said.drained.as_ref());

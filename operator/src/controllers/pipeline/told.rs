@@ -12,7 +12,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use sidestream_control::{Plan, Suspend};
 use sidestream_crds::{SidecarPlan, with_leaving};
 use sidestream_desired::{edges_in, edges_out, hash, plan_hash};
-use sidestream_plan::{Kind, Source, stage::EdgeSource};
+use sidestream_plan::{Kind, Sink, Source, Stage, stage::EdgeSource};
 
 use super::{Look, Team, lock};
 use crate::{
@@ -56,6 +56,17 @@ fn is_beside(told: &Plan, sidecar: &SidecarPlan) -> bool {
         let edges = edges_in(&told).map(str::to_owned).collect();
         with_leaving(&sidecar.plan, &told, &edges) == told
     })
+}
+
+/// Whether a plan, as it is told, sends to `receiver` by `edge`.
+fn sends(plan: &Plan, edge: &str, receiver: &Account) -> bool {
+    let is_it = |stage: &Stage| match &stage.kind {
+        Kind::Sink(Sink::Edge(sink)) => {
+            sink.edge == edge && (&sink.to.namespace, &sink.to.name) == (&receiver.0, &receiver.1)
+        }
+        _ => false,
+    };
+    plan.unwrap().is_ok_and(|plan| plan.stages.iter().any(is_it))
 }
 
 /// Those that send by `edge`.
@@ -140,7 +151,7 @@ impl Look<'_> {
 
     /// Whether somebody who is there has not said what became of the new plan. With edges beside it is the same: towards those
     /// behind nothing differs.
-    fn has_not_taken(&self, part: &Part<'_>, team: &Team) -> bool {
+    pub(super) fn has_not_taken(&self, part: &Part<'_>, team: &Team) -> bool {
         let (fleet, new) = (&self.context.fleet, plan_hash(&part.sidecar.plan));
         let has_not = |said: &Acknowledged, applied| said.connected > applied && said.refused.is_none();
         let beside = self.addressees(part.sidecar, &team.hosting).into_iter().filter_map(|own| {
@@ -175,18 +186,30 @@ impl Look<'_> {
     /// Whether something may still come from a sidecar by an edge of `receiver`'s that its new plan does not have. What is not
     /// connected at the moment may have something; only who is says that it has not.
     fn may_send(&self, part: &Part<'_>, edge: &EdgeSource, receiver: &SidecarPlan, team: &Team) -> bool {
+        let mut before = order::before_it_by_any_plan(receiver, &team.told);
+        part.said.leaving.contains(&edge.edge)
+            || self.is_sender(part, edge, team)
+                && (!is_heard(part)
+                    || before.any(|own| own.name == part.sidecar.name) && self.has_not_taken(part, team))
+    }
+
+    /// Whether a sidecar runs as one of those that may send by `edge`.
+    pub(super) fn is_sender(&self, part: &Part<'_>, edge: &EdgeSource, team: &Team) -> bool {
         let is_from = |(namespace, name): &Account| {
             edge.from.iter().any(|own| own.namespace == *namespace && own.name == *name)
         };
-        let is_sender = match team.hosting.get(&part.sidecar.name) {
-            Some(_) => (self.addressees(part.sidecar, &team.hosting)).iter().any(|own| is_from(&own.account)),
+        match team.hosting.get(&part.sidecar.name) {
+            Some(_) => self.addressees(part.sidecar, &team.hosting).iter().any(|own| is_from(&own.account)),
             None => is_from(&self.account(part.sidecar)),
-        };
-        let mut before = order::before_it_by_any_plan(receiver, &team.told);
-        part.said.leaving.contains(&edge.edge)
-            || is_sender
-                && (!is_heard(part)
-                    || before.any(|own| own.name == part.sidecar.name) && self.has_not_taken(part, team))
+        }
+    }
+
+    /// Whether a sidecar is told a plan that sends to `receiver` by `edge`.
+    pub(super) fn sends_by(&self, part: &Part<'_>, edge: &str, receiver: &Account, team: &Team) -> bool {
+        let mut told = self.addressees(part.sidecar, &team.hosting).into_iter();
+        told.any(|own| {
+            self.context.fleet.plan(&own, &self.name).is_some_and(|plan| sends(&plan, edge, receiver))
+        })
     }
 
     /// What a sidecar is told instead of its new plan while somebody still sends to it by edges that the new one does not have.
@@ -204,35 +227,44 @@ impl Look<'_> {
         let old = old.filter(|old| old.hash != plan_hash(&sidecar.plan));
         let read = old.as_ref().and_then(|old| old.unwrap().ok());
         let others = || parts.iter().filter(|part| part.sidecar.name != sidecar.name);
-        let leaving: BTreeSet<String> = (read.iter().flat_map(|read| &read.stages))
+        let gone: Vec<&EdgeSource> = (read.iter().flat_map(|read| &read.stages))
             .filter(|stage| sidecar.plan.stage(&stage.name).is_none())
             .filter_map(|stage| match &stage.kind {
                 Kind::Source(Source::Edge(edge)) => Some(edge),
                 _ => None,
             })
-            .filter(|edge| others().any(|part| self.may_send(part, edge, sidecar, team)))
-            .map(|edge| edge.edge.clone())
             .collect();
+        let of = |is_in: &dyn Fn(&EdgeSource) -> bool| -> BTreeSet<String> {
+            gone.iter().filter(|edge| is_in(edge)).map(|edge| edge.edge.clone()).collect()
+        };
+        let mut leaving = of(&|edge| others().any(|part| self.may_send(part, edge, sidecar, team)));
+        // Of those behind it in a circle, and of those that part, nobody waits to have taken anything.
+        let sending = of(&|edge| {
+            let mut going = team.going.values().flatten();
+            going.any(|plan| sends(plan, &edge.edge, &own.account))
+                || others().any(|part| self.sends_by(part, &edge.edge, &own.account, team))
+        });
         let mut holds = lock(&self.context.holds);
         if leaving.is_empty() {
             holds.remove(&key);
-            return None;
+        } else {
+            let now = self.context.clock.now();
+            let until = *holds.entry(key).or_insert_with(|| {
+                self.look_again(SENDERS_MAX);
+                now + SENDERS_MAX
+            });
+            if now < until {
+                return old;
+            }
         }
-        let now = self.context.clock.now();
-        let until = *holds.entry(key).or_insert_with(|| {
-            self.look_again(SENDERS_MAX);
-            now + SENDERS_MAX
-        });
-        if now < until {
-            return old;
-        }
+        leaving.extend(sending);
         let both = with_leaving(&sidecar.plan, &read?, &leaving);
         let both = SidecarPlan { plan: both, ..sidecar.clone() };
         (both.plan != sidecar.plan).then(|| Arc::new(Stance::Runs.wrap(&both)))
     }
 
     /// Has this pipeline looked at again after a while.
-    fn look_again(&self, after: std::time::Duration) {
+    pub(super) fn look_again(&self, after: std::time::Duration) {
         let (fleet, name) = (self.context.fleet.clone(), self.name.clone());
         tokio::spawn(async move {
             tokio::time::sleep(after).await;

@@ -1,0 +1,173 @@
+//! A sidecar that a pipeline has no more takes what is on its way to it, and goes when it has delivered that.
+
+mod world;
+
+use serde_json::Value;
+use sidestream_control::{Applied, Counts, Drained, Halting, Leaving, Plan, Report, Suspend};
+use sidestream_operator::control::Connected;
+use sidestream_plan::{Kind, Source};
+use world::{Operator, Server};
+
+/// The middle one is renamed.
+const THREE: &str = "
+apiVersion: sidestream.dev/v1alpha1
+kind: Pipeline
+metadata: {name: hello}
+spec:
+  sidecars: [{name: door, workload: {}}, {name: hub, workload: {}}, {name: end, workload: {}}]
+  stages:
+  - {name: tick, sidecar: door, source: {generator: {rate: 10}}}
+  - {name: even, sidecar: hub, process: {sample: {every: 2}}}
+  - {name: show, sidecar: end, sink: {console: {}}}
+";
+
+struct Sidecars {
+    door: Connected,
+    hub: Connected,
+    end: Connected,
+}
+
+impl Sidecars {
+    /// All of them, as pods of the pipeline, connect to an operator.
+    fn connect(operator: &Operator) -> Sidecars {
+        let pod = |name: &str| operator.connect(&format!("hello-{name}-spl"), &format!("hello-{name}-spl-1"));
+        Sidecars { door: pod("door"), hub: pod("hub"), end: pod("end") }
+    }
+}
+
+/// A pipeline of three that runs, and whose middle one has another name from then on.
+async fn renamed() -> (Server, Operator, Sidecars) {
+    let server = Server::default();
+    server.user_applies(THREE);
+    let operator = Operator::new(&server).seeing();
+    operator.context.fleet.expect([]);
+    operator.settle("hello").await;
+    let sidecars = Sidecars::connect(&operator);
+    operator.settle("hello").await;
+    for sidecar in [&sidecars.door, &sidecars.hub, &sidecars.end] {
+        runs(sidecar);
+        operator.settle("hello").await;
+    }
+    server.user_applies(&THREE.replace("hub", "core"));
+    operator.settle("hello").await;
+    (server, operator, sidecars)
+}
+
+fn told(sidecar: &Connected) -> Plan {
+    sidecar.plans().expect("it is told something").remove(0)
+}
+
+/// It says that it runs what it is told.
+fn runs(sidecar: &Connected) {
+    let (pipeline, hash) = ("shop/hello".into(), told(sidecar).hash);
+    sidecar.report(Report::Applied(Applied { pipeline, hash, error: None }));
+}
+
+/// It says which edges of earlier plans still have something.
+fn leaves(sidecar: &Connected, edges: &[&str]) {
+    let edges = edges.iter().map(|edge| (*edge).to_owned()).collect();
+    sidecar.report(Report::Leaving(Leaving { pipeline: "shop/hello".into(), edges }));
+}
+
+fn drained(sidecar: &Connected) {
+    let (pipeline, counts) = ("shop/hello".into(), Some(Counts::default()));
+    sidecar.report(Report::Drained(Drained { pipeline, hash: told(sidecar).hash, counts }));
+}
+
+/// Who may send to the last one.
+fn let_in_by_end(end: &Connected) -> Vec<String> {
+    let plan = told(end).unwrap().expect("a plan that can be read");
+    let edges = plan.stages.iter().filter_map(|stage| match &stage.kind {
+        Kind::Source(Source::Edge(edge)) => Some(edge.from.iter().map(|from| from.name.clone())),
+        _ => None,
+    });
+    edges.flatten().collect()
+}
+
+/// The objects that were made for the sidecar `hub`.
+fn objects_of_hub(server: &Server) -> Vec<String> {
+    let all: Vec<String> = server.objects().into_keys().collect();
+    all.into_iter().filter(|path| path.ends_with("/hello-hub-spl")).collect()
+}
+
+fn workload(name: &str) -> String {
+    format!("/apis/apps/v1/namespaces/shop/deployments/hello-{name}-spl")
+}
+
+#[tokio::test]
+async fn it_stays_until_nobody_sends_to_it_and_it_has_delivered_what_it_had() {
+    let (server, operator, Sidecars { door, hub, end }) = renamed().await;
+    let settled = async || operator.settle("hello").await;
+    assert_eq!(told(&hub).stance(), Suspend::StopSources, "the one before it has not taken the new plan");
+    assert_eq!(objects_of_hub(&server).len(), 5, "{:#?}", objects_of_hub(&server));
+
+    server.makes_ready(&workload("core"));
+    let core = operator.connect("hello-core-spl", "hello-core-spl-1");
+    settled().await;
+    leaves(&door, &["tick->even"]);
+    runs(&door);
+    settled().await;
+    runs(&core);
+    settled().await;
+    assert_eq!(let_in_by_end(&end), ["hello-core-spl", "hello-hub-spl"]);
+    runs(&end);
+    settled().await;
+    assert_eq!(told(&hub).stance(), Suspend::StopSources, "some is on its way to it");
+    leaves(&door, &[]);
+    settled().await;
+    assert_eq!(told(&hub).stance(), Suspend::Stop, "nothing more comes to it");
+    assert_eq!(objects_of_hub(&server).len(), 5);
+    let (pipeline, hash) = ("shop/hello".into(), told(&hub).hash);
+    hub.report(Report::Halting(Halting { pipeline, hash, open: vec!["even->show".into()] }));
+    settled().await;
+    assert_eq!(let_in_by_end(&end), ["hello-core-spl", "hello-hub-spl"], "it still delivers");
+
+    drained(&hub);
+    settled().await;
+    assert_eq!(hub.plans(), Some(vec![]), "it runs nothing");
+    assert_eq!(objects_of_hub(&server), [""; 0]);
+    assert_eq!(let_in_by_end(&end), ["hello-core-spl"]);
+    assert_eq!(told(&end).stance(), Suspend::Run);
+}
+
+#[tokio::test]
+async fn it_does_not_stay_for_ever_whatever_is_left_for_it() {
+    let (server, operator, Sidecars { door, hub, .. }) = renamed().await;
+    leaves(&door, &["tick->even"]);
+    runs(&door);
+    operator.settle("hello").await;
+    assert!(!objects_of_hub(&server).is_empty());
+    operator.let_holds_end();
+    operator.settle("hello").await;
+    assert_eq!((hub.plans(), objects_of_hub(&server)), (Some(vec![]), vec![]));
+}
+
+#[tokio::test]
+async fn another_leader_leaves_it_alone_until_it_has_heard_that_nobody_sends_to_it() {
+    let (server, before, sidecars) = renamed().await;
+    for sidecar in [&sidecars.door, &sidecars.end] {
+        runs(sidecar);
+    }
+    before.settle("hello").await;
+    drop((before, sidecars));
+    let deployment: Value = server.get(&workload("hub")).expect("it stays");
+
+    let operator = Operator::new(&server).seeing();
+    operator.context.fleet.expect(["shop/hello".into()]);
+    let Sidecars { door, hub, end } = Sidecars::connect(&operator);
+    let core = operator.connect("hello-core-spl", "hello-core-spl-1");
+    operator.settle("hello").await;
+    assert_eq!(hub.plans(), None, "it runs what it runs");
+    for sidecar in [&door, &core, &end] {
+        operator.settle("hello").await;
+        leaves(sidecar, &[]);
+        if let Some(plan) = sidecar.plans().map(|mut plans| plans.remove(0)) {
+            let (pipeline, hash) = ("shop/hello".into(), plan.hash);
+            sidecar.report(Report::Applied(Applied { pipeline, hash, error: None }));
+        }
+        assert_eq!(server.get(&workload("hub")).as_ref(), Some(&deployment));
+    }
+    operator.settle("hello").await;
+    operator.settle("hello").await;
+    assert_eq!((hub.plans(), objects_of_hub(&server)), (Some(vec![]), vec![]));
+}
