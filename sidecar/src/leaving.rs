@@ -121,6 +121,11 @@ pub(crate) fn leaves(before: &Stage, after: Option<&Stage>) -> bool {
     after.and_then(edge).is_none_or(|after| after.to != before.to || after.service != before.service)
 }
 
+/// Whether it leads out of the sidecar.
+pub(crate) fn is_edge(stage: &Stage) -> bool {
+    edge(stage).is_some()
+}
+
 fn edge(stage: &Stage) -> Option<&EdgeSink> {
     match &stage.kind {
         Kind::Sink(Sink::Edge(edge)) => Some(edge),

@@ -115,3 +115,41 @@ fn what_nobody_ever_takes_is_dropped_when_its_pipeline_is_taken_away_and_counted
     assert!(drained.is_complete(), "{drained:?}");
     assert_eq!((drained.ledger.dropped, drained.ledger.completed), (100, 0));
 }
+
+#[test]
+fn what_goes_on_after_it_halted_sends_nothing_before_the_edge_has_settled() {
+    let (authority, dns) = authority();
+    let app = joined("app", &authority, &dns);
+    let settings = json!({"rate": 2000});
+    // It takes events, and delivers none of them.
+    let stuck = joined("hub", &authority, &dns);
+    let from = json!({"namespace": "test", "name": "app"});
+    let source = json!({"source": {"edge": {"edge": "tick->show", "from": from}}});
+    let nobody = json!({"sink": {"webhook": {"url": "http://127.0.0.1:1/"}}});
+    let stages = [("tick->show", &[][..], source), ("show", &[0][..], nobody)];
+    let taking = start(&stuck, plan(&stages, &[&[0]]), &mut Registry::default());
+    dns.set(&service("hub"), [address(&stuck)]);
+    let sending = start(&app, sends(settings.clone(), "hub"), &mut Registry::default());
+    until("some has come", || taking.ledger().accepted > 500);
+    sending.halt(&[]);
+    until("all that was sent has come", || taking.ledger().accepted == sending.ledger().accepted);
+    // It gives up what it has as a process that dies does: nothing of it was settled.
+    let before = sending.ledger().accepted;
+    dns.set(&service("hub"), Vec::<std::net::SocketAddr>::new());
+    drop(taking);
+    drop(stuck);
+
+    sending.reload(sends(settings, "hub"), &mut Registry::default()).expect("the same plan");
+    until("more is to be sent", || sending.ledger().accepted > before + 500);
+    let hub = joined("hub", &authority, &dns);
+    let (receiving, seen) = receives(&hub);
+    dns.set(&service("hub"), [address(&hub)]);
+    until("all that comes is there", || seen.events().len() as u64 > before + 500);
+    let numbers = seen.numbers("sequence");
+    // A generator that goes on counts anew.
+    let (first, then) = numbers.split_at(before as usize);
+    assert!(first.iter().copied().eq(0..before as i64), "{first:?}");
+    assert!(then.iter().copied().eq(0..then.len() as i64), "{then:?}");
+    assert!(sending.drain(GRACE).is_complete());
+    assert!(receiving.drain(GRACE).is_complete());
+}

@@ -11,7 +11,7 @@ use sidestream_plan::{Kind, Plan, Sink, Source, Stage};
 use super::Reloaded;
 use crate::{
     assemble::{Assembly, is_driven_sink},
-    leaving::leaves,
+    leaving::{is_edge, leaves},
     sink::RunningSink,
 };
 
@@ -45,6 +45,11 @@ impl Change {
             Kind::Process(_) | Kind::Sink(Sink::Blackhole(_)) => operators.contains(&*stage.name),
             _ => true,
         };
+        // Told to come to its end, it has given away all it had, and waits for its receivers: what is made anew waits for it.
+        let still_settles = |stage: &Stage| {
+            let sink = assembly.sinks.get(&stage.name);
+            sink.is_some_and(|sink| sink.has_ended() && !sink.ended().is_set())
+        };
         let is_same = |stage: &Stage| {
             old.stage(&stage.name).is_some_and(|(index, before)| {
                 before.kind == stage.kind
@@ -63,7 +68,10 @@ impl Change {
             leaving: old
                 .stages
                 .iter()
-                .filter(|before| leaves(before, new.stage(&before.name).map(|(_, after)| after)))
+                .filter(|before| {
+                    let after = new.stage(&before.name).map(|(_, after)| after);
+                    leaves(before, after) || is_edge(before) && still_settles(before)
+                })
                 .map(|before| before.name.clone())
                 .collect(),
             rings: &rings(old) & &rings(new),
