@@ -16,30 +16,33 @@ spec:
   - {name: tick, source: {generator: {rate: 20}}}
   - {name: display, sink: {console: {}}}
 ";
-const TWO: &str = "
+/// Two sidecars, so many pods of the one, and whether they are to stand still.
+macro_rules! two {
+    ($pods:literal, $suspend:literal) => {
+        concat!(
+            "
 apiVersion: sidestream.dev/v1alpha1
 kind: Pipeline
 metadata: {name: hello}
 spec:
+  suspend: ",
+            $suspend,
+            "
   sidecars:
-  - {name: door, workload: {replicas: 2}}
+  - {name: door, workload: {replicas: ",
+            $pods,
+            "}}
   - {name: hub, workload: {}}
   stages:
   - {name: tick, sidecar: door, source: {generator: {rate: 10}}}
   - {name: show, sidecar: hub, sink: {console: {}}}
-";
-const SCALED: &str = "
-apiVersion: sidestream.dev/v1alpha1
-kind: Pipeline
-metadata: {name: hello}
-spec:
-  sidecars:
-  - {name: door, workload: {replicas: 5}}
-  - {name: hub, workload: {}}
-  stages:
-  - {name: tick, sidecar: door, source: {generator: {rate: 10}}}
-  - {name: show, sidecar: hub, sink: {console: {}}}
-";
+"
+        )
+    };
+}
+const TWO: &str = two!(2, false);
+const SCALED: &str = two!(5, false);
+const SUSPENDED: &str = two!(2, true);
 const BROKEN: &str = "
 apiVersion: sidestream.dev/v1alpha1
 kind: Pipeline
@@ -50,58 +53,45 @@ spec:
   - {name: show, from: [tock], sink: {console: {}}}
 ";
 
-/// The hub brings the events of a key together: in one pod, and in several, which own a share of the keys each.
-const TOGETHER: &str = "
+/// The hub brings the events of a key together, in so many pods: in several, each owns a share of the keys.
+macro_rules! together_in {
+    ($pods:literal) => {
+        concat!(
+            "
 apiVersion: sidestream.dev/v1alpha1
 kind: Pipeline
 metadata: {name: hello}
 spec:
   sidecars:
   - {name: door, workload: {}}
-  - {name: hub, workload: {replicas: 1}}
+  - {name: hub, workload: {replicas: ",
+            $pods,
+            "}}
   stages:
   - {name: tick, sidecar: door, source: {generator: {rate: 10}}}
   - {name: once, sidecar: hub, process: {dedupe: {by: event.key, window: 1m}}}
   - {name: show, sink: {console: {}}}
-";
-const OWNED: &str = "
-apiVersion: sidestream.dev/v1alpha1
-kind: Pipeline
-metadata: {name: hello}
-spec:
-  sidecars:
-  - {name: door, workload: {}}
-  - {name: hub, workload: {replicas: 2}}
-  stages:
-  - {name: tick, sidecar: door, source: {generator: {rate: 10}}}
-  - {name: once, sidecar: hub, process: {dedupe: {by: event.key, window: 1m}}}
-  - {name: show, sink: {console: {}}}
-";
-const OWNED_BY_MORE: &str = "
-apiVersion: sidestream.dev/v1alpha1
-kind: Pipeline
-metadata: {name: hello}
-spec:
-  sidecars:
-  - {name: door, workload: {}}
-  - {name: hub, workload: {replicas: 3}}
-  stages:
-  - {name: tick, sidecar: door, source: {generator: {rate: 10}}}
-  - {name: once, sidecar: hub, process: {dedupe: {by: event.key, window: 1m}}}
-  - {name: show, sink: {console: {}}}
-";
+"
+        )
+    };
+}
+const TOGETHER: &str = together_in!(1);
+const OWNED: &str = together_in!(2);
+const OWNED_BY_MORE: &str = together_in!(3);
 
 /// What a user does; the last step is the one during which the operator dies. `None` deletes. Then the workloads that
 /// there are in the end.
 type Story = (&'static str, &'static [Option<&'static str>], &'static [&'static str]);
 
-const STORIES: [Story; 11] = [
+const STORIES: [Story; 13] = [
     ("create", &[Some(HELLO)], &["main"]),
     ("edit and rename a stage", &[Some(HELLO), Some(FASTER)], &["main"]),
     ("go back", &[Some(HELLO), Some(FASTER), Some(HELLO)], &["main"]),
     ("one sidecar becomes two others", &[Some(HELLO), Some(TWO)], &["door", "hub"]),
     ("two sidecars become one", &[Some(TWO), Some(HELLO)], &["main"]),
     ("scale", &[Some(TWO), Some(SCALED)], &["door", "hub"]),
+    ("suspend", &[Some(TWO), Some(SUSPENDED)], &["door", "hub"]),
+    ("go on", &[Some(SUSPENDED), Some(TWO)], &["door", "hub"]),
     ("share the keys among more", &[Some(OWNED), Some(OWNED_BY_MORE)], &["door", "hub"]),
     // What was before stays until what comes is there, which nothing here says.
     ("become owners of keys", &[Some(TOGETHER), Some(OWNED)], &["door", "hub", "hub"]),
@@ -136,7 +126,8 @@ async fn before(steps: &[Option<&str>]) -> Server {
 async fn undisturbed(steps: &[Option<&str>]) -> (BTreeMap<String, Value>, usize) {
     let server = before(steps).await;
     server.revive(None);
-    Operator::new(&server).seeing().settle("hello").await;
+    let operator = Operator::new(&server).seeing();
+    operator.settle_for_good("hello").await;
     (server.objects(), server.writes().len())
 }
 
@@ -158,6 +149,7 @@ async fn an_operator_that_dies_at_any_write_leaves_what_the_next_one_completes()
                     let dying = Operator::new(&server).seeing();
                     while dying.look("hello").await && server.writes().len() <= at {
                         server.show(&dying.context.observed);
+                        dying.let_holds_end();
                     }
                     server.revive(None);
                     let next = Operator::new(&server);
@@ -165,7 +157,7 @@ async fn an_operator_that_dies_at_any_write_leaves_what_the_next_one_completes()
                         // Its first look knows nothing of what is there.
                         next.look("hello").await;
                     }
-                    next.settle("hello").await;
+                    next.settle_for_good("hello").await;
                     let found = server.objects();
                     assert_eq!(
                         serde_yaml::to_string(&found).unwrap(),

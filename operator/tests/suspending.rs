@@ -5,7 +5,7 @@ mod world;
 use serde_json::json;
 use sidestream_control::{Applied, Counts, Drained, Halting, Report, Suspend};
 use sidestream_operator::control::Connected;
-use world::{Operator, Server};
+use world::{Death, Operator, Server};
 
 const TWO: &str = "
 apiVersion: sidestream.dev/v1alpha1
@@ -207,4 +207,62 @@ async fn what_still_has_an_edge_of_an_older_plan_has_closed_none() {
     halts(&door, &[]);
     operator.settle("hello").await;
     assert_eq!(stance(&hub), (Suspend::Stop, vec![]));
+}
+
+/// A pipeline that ran, and is to stop from now on.
+async fn to_stop() -> Server {
+    let server = Server::default();
+    server.user_applies(&TWO.replace("suspend: true", "suspend: false"));
+    Operator::new(&server).seeing().settle("hello").await;
+    pods_run(&server);
+    server.user_applies(TWO);
+    server
+}
+
+/// Stops it, with sidecars that do as they are told; `done` is what each has drained. False where the operator dies.
+async fn stop(server: &Server, operator: &Operator, done: &mut [Option<String>; 2]) -> bool {
+    operator.context.fleet.expect(["shop/hello".into()]);
+    let sidecars = operator.connect_door_and_hub();
+    for _ in 0..100 {
+        server.show(&operator.context.observed);
+        let before = server.writes().len();
+        if !operator.look("hello").await {
+            return false;
+        }
+        if is_drained(server) && server.writes().len() == before {
+            return true;
+        }
+        for (sidecar, done) in [&sidecars.0, &sidecars.1].into_iter().zip(done.iter_mut()) {
+            let plan = sidecar.plans().map(|mut plans| plans.remove(0));
+            let stops = plan.filter(|plan| plan.stance() == Suspend::Stop).map(|plan| plan.hash);
+            *done = stops.or(done.take());
+            done.iter().for_each(|hash| drained(sidecar, hash));
+        }
+    }
+    panic!("it never ends: {:#?}", server.writes());
+}
+
+#[tokio::test]
+async fn an_operator_that_dies_at_any_write_of_a_suspension_leaves_what_the_next_one_ends() {
+    let server = to_stop().await;
+    server.revive(None);
+    assert!(stop(&server, &Operator::new(&server).seeing(), &mut [None, None]).await);
+    let (expected, writes) = (server.objects(), server.writes().len());
+    assert!(writes >= 2, "only {writes}");
+    for at in 0..writes {
+        for death in [Death::Before, Death::After] {
+            let (server, mut done) = (to_stop().await, [None, None]);
+            server.revive(Some((at, death)));
+            assert!(!stop(&server, &Operator::new(&server).seeing(), &mut done).await, "it does not die");
+            server.revive(None);
+            let next = Operator::new(&server).seeing();
+            assert!(stop(&server, &next, &mut done).await);
+            let found = server.objects();
+            assert_eq!(
+                serde_yaml::to_string(&found).unwrap(),
+                serde_yaml::to_string(&expected).unwrap(),
+                "died {death:?} write {at}"
+            );
+        }
+    }
 }
