@@ -5,7 +5,7 @@ A benchmark prints JSON lines {"bench", "who", "value", "unit"}; whatever else i
 between contenders are interleaved inside each benchmark, which reports medians. Beside a contender stands its figure
 relative to ours; both figures are in the table.
 
-usage: bench.py [NAME ...]    only the commands whose text has one of the names; nothing is written then
+usage: bench.py [NAME ...]    only the commands whose text has one of the names; the rest of the page stays as it is
 """
 
 import json
@@ -54,21 +54,22 @@ GOALS_LEAST = {("one mTLS edge, 256 B, batched", OURS, "events/s"): 1_000_000}
 def main():
     names = sys.argv[1:]
     sections, machine = [], machine_line()
+    before = read(PAGE.read_text()) if names and PAGE.exists() else ([], {})
     for command in commands():
         if names and not any(name in " ".join(command) for name in names):
             continue
         print(f"{' '.join(command)} ...", file=sys.stderr, flush=True)
         figures = run(command)
-        if figures:
-            sections.append((command, figures))
-            print(table(figures), flush=True)
-    line = next((f for _, figures in sections for f in figures if f["who"].endswith("= L") and f["unit"] == "ns"), None)
-    if line:
-        machine += f"; L, a cache line from core to core and back, halved: {line['value']:.1f} ns"
+        if not figures:
+            continue
+        sections.append((command, figures))
+        print(table(figures), flush=True)
+        line = next((f for f in figures if f["who"].endswith("= L") and f["unit"] == "ns"), None)
+        if line:
+            machine += f"; L, a cache line from core to core and back, halved: {line['value']:.1f} ns"
+        # Each time, so that what fails later costs nothing of it.
+        PAGE.write_text(page(*merged(before, sections, machine)))
     print(machine)
-    if not names:
-        PAGE.write_text(page(sections, machine))
-        print(PAGE.relative_to(ROOT))
 
 
 def commands():
@@ -121,25 +122,46 @@ def number(value):
     return f"{value:.3g}" if value < 10 else f"{value:.1f}"
 
 
-def page(sections, machine):
+def read(text):
+    """The rows of goals of a page, and its sections by their command, each with its machine line and its table."""
+    head, *parts = text.split("\n## ")
+    goals, sections = [], {}
+    for part in parts:
+        title, _, body = part.partition("\n")
+        if title == "Goals":
+            goals = [row for row in body.splitlines() if row.startswith("| ")][1:]
+        else:
+            sections[title.strip("`")] = body.strip()
+    return goals, sections
+
+
+def merged(before, measured, machine):
+    """What a page had, with what was measured now in its place."""
+    old, sections = before
+    new = goals([figure for _, figures in measured for figure in figures])
+    what = lambda row: row.split(" | ")[:2]
+    rows = [row for row in old if what(row) not in [what(own) for own in new]] + new
+    return rows, sections | {" ".join(command): f"{machine}\n\n{table(figures)}" for command, figures in measured}
+
+
+def page(goals, sections):
     text = [
         "# Benchmarks",
         "",
-        "<!-- Written by `make bench`. -->",
+        "<!-- Written by `make bench`; `e2e/bench.py NAME` writes one section anew. -->",
         "",
-        machine,
-        "",
-        "A figure *beside ours* is a contender's figure divided by ours; both are in the table.",
+        "A figure *beside ours* is a contender's figure divided by ours; both are in the table. Each section says when and where",
+        "it was measured.",
     ]
-    text += ["", "## Goals", "", *goals([figure for _, figures in sections for figure in figures])]
-    for command, figures in sections:
-        text += ["", f"## `{' '.join(command)}`", "", table(figures)]
+    text += ["", "## Goals", "", "| what | who | goal | measured | |", "|---|---|---:|---:|---|", *goals]
+    for command, body in sections.items():
+        text += ["", f"## `{command}`", "", body]
     return "\n".join(text) + "\n"
 
 
 def goals(figures):
     """A row for each goal: met, or missed and by how much."""
-    rows = ["| what | who | goal | measured | |", "|---|---|---:|---:|---|"]
+    rows = []
 
     def row(what, who, goal, measured, unit, met):
         by = f"missed by {abs(measured / goal - 1) * 100:.0f} %" if goal else "missed"
