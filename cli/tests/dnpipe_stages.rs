@@ -113,7 +113,11 @@ fn nothing_is_lost_when_the_process_is_killed() {
         .to_owned()
         + &pipeline(
             "copy",
-            &["name: orders, source: {dnpipe: {name: orders, group: copy}}", "name: bills, sink: {dnpipe: {name: bills}}"],
+            &[
+                "name: orders, source: {dnpipe: {name: orders, group: copy}}",
+                "name: slow, process: {throttle: {rate: 5000, burst: 100, mode: Block}}",
+                "name: bills, sink: {dnpipe: {name: bills}}",
+            ],
         );
     const RECORDS: usize = 20_000;
     let mut serving = serve(&folder, &yaml);
