@@ -8,7 +8,7 @@ use std::{env, path::PathBuf, str::FromStr, time::Duration};
 use sidestream_client::{Address, ClientConfig};
 use sidestream_crds::names;
 use sidestream_sidecar::cluster::{Settings, enrol};
-use tokio::{runtime::Handle, time::timeout};
+use tokio::{runtime::Runtime, time::timeout};
 
 /// A pool of dnpipes: `heavy`, or with its namespace `shop/heavy`.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,7 +38,7 @@ impl FromStr for Pool {
 
 impl Pool {
     /// Where its servers are, with a certificate of this pod's to show them. Waits for that as long as `config` has patience.
-    pub(crate) fn address(&self, runtime: &Handle, config: &ClientConfig) -> Result<Address, String> {
+    pub(crate) fn address(&self, runtime: &Runtime, config: &ClientConfig) -> Result<Address, String> {
         let settings = settings()?;
         let namespace = self.namespace.as_ref().unwrap_or(&settings.namespace).clone();
         let account = names::pool_account(&namespace, &self.name);

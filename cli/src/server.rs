@@ -6,7 +6,7 @@ use clap::Args;
 use sidestream_client::{self as client, Client, ClientConfig, ClientError};
 use sidestream_plan::{Duration, stage::Account};
 use sidestream_sidecar::{JoinError, Neighbours};
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Runtime};
 
 use crate::{
     arguments::{Address, folder},
@@ -56,7 +56,7 @@ impl Server {
             }
         };
         let config = ClientConfig { patience: self.patience.get(), ..ClientConfig::default() };
-        let address = match self.address(runtime.handle(), &config) {
+        let address = match self.address(&runtime, &config) {
             Ok(address) => address,
             Err(reason) => {
                 complain(format_args!("error: {reason}"));
@@ -78,10 +78,10 @@ impl Server {
 }
 
 impl Server {
-    fn address(self, runtime: &Handle, config: &ClientConfig) -> Result<client::Address, String> {
+    fn address(self, runtime: &Runtime, config: &ClientConfig) -> Result<client::Address, String> {
         match &self.pool {
             Some(pool) => pool.address(runtime, config),
-            None => self.address_here(runtime, config).map_err(|error| error.to_string()),
+            None => self.address_here(runtime.handle(), config).map_err(|error| error.to_string()),
         }
     }
 

@@ -37,7 +37,7 @@ fn what_one_pod_pushes_another_pulls_also_after_the_servers_pod_and_the_dnpipe_i
     shop.wait_ready("ledger");
     shop.push("clerk", "ledger", 0..3).expect("the clerk may");
     let refusal = shop.push("till", "ledger", 0..3).expect_err("nobody else may");
-    assert!(refusal.contains("/sa/till` may not push"), "{refusal}");
+    assert!(refusal.contains("/sa/till` may not"), "{refusal}");
     assert_eq!(shop.pull("clerk", "ledger"), lines(0..3));
     assert_eq!(shop.namespace.who_runs("sidestream.dev/pool=default"), before);
 
