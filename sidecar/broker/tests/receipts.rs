@@ -17,7 +17,7 @@ use sidestream_host::{Clock, disk::SimDisk};
 fn batch(texts: &[&str], producer: Option<u64>) -> Bytes {
     let mut writer = BatchWriter::new();
     for text in texts {
-        let id = (!text.starts_with('-')).then(|| (MESSAGE_ID, text.as_bytes()));
+        let id = (!text.starts_with('-')).then_some((MESSAGE_ID, text.as_bytes()));
         writer.push(1_000, None, &id.into_iter().collect::<Vec<_>>(), text.as_bytes()).unwrap();
     }
     let header = producer.map_or(Header::default(), |first_sequence| Header {

@@ -46,8 +46,7 @@ impl Ring {
     /// # Errors
     /// EPERM where a seccomp profile or `kernel.io_uring_disabled` forbids it, ENOSYS where the kernel has none.
     pub fn probe() -> io::Result<Self> {
-        let mut ring =
-            IoUring::builder().setup_coop_taskrun().build(ENTRIES).or_else(|_| IoUring::new(ENTRIES))?;
+        let mut ring = build()?;
         let mut probe = Probe::new();
         ring.submitter().register_probe(&mut probe)?;
         if !(probe.is_supported(opcode::Write::CODE) && probe.is_supported(opcode::Fsync::CODE)) {
@@ -67,7 +66,11 @@ impl Ring {
     /// What the entries point at is valid until this returns.
     unsafe fn run(&self, entries: &[squeue::Entry]) -> io::Result<Vec<i32>> {
         let mut guard = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
-        let ring = guard.as_mut().ok_or_else(|| io::Error::other("io_uring failed before"))?;
+        let ring = match &mut *guard {
+            Some(ring) => ring,
+            // The one before failed, and nothing of it is under way: another one knows nothing of that.
+            none => none.insert(build()?),
+        };
         // SAFETY: as the caller promises.
         let results = unsafe { run(ring, entries) };
         if results.is_err() {
@@ -82,6 +85,10 @@ impl std::fmt::Debug for Ring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Ring")
     }
+}
+
+fn build() -> io::Result<IoUring> {
+    IoUring::builder().setup_coop_taskrun().build(ENTRIES).or_else(|_| IoUring::new(ENTRIES))
 }
 
 /// # Safety
@@ -272,6 +279,19 @@ mod tests {
             assert!(file.read(at, length).unwrap()[..] == data, "{at} {length}");
         }
         file.barrier(Barrier::Earlier).unwrap();
+    }
+
+    #[test]
+    fn large_writes_go_on_after_an_error_of_the_ring() {
+        let Ok(ring) = Ring::probe() else { return };
+        let directory = tempfile::tempdir().unwrap();
+        let disk = UringDisk::new(FileDisk::open(directory.path()).unwrap(), ring);
+        let file = disk.create("a").unwrap();
+        let data = Aligned::of(&vec![7; 3 * PIECE]);
+        // As an error leaves it.
+        *disk.ring.ring.lock().unwrap() = None;
+        file.write_durable(0, &data, Barrier::Batches).unwrap();
+        assert!(file.read(0, data.len()).unwrap()[..] == data[..]);
     }
 
     #[test]
