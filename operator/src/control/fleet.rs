@@ -195,23 +195,6 @@ impl Fleet {
         all.filter_map(|own| Some((own.clone(), inner.plans.get(own)?.get(pipeline)?.clone()))).collect()
     }
 
-    /// Whether each that is connected has said that it has drained this plan.
-    pub fn has_drained(&self, addressee: &Addressee, plan: &Plan) -> bool {
-        self.lock().has_drained(addressee, plan)
-    }
-
-    /// What each of `going`, which the pipeline has no more, is told now. `may_come`: the edges by which others may still send
-    /// to them; `remains`: more pods of an account may come.
-    pub fn partings(
-        &self,
-        pipeline: &str,
-        going: &BTreeSet<Addressee>,
-        may_come: &BTreeSet<String>,
-        remains: impl Fn(&Account) -> bool,
-    ) -> BTreeMap<Addressee, Farewell> {
-        self.lock().partings(pipeline, going, may_come, remains)
-    }
-
     /// Whether `pipeline`'s part called `sidecar` has been told to stop with this plan, and whether it has been told anything.
     pub fn told(&self, addressees: &[Addressee], pipeline: &str, sidecar: &str, hash: &str) -> Told {
         let inner = self.lock();

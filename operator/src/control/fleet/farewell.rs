@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use sidestream_control::{Plan, Suspend};
 use sidestream_desired::{edges_in, edges_out};
 
-use super::{Account, Addressee, Inner};
+use super::{Account, Addressee, Fleet, Inner};
 
 /// What is told of a pipeline that is gone.
 #[derive(Debug, PartialEq)]
@@ -30,6 +30,25 @@ struct Part {
     plan: Plan,
     ins: Vec<String>,
     outs: Vec<String>,
+}
+
+impl Fleet {
+    /// Whether each that is connected has said that it has drained this plan.
+    pub fn has_drained(&self, addressee: &Addressee, plan: &Plan) -> bool {
+        self.lock().has_drained(addressee, plan)
+    }
+
+    /// What each of `going`, which the pipeline has no more, is told now. `may_come`: the edges by which others may still send
+    /// to them; `remains`: more pods of an account may come.
+    pub fn partings(
+        &self,
+        pipeline: &str,
+        going: &BTreeSet<Addressee>,
+        may_come: &BTreeSet<String>,
+        remains: impl Fn(&Account) -> bool,
+    ) -> BTreeMap<Addressee, Farewell> {
+        self.lock().partings(pipeline, going, may_come, remains)
+    }
 }
 
 impl Inner {
