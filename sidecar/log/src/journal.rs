@@ -352,13 +352,15 @@ impl Journal {
     fn note(&self, note: Note, change: impl FnOnce(&mut State) -> Result<u32, AppendError>) -> Done {
         let shared = &self.0.shared;
         let mut state = shared.state();
-        let admitted = admit(&mut state, &shared.settings, HEADER_BYTES + NOTE_BYTES, true)
+        let admitted = admit(&mut state, &shared.settings, 2 * (HEADER_BYTES + NOTE_BYTES), true)
             .and_then(|was_empty| Ok((was_empty, change(&mut state)?)));
         let (was_empty, instance) = match admitted {
             Ok(admitted) => admitted,
             Err(refused) => return Done(Err(Some(refused))),
         };
+        // Twice, as heads are: without it, all batches of a partition would be nobody's. To read it again changes nothing.
         let (header, body) = note.batch();
+        drop(state.gather.push(header, &body, instance, Durability::Device, Some(note)));
         let waiting = state.gather.push(header, &body, instance, Durability::Device, Some(note));
         drop(state);
         if was_empty {
