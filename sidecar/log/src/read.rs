@@ -8,6 +8,8 @@
 //! Only what is acknowledged is read. Every batch is checked against both its sums: what does not fit is damage, which is
 //! said by its offsets, and what comes after it can be read.
 
+use std::io;
+
 use bytes::Bytes;
 use sidestream_event::record::Header;
 
@@ -51,7 +53,12 @@ pub(crate) fn read(
         if bytes + length > max_bytes && !out.batches.is_empty() {
             return Ok(Step::Stop);
         }
-        let Some(body) = reader.body(header, position)? else { return Ok(Step::WouldWait) };
+        let body = match reader.body(header, position) {
+            Ok(Some(body)) => body,
+            Ok(None) => return Ok(Step::WouldWait),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Step::Moved),
+            Err(error) => return Err(error.into()),
+        };
         if header.check(&body).is_err() {
             return Ok(Step::Damaged);
         }

@@ -30,6 +30,8 @@ pub(crate) enum Step {
     Damaged,
     /// Not without the disk.
     WouldWait,
+    /// The segment was cleaned away under the reader.
+    Moved,
 }
 
 /// How a walk ended.
@@ -164,6 +166,7 @@ impl Reader<'_> {
                     Step::Go => *next = header.next_offset(),
                     Step::Stop => return Ok(Some(Seen::All)),
                     Step::WouldWait => return Ok(Some(Seen::WouldWait)),
+                    Step::Moved => return Err(Failed::Io(io::ErrorKind::NotFound.into())),
                     Step::Damaged => {
                         let damaged = ReadError::Damaged { from: *next, to: header.next_offset() };
                         return Err(Failed::Told(damaged));
@@ -210,7 +213,7 @@ impl Reader<'_> {
         Ok(Some((self.end, None)))
     }
 
-    pub(crate) fn body(&mut self, header: &Header, position: u32) -> Result<Option<Bytes>, ReadError> {
+    pub(crate) fn body(&mut self, header: &Header, position: u32) -> io::Result<Option<Bytes>> {
         let length = header.body_length();
         if position as usize + header.length as usize > self.end as usize {
             return Ok(Some(Bytes::new()));

@@ -99,7 +99,15 @@ impl Device {
     }
 
     fn mount_again(&mut self) {
-        assert!(run("umount", &[&self.mounted.to_string_lossy()]) && self.mount());
+        // The child that had it may not quite have ended.
+        let has_gone = (0..6_000).any(|_| {
+            let has_gone = run("umount", &[&self.mounted.to_string_lossy()]);
+            if !has_gone {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            has_gone
+        });
+        assert!(has_gone && self.mount());
     }
 }
 
