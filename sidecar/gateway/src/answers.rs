@@ -121,9 +121,8 @@ impl Session<'_> {
             };
             let pulled = loop {
                 match in_turn(&turns, from, wait, read).await {
-                    Ok((pulled, _))
-                        if !pulled.batches.is_empty()
-                            && !shared.leases.give(&shared.broker, &name, pulled.epoch) => {}
+                    // Also one without records: whoever hears the epoch hands out what it has of it.
+                    Ok((pulled, _)) if !shared.leases.give(&shared.broker, &name, pulled.epoch) => {}
                     pulled => break pulled,
                 }
             };

@@ -109,7 +109,7 @@ impl World {
 }
 
 fn config() -> ClientConfig {
-    ClientConfig { patience: Duration::from_millis(300), ..ClientConfig::default() }
+    ClientConfig { patience: Duration::from_secs(20), ..ClientConfig::default() }
 }
 
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);
