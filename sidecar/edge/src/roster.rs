@@ -1,7 +1,7 @@
 //! Who receives an edge, and what of ours each of them has.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -342,8 +342,12 @@ impl Roster {
     }
 
     pub(crate) fn take_over(&self, peer: &Peer) {
+        self.hand_over(lock(&self.state), peer);
+    }
+
+    /// Under one lock with whatever came before: meanwhile nobody may find that nothing is left.
+    fn hand_over(&self, mut state: MutexGuard<'_, State>, peer: &Peer) {
         let mut lost = Vec::new();
-        let mut state = lock(&self.state);
         let kept = state.take_back(peer, &mut lost);
         state.past.resent += kept.len() as u64;
         let too_late = state.place(kept);
@@ -374,16 +378,18 @@ impl Roster {
 
     fn remove(&self, peer: &Peer) {
         peer.retire();
-        {
-            let mut state = lock(&self.state);
-            state.peers.retain(|own| own.place != peer.place);
-            let (link, counts) = (lock(&peer.link), peer.counts());
-            state.past.batches += link.sent();
-            state.past.resent += link.resent();
-            state.past.connections += counts.connections;
-            state.past.refusals += counts.refusals;
-        }
-        self.take_over(peer);
+        let mut state = lock(&self.state);
+        state.peers.retain(|own| own.place != peer.place);
+        let (sent, resent) = {
+            let link = lock(&peer.link);
+            (link.sent(), link.resent())
+        };
+        let counts = peer.counts();
+        state.past.batches += sent;
+        state.past.resent += resent;
+        state.past.connections += counts.connections;
+        state.past.refusals += counts.refusals;
+        self.hand_over(state, peer);
     }
 
     pub(crate) fn view(&self, certificate_seconds_left: i64) -> EdgeView {

@@ -91,7 +91,7 @@ async fn a_sender_that_follows_a_moment_after_the_one_before_it_has_ended_sends(
     for turn in 0..30 {
         let mut sender = owned(&app, 1 + turn % 2);
         let sent = give(&mut sender, &source, u64::from(turn) * 20, 20);
-        tokio::time::timeout(Duration::from_secs(20), sent).await.expect("somebody takes them");
+        tokio::time::timeout(Duration::from_secs(60), sent).await.expect("somebody takes them");
         until("nobody has anything of it", || source.released().len() == turn as usize + 1).await;
         drop(sender);
         tokio::time::sleep(Duration::from_millis(2 * u64::from(turn))).await;
