@@ -137,6 +137,9 @@ impl Pipeline {
         let mut parts = dismantle(&old, Retired { runs, rested }, &mut running.assembly);
         pass_on(leaving, &plan, &change, &mut prepared, &mut parts, &mut running.past);
         self.end_sinks(running, &old, &plan, &change, &mut parts, until);
+        // Also one that an earlier reload left is to have settled before what has its name sends; of several the newest.
+        parts.after =
+            running.leaving_edges().map(|own| (own.name().to_owned(), own.ended().clone())).collect();
 
         running.assembly = assemble(&plan, prepared, parts, &self.pool, &self.world)
             .map_err(|error| self.broken(running, AssembleError::Machine(error)))?;
@@ -257,7 +260,7 @@ impl Pipeline {
         let leaving: Vec<_> = parts.sinks.extract_if(|name, _| !change.keeps(name)).collect();
         for (name, sink) in leaving {
             if change.leaves(&name) {
-                self.let_leave(running, name, sink, change, parts);
+                self.let_leave(running, name, sink, parts);
                 continue;
             }
             let remains = if change.replaced.contains(&name) {
@@ -302,21 +305,11 @@ impl Pipeline {
 
 impl Pipeline {
     /// Lets the sink of an edge deliver what it has beside the new plan. What takes its name follows after it.
-    fn let_leave(
-        &self,
-        running: &mut Running,
-        name: String,
-        sink: RunningSink,
-        change: &Change,
-        parts: &mut Parts,
-    ) {
+    fn let_leave(&self, running: &mut Running, name: String, sink: RunningSink, parts: &mut Parts) {
         let routes = parts.routes.extract_if(|(_, to), _| *to == name);
         let waits = routes.map(|((from, _), route)| (from, route.into_waiting().collect())).collect();
         let rings = running.assembly.rings.iter().filter(|(_, to, _)| *to == name);
         let rings = rings.map(|(_, _, gauge)| gauge.clone()).collect();
-        if change.replaced.contains(&name) {
-            parts.after.insert(name.clone(), sink.ended().clone());
-        }
         let stats = parts.stats.get(&name).cloned().unwrap_or_default();
         let leaving = Leaving::new(name, sink, rings, waits, stats);
         if let Some(oldest) = running.add_leaving(leaving) {

@@ -36,7 +36,7 @@ pub(crate) fn authority() -> (Authority, Arc<Fixed>) {
 }
 
 pub(crate) fn until(what: &str, is_so: impl Fn() -> bool) {
-    for _ in 0..10_000 {
+    for _ in 0..60_000 {
         if is_so() {
             return;
         }
