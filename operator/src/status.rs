@@ -43,6 +43,8 @@ pub struct Running<'a> {
     pub hash: &'a str,
     /// Whether its sources are to stop.
     pub is_suspended: bool,
+    /// Sidecars that it has no more, and that still run their part.
+    pub parting: Vec<String>,
     /// Its sidecars.
     pub sidecars: Vec<Part<'a>>,
 }
@@ -359,6 +361,10 @@ fn drained(running: &Running<'_>, before: &PipelineStatus, generation: Option<i6
     let was_drained = was_drained(Some(before), generation, running.hash);
     if let Some((_, _, message)) = said(Some(before), "Drained").filter(|_| was_drained) {
         return Some(("Drained", Is::True, "Drained", message.to_owned()));
+    }
+    if let Some(parting) = running.parting.first() {
+        let message = format!("`{parting}`, which the pipeline has no more, has not drained");
+        return Some(("Drained", Is::False, "Draining", message));
     }
     let mut sum = Counts::default();
     for part @ Part { sidecar, said: told, .. } in &running.sidecars {

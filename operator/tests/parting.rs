@@ -100,6 +100,9 @@ async fn it_stays_until_nobody_sends_to_it_and_it_has_delivered_what_it_had() {
     let settled = async || operator.settle("hello").await;
     assert_eq!(told(&hub).stance(), Suspend::StopSources, "the one before it has not taken the new plan");
     assert_eq!(objects_of_hub(&server).len(), 5, "{:#?}", objects_of_hub(&server));
+    let policy = "/apis/networking.k8s.io/v1/namespaces/shop/networkpolicies/hello-end-spl";
+    let let_in = || server.get(policy).unwrap()["spec"]["ingress"][0]["from"].to_string();
+    assert!(let_in().contains("\"hub\"") && let_in().contains("\"core\""), "{}", let_in());
 
     server.makes_ready(&workload("core"));
     let core = operator.connect("hello-core-spl", "hello-core-spl-1");
@@ -127,6 +130,7 @@ async fn it_stays_until_nobody_sends_to_it_and_it_has_delivered_what_it_had() {
     assert_eq!(hub.plans(), Some(vec![]), "it runs nothing");
     assert_eq!(objects_of_hub(&server), [""; 0]);
     assert_eq!(let_in_by_end(&end), ["hello-core-spl"]);
+    assert!(!let_in().contains("\"hub\""), "{}", let_in());
     assert_eq!(told(&end).stance(), Suspend::Run);
 }
 
@@ -170,4 +174,63 @@ async fn another_leader_leaves_it_alone_until_it_has_heard_that_nobody_sends_to_
     operator.settle("hello").await;
     operator.settle("hello").await;
     assert_eq!((hub.plans(), objects_of_hub(&server)), (Some(vec![]), vec![]));
+}
+
+#[tokio::test]
+async fn what_receives_from_it_stops_after_it_where_the_pipeline_is_suspended_meanwhile() {
+    let (server, operator, Sidecars { door, hub, end }) = renamed().await;
+    let settled = async || operator.settle("hello").await;
+    for name in ["door", "hub", "end", "core"] {
+        server.makes_ready(&workload(name));
+    }
+    let core = operator.connect("hello-core-spl", "hello-core-spl-1");
+    settled().await;
+    let suspended = THREE.replace("hub", "core").replace("  sidecars:", "  suspend: true\n  sidecars:");
+    server.user_applies(&suspended);
+    settled().await;
+    for sidecar in [&door, &core] {
+        assert_eq!(told(sidecar).stance(), Suspend::Stop);
+        drained(sidecar);
+        settled().await;
+    }
+    assert_eq!(told(&hub).stance(), Suspend::Stop, "nobody sends to it any more");
+    assert_eq!(told(&end).stance(), Suspend::Run, "some may come of what parts");
+    let status = server.get("/apis/sidestream.dev/v1alpha1/namespaces/shop/pipelines/hello").unwrap();
+    assert!(
+        status["status"]["conditions"].to_string().contains("`hub`, which the pipeline has no more"),
+        "{status}"
+    );
+    drained(&hub);
+    settled().await;
+    assert_eq!(told(&end).stance(), Suspend::Stop);
+    drained(&end);
+    settled().await;
+    assert_eq!(objects_of_hub(&server), [""; 0]);
+    let status = server.get("/apis/sidestream.dev/v1alpha1/namespaces/shop/pipelines/hello").unwrap();
+    assert!(status["status"]["conditions"].to_string().contains("nothing is in flight"), "{status}");
+}
+
+#[tokio::test]
+async fn each_of_its_pods_is_to_say_that_it_has_drained() {
+    let (server, operator, Sidecars { door, hub, .. }) = renamed().await;
+    server.makes_ready(&workload("hub"));
+    let mut two = server.get(&workload("hub")).unwrap();
+    two["status"]["replicas"] = 2.into();
+    server.put(&workload("hub"), two);
+    let core = operator.connect("hello-core-spl", "hello-core-spl-1");
+    server.makes_ready(&workload("core"));
+    operator.settle("hello").await;
+    for sidecar in [&door, &core] {
+        runs(sidecar);
+        operator.settle("hello").await;
+    }
+    assert_eq!(told(&hub).stance(), Suspend::Stop);
+    drained(&hub);
+    operator.settle("hello").await;
+    assert_eq!(objects_of_hub(&server).len(), 5, "the other pod is not connected");
+    let other = operator.connect("hello-hub-spl", "hello-hub-spl-2");
+    operator.settle("hello").await;
+    drained(&other);
+    operator.settle("hello").await;
+    assert_eq!(objects_of_hub(&server), [""; 0]);
 }

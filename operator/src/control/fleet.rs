@@ -207,15 +207,20 @@ impl Fleet {
     }
 
     /// `pipeline` is gone. Those that were made for it go with it: each runs it until its pod ends, so that nothing on its way
-    /// to them is lost, and their plan is forgotten when the last of them has gone and nothing `remains` to make another. Pods
+    /// to them is lost, and their plan is forgotten when the last of them has gone and nothing is left to make another (`expected` says how many pods there are). Pods
     /// of the user's are told to stop it along its edges, and when `is_over`, at once. True while some are still waited for:
     /// then it is to be withdrawn once more whenever one of them says something.
-    pub fn withdraw(&self, pipeline: &str, remains: impl Fn(&Account) -> bool, is_over: bool) -> bool {
+    pub fn withdraw(
+        &self,
+        pipeline: &str,
+        expected: impl Fn(&Account) -> Option<usize>,
+        is_over: bool,
+    ) -> bool {
         let mut inner = self.lock();
         inner.settle(pipeline);
         let held = inner.held.remove(pipeline).unwrap_or_default();
         inner.wake(&held);
-        let farewells = inner.farewells(pipeline, remains);
+        let farewells = inner.farewells(pipeline, expected);
         let is_first = inner.gone.insert(pipeline.to_owned());
         let (mut staying, mut concerned) = (BTreeSet::new(), BTreeSet::new());
         for (own, farewell) in farewells {

@@ -151,6 +151,7 @@ impl Leader {
             backoff: Backoff::default(),
             going: Default::default(),
             holds: Default::default(),
+            partings: Default::default(),
         });
         let (pipelines, writer) = reflector::store::<Guarded>();
         let changes = watcher(Api::<Guarded>::all(self.client.clone()), watcher::Config::default())

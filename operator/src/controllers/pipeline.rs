@@ -85,24 +85,33 @@ pub struct Context {
     pub backoff: Backoff,
     /// Sidecars that go on with the plan they have for the sake of their senders: until when.
     pub holds: Mutex<HashMap<(String, Addressee), Moment>>,
+    /// Sidecars that a pipeline has no more, and that part: until when.
+    pub partings: Mutex<HashMap<(String, Addressee), Moment>>,
     /// The pipelines that are gone and still run in pods of the user's: until when.
     pub going: Mutex<HashMap<String, Moment>>,
 }
 
 impl Context {
+    /// How many pods run as an account that was made for the pipeline `name`; none where nothing makes any.
+    fn pods_of(&self, name: &str, (_, account): &Account) -> Option<usize> {
+        let workloads =
+            WORKLOADS.into_iter().filter_map(|kind| self.observed.get(name, &(kind, account.clone())));
+        workloads
+            .map(|seen| usize::try_from(seen.pods.all).unwrap_or_default())
+            .reduce(|sum, more| sum + more)
+    }
+
     /// The Pipeline of this name is gone, or going. Those that run it in pods of the user's have a while to stop in order.
     pub(super) fn withdraw(&self, name: &str) {
-        let has_pods = |(_, account): &Account| {
-            WORKLOADS.into_iter().any(|kind| self.observed.get(name, &(kind, account.clone())).is_some())
-        };
         lock(&self.holds).retain(|(pipeline, _), _| pipeline != name);
+        lock(&self.partings).retain(|(pipeline, _), _| pipeline != name);
         let now = self.clock.now();
         let (until, is_first) = {
             let mut going = lock(&self.going);
             let is_first = !going.contains_key(name);
             (*going.entry(name.to_owned()).or_insert(now + FAREWELL_MAX), is_first)
         };
-        if !self.fleet.withdraw(name, has_pods, now >= until) {
+        if !self.fleet.withdraw(name, |account| self.pods_of(name, account), now >= until) {
             lock(&self.going).remove(name);
         } else if is_first {
             let (fleet, name) = (self.fleet.clone(), name.to_owned());
@@ -271,8 +280,10 @@ impl Look<'_> {
             }
             Err(error) => return Err(error.into()),
         };
+        // Those that part may still send.
+        let all = [&sidecars[..], &parting::sidecars(&team.going)].concat();
         for sidecar in sidecars {
-            for object in objects(self.resource, sidecar, sidecars, facts) {
+            for object in objects(self.resource, sidecar, &all, facts) {
                 kept.push(key_of(&object));
                 // Nothing is made that would lean on what is somebody else's.
                 if conflict.is_some() {
@@ -387,8 +398,12 @@ impl Look<'_> {
     ) -> Result<(), ReconcileError> {
         let clock = &self.context.clock;
         let hash = running.as_ref().map(|(team, _)| hash(&team.sidecars)).unwrap_or_default();
-        let running =
-            running.map(|(_, sidecars)| Running { hash: &hash, is_suspended: self.is_suspended(), sidecars });
+        let running = running.map(|(team, sidecars)| Running {
+            hash: &hash,
+            is_suspended: self.is_suspended(),
+            parting: parting::names(&team.going),
+            sidecars,
+        });
         let known = Known {
             generation: self.resource.metadata.generation,
             errors,

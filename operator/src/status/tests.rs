@@ -27,7 +27,12 @@ fn of(
     before: Option<&PipelineStatus>,
 ) -> PipelineStatus {
     let sidecars = sidecars();
-    let running = Running { hash: "h", is_suspended: false, sidecars: vec![part(&sidecars[0], pods, told)] };
+    let running = Running {
+        hash: "h",
+        is_suspended: false,
+        parting: vec![],
+        sidecars: vec![part(&sidecars[0], pods, told)],
+    };
     let known = Known { generation: Some(3), errors: &[], running: Some(running), conflict: None, is_early };
     status(&known, before, Timestamp::UNIX_EPOCH)
 }
@@ -70,7 +75,7 @@ fn of_users(pods: &[UserPod], said: Acknowledged) -> [(String, String); 2] {
     assert!(compiled.is_ok(), "{:?}", compiled.diagnostics);
     let sidecars = &compiled.pipelines[0].sidecars;
     let part = Part { sidecar: &sidecars[0], crew: Crew::Users(pods), said };
-    let running = Running { hash: "h", is_suspended: false, sidecars: vec![part] };
+    let running = Running { hash: "h", is_suspended: false, parting: vec![], sidecars: vec![part] };
     let known =
         Known { generation: None, errors: &[], running: Some(running), conflict: None, is_early: false };
     let status = status(&known, None, Timestamp::UNIX_EPOCH);
@@ -133,6 +138,7 @@ fn the_same_again_is_the_same_status() {
     let running = Running {
         hash: "h",
         is_suspended: false,
+        parting: vec![],
         sidecars: vec![part(&sidecars[0], pods(1, 1), told(1, 1, 1))],
     };
     let known =
@@ -146,8 +152,12 @@ fn suspended_is_drained_only_when_every_pod_has_said_so() {
     let sidecars = sidecars();
     let of = |drained| {
         let told = Acknowledged { drained, ..told(2, 2, 0) };
-        let running =
-            Running { hash: "h", is_suspended: true, sidecars: vec![part(&sidecars[0], pods(2, 2), told)] };
+        let running = Running {
+            hash: "h",
+            is_suspended: true,
+            parting: vec![],
+            sidecars: vec![part(&sidecars[0], pods(2, 2), told)],
+        };
         let known =
             Known { generation: None, errors: &[], running: Some(running), conflict: None, is_early: false };
         let status = status(&known, None, Timestamp::UNIX_EPOCH);

@@ -401,6 +401,7 @@ impl Operator {
             backoff: Backoff::default(),
             going: Default::default(),
             holds: Default::default(),
+            partings: Default::default(),
             client,
         };
         Self { context, server: server.clone() }
@@ -450,7 +451,9 @@ impl Operator {
 
     /// Nothing is waited for any longer.
     pub fn let_holds_end(&self) {
-        self.context.holds.lock().unwrap().values_mut().for_each(|until| *until = self.context.clock.now());
+        let now = self.context.clock.now();
+        self.context.holds.lock().unwrap().values_mut().for_each(|until| *until = now);
+        self.context.partings.lock().unwrap().values_mut().for_each(|until| *until = now);
     }
 }
 

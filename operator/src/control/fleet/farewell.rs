@@ -33,35 +33,35 @@ struct Part {
 }
 
 impl Fleet {
-    /// Whether each that is connected has said that it has drained this plan.
-    pub fn has_drained(&self, addressee: &Addressee, plan: &Plan) -> bool {
-        self.lock().has_drained(addressee, plan)
+    /// Whether each that is connected, of `pods` at least, has said that it has drained this plan.
+    pub fn has_drained(&self, addressee: &Addressee, plan: &Plan, pods: usize) -> bool {
+        self.lock().has_drained(addressee, plan, pods)
     }
 
     /// What each of `going`, which the pipeline has no more, is told now. `may_come`: the edges by which others may still send
-    /// to them; `remains`: more pods of an account may come.
+    /// to them; `expected`: how many pods of an account there are, where more may come.
     pub fn partings(
         &self,
         pipeline: &str,
         going: &BTreeSet<Addressee>,
         may_come: &BTreeSet<String>,
-        remains: impl Fn(&Account) -> bool,
+        expected: impl Fn(&Account) -> Option<usize>,
     ) -> BTreeMap<Addressee, Farewell> {
-        self.lock().partings(pipeline, going, may_come, remains)
+        self.lock().partings(pipeline, going, may_come, expected)
     }
 }
 
 impl Inner {
-    /// What each of those that ran `pipeline` is told now. `remains`: more pods of an account may come.
+    /// What each of those that ran `pipeline` is told now. `expected`: how many pods of an account there are, where more may come.
     pub(super) fn farewells(
         &self,
         pipeline: &str,
-        remains: impl Fn(&Account) -> bool,
+        expected: impl Fn(&Account) -> Option<usize>,
     ) -> BTreeMap<Addressee, Farewell> {
         let Some(all) = self.addressees.get(pipeline) else { return BTreeMap::new() };
-        let mut farewells = self.partings(pipeline, all, &BTreeSet::new(), &remains);
+        let mut farewells = self.partings(pipeline, all, &BTreeSet::new(), &expected);
         for (own, farewell) in farewells.iter_mut().filter(|(own, _)| own.pod.is_none()) {
-            let is_there = !self.ids_of(own).is_empty() || remains(&own.account);
+            let is_there = !self.ids_of(own).is_empty() || expected(&own.account).is_some();
             *farewell = if is_there { Farewell::Stays } else { Farewell::Gone };
         }
         farewells
@@ -73,21 +73,24 @@ impl Inner {
         pipeline: &str,
         going: &BTreeSet<Addressee>,
         may_come: &BTreeSet<String>,
-        remains: impl Fn(&Account) -> bool,
+        expected: impl Fn(&Account) -> Option<usize>,
     ) -> BTreeMap<Addressee, Farewell> {
         let parts: BTreeMap<&Addressee, Part> =
             going.iter().filter_map(|own| Some((own, self.part(own, pipeline)?))).collect();
-        let is_there =
-            |own: &Addressee| !self.ids_of(own).is_empty() || own.pod.is_none() && remains(&own.account);
+        let is_there = |own: &Addressee| {
+            !self.ids_of(own).is_empty() || own.pod.is_none() && expected(&own.account).is_some()
+        };
+        let pods = |own: &Addressee| expected(&own.account).filter(|_| own.pod.is_none()).unwrap_or_default();
         let is_closed = |edge: &String| {
             let senders = parts.iter().filter(|(_, part)| part.outs.contains(edge));
             let mut senders = senders.filter(|(own, _)| is_there(own));
-            senders.all(|(own, part)| self.has_closed(own, &part.plan, edge)) && !may_come.contains(edge)
+            senders.all(|(own, part)| self.has_closed(own, &part.plan, edge, pods(own)))
+                && !may_come.contains(edge)
         };
         let farewell = |own: &Addressee, part: &Part| {
             if !is_there(own)
                 || part.ins.is_empty() && part.outs.is_empty()
-                || self.has_drained(own, &part.plan)
+                || self.has_drained(own, &part.plan, pods(own))
             {
                 return Farewell::Gone;
             }
@@ -112,7 +115,7 @@ impl Inner {
     }
 
     /// Whether each that is connected has said that nothing more comes of it by `edge`.
-    fn has_closed(&self, own: &Addressee, plan: &Plan, edge: &String) -> bool {
+    fn has_closed(&self, own: &Addressee, plan: &Plan, edge: &String, pods: usize) -> bool {
         let sessions: Vec<_> = self.sessions_of(own).collect();
         let has_closed = |session: &&super::Session| {
             let said = session.said.get(&plan.pipeline);
@@ -120,15 +123,15 @@ impl Inner {
             halting.is_some_and(|(hash, open)| *hash == plan.hash && !open.contains(edge))
         };
         // One that is expected and not connected has said nothing.
-        !sessions.is_empty() && sessions.iter().all(has_closed) || self.has_drained(own, plan)
+        sessions.len() >= pods.max(1) && sessions.iter().all(has_closed) || self.has_drained(own, plan, pods)
     }
 
-    pub(super) fn has_drained(&self, own: &Addressee, plan: &Plan) -> bool {
+    pub(super) fn has_drained(&self, own: &Addressee, plan: &Plan, pods: usize) -> bool {
         let sessions: Vec<_> = self.sessions_of(own).collect();
         let has_drained = |session: &&super::Session| {
             let said = session.said.get(&plan.pipeline).and_then(|said| said.drained.as_ref());
             said.is_some_and(|(hash, counts)| *hash == plan.hash && counts.in_flight == 0)
         };
-        !sessions.is_empty() && sessions.iter().all(has_drained)
+        sessions.len() >= pods.max(1) && sessions.iter().all(has_drained)
     }
 }

@@ -182,7 +182,7 @@ fn a_pipeline_that_cannot_be_looked_at_withholds_its_own_plans_only() {
     assert!(hub.changes.has_changed().unwrap());
     assert_eq!(hub.plans().unwrap().len(), 1);
     assert_eq!(other.plans(), None, "it may be of the pipeline that was not looked at");
-    fleet.withdraw("shop/broken", |_| false, false);
+    fleet.withdraw("shop/broken", |_| None, false);
     assert_eq!(other.plans().unwrap().len(), 0);
 }
 
@@ -205,7 +205,7 @@ fn a_pod_of_the_users_is_told_full_sets_and_only_as_whom_it_runs_as() {
     stranger.report(applied("1", None));
     let said = fleet.acknowledged(&[pod("front-1"), pod("front-2")], "shop/p", "1");
     assert_eq!((said.connected, said.applied), (2, 1));
-    fleet.withdraw("shop/q", |_| false, false);
+    fleet.withdraw("shop/q", |_| None, false);
     assert_eq!((told(&one), told(&two)), (1, 0));
 }
 
@@ -216,12 +216,12 @@ fn what_was_made_for_a_pipeline_that_is_gone_runs_it_to_its_own_end() {
     fleet.publish("shop/p", vec![(all("hub"), plan("1"))]);
     let told = |fleet: &Fleet| fleet.connect(account("hub"), "hub-1".into()).plans().unwrap().len();
     let hub = fleet.connect(account("hub"), "hub-1".into());
-    fleet.withdraw("shop/p", |_| true, false);
+    fleet.withdraw("shop/p", |_| Some(1), false);
     drop(hub);
     assert_eq!(told(&fleet), 1, "it has connected anew");
-    fleet.withdraw("shop/p", |_| true, false);
+    fleet.withdraw("shop/p", |_| Some(1), false);
     assert_eq!(told(&fleet), 1, "there may be more of them");
-    fleet.withdraw("shop/p", |_| false, false);
+    fleet.withdraw("shop/p", |_| None, false);
     assert_eq!(told(&fleet), 0);
 }
 
@@ -251,7 +251,7 @@ fn of_a_pipeline_that_is_gone_pods_of_the_users_take_what_is_on_its_way_to_them(
     let connect = |name: &str| fleet.connect(account("till"), format!("{name}-1"));
     let (front, back) = (connect("front"), connect("back"));
     fleet.publish("shop/p", parts().into_iter().map(|(name, plan)| (pod(&name), plan)).collect());
-    let withdraw = |is_over| fleet.withdraw("shop/p", |_| false, is_over);
+    let withdraw = |is_over| fleet.withdraw("shop/p", |_| None, is_over);
     let told = |connected: &Connected| {
         connected.plans().unwrap().first().map(|plan| (plan.stance(), plan.closed.clone()))
     };

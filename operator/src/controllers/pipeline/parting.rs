@@ -14,10 +14,12 @@ use std::{
     time::Duration,
 };
 
+use kube::ResourceExt;
 use sidestream_control::Plan;
+use sidestream_crds::{Host, SidecarPlan, Workload, names};
 use sidestream_desired::edges_out;
 use sidestream_plan::{
-    Kind, Source,
+    Kind, Sink, Source,
     stage::{self, EdgeSource},
 };
 
@@ -26,7 +28,7 @@ use crate::{
     control::{Account, Addressee, Farewell},
     controllers::owners::WORKLOADS,
     observed::Key,
-    status::is_heard,
+    status::{has_closed, is_heard},
 };
 
 /// How long they may take: as long as a pod has to end, and as long again.
@@ -71,11 +73,15 @@ impl Look<'_> {
                 going.entry(Addressee { account, pod: None }).or_insert(None);
             }
         }
-        going.retain(|own, plan| !plan.as_ref().is_some_and(|plan| context.fleet.has_drained(own, plan)));
-        let (now, mut holds) = (context.clock.now(), lock(&context.holds));
-        holds.retain(|(pipeline, own), _| pipeline != name || stay.contains(own) || going.contains_key(own));
+        let pods = |own: &Addressee| {
+            context.pods_of(name, &own.account).filter(|_| own.pod.is_none()).unwrap_or_default()
+        };
+        let has_drained = |own: &Addressee, plan: &Plan| context.fleet.has_drained(own, plan, pods(own));
+        going.retain(|own, plan| !plan.as_ref().is_some_and(|plan| has_drained(own, plan)));
+        let (now, mut partings) = (context.clock.now(), lock(&context.partings));
+        partings.retain(|(pipeline, own), _| pipeline != name || going.contains_key(own));
         going.retain(|own, _| {
-            let until = *holds.entry((name.clone(), own.clone())).or_insert_with(|| {
+            let until = *partings.entry((name.clone(), own.clone())).or_insert_with(|| {
                 self.look_again(PARTING_MAX);
                 now + PARTING_MAX
             });
@@ -98,16 +104,14 @@ impl Look<'_> {
                 |edge: &EdgeSource| parts.iter().any(|part| self.may_still_bring(part, edge, own, team));
             may_come.extend(edges_into(&plan).filter(|edge| may(edge)).map(|edge| edge.edge.clone()));
         }
-        let remains = |(_, account): &Account| {
-            WORKLOADS.into_iter().any(|kind| context.observed.get(name, &(kind, account.clone())).is_some())
-        };
+        let expected = |account: &Account| context.pods_of(name, account);
         let known =
             team.going.iter().filter(|(_, plan)| plan.is_some()).map(|(own, _)| own.clone()).collect();
-        let farewells = context.fleet.partings(name, &known, &may_come, remains);
+        let farewells = context.fleet.partings(name, &known, &may_come, expected);
         for (own, farewell) in farewells {
             match farewell {
                 Farewell::Told(plan) => {
-                    partings.kept.extend(self.objects_of(&own));
+                    partings.kept.extend(self.objects_of(&own, Some(&plan.sidecar)));
                     partings.plans.push((own, Arc::new(plan)));
                 }
                 Farewell::Stays | Farewell::Gone => {}
@@ -118,7 +122,7 @@ impl Look<'_> {
         };
         if self.is_early() && !parts.iter().all(is_known) {
             for (own, _) in team.going.iter().filter(|(_, plan)| plan.is_none()) {
-                partings.kept.extend(self.objects_of(own));
+                partings.kept.extend(self.objects_of(own, None));
                 partings.held.insert(own.clone());
             }
         }
@@ -127,18 +131,49 @@ impl Look<'_> {
 
     /// Whether something may still come from a sidecar by an edge into one that parts.
     fn may_still_bring(&self, part: &Part<'_>, edge: &EdgeSource, own: &Addressee, team: &Team) -> bool {
-        let may = || !is_heard(part) || part.said.refused.is_some() || self.has_not_taken(part, team);
+        let has_not_taken = || match self.is_suspended() {
+            true => !has_closed(part, &edge.edge),
+            false => part.said.refused.is_some() || self.has_not_taken(part, team),
+        };
+        let may = || !is_heard(part) || has_not_taken();
         part.said.leaving.contains(&edge.edge)
             || self.sends_by(part, &edge.edge, &own.account, team)
             || self.is_sender(part, edge, team) && may()
     }
 
     /// The objects that were made for one that parts.
-    fn objects_of(&self, own: &Addressee) -> Vec<Key> {
-        let (_, name) = &own.account;
+    fn objects_of(&self, own: &Addressee, sidecar: Option<&str>) -> Vec<Key> {
+        let name = match (&own.pod, sidecar) {
+            (None, _) => own.account.1.clone(),
+            // Of one in the user's pods, whom others find it by.
+            (Some(_), Some(sidecar)) => {
+                names::account(&self.namespace(), &self.resource.name_any(), sidecar).name
+            }
+            (Some(_), None) => return Vec::new(),
+        };
         let all = self.context.observed.all(&self.name).into_iter();
-        all.filter(|((_, other), _)| own.pod.is_none() && other == name).map(|(key, _)| key).collect()
+        all.filter(|((_, other), _)| *other == name).map(|(key, _)| key).collect()
     }
+}
+
+/// The names of those that part, as far as this leader knows them.
+pub(super) fn names(going: &Going) -> Vec<String> {
+    going.values().flatten().map(|plan| plan.sidecar.clone()).collect()
+}
+
+/// Those of them that were made by the operator, as their receivers' objects know them: not whose keys they own.
+pub(super) fn sidecars(going: &Going) -> Vec<SidecarPlan> {
+    let made = going.iter().filter(|(own, _)| own.pod.is_none());
+    let made = made.filter_map(|(_, plan)| {
+        let (name, mut plan) = (plan.as_ref()?.sidecar.clone(), plan.as_ref()?.unwrap().ok()?);
+        for stage in &mut plan.stages {
+            if let Kind::Sink(Sink::Edge(edge)) = &mut stage.kind {
+                edge.slots = None;
+            }
+        }
+        Some(SidecarPlan { name, host: Host::Workload(Workload::default()), plan })
+    });
+    made.collect()
 }
 
 /// By which edges those that part still send, and whom they run as.

@@ -50,6 +50,14 @@ impl Stance {
     }
 }
 
+/// What was told to stand still, as it runs.
+fn running(told: Arc<Plan>) -> Arc<Plan> {
+    match told.stance() {
+        Suspend::Run => told,
+        _ => Arc::new(Plan { suspend: Suspend::Run.into(), closed: Vec::new(), ..(*told).clone() }),
+    }
+}
+
 /// Whether a plan is the new one of `sidecar`, with edges beside that leave.
 fn is_beside(told: &Plan, sidecar: &SidecarPlan) -> bool {
     told.unwrap().is_ok_and(|told| {
@@ -91,7 +99,7 @@ impl Look<'_> {
                     let is_running = stance == Stance::Runs;
                     let new = Arc::new(stance.wrap(sidecar));
                     for own in addressees {
-                        let old = fleet.plan(&own, &self.name).filter(|_| is_running);
+                        let old = fleet.plan(&own, &self.name).filter(|_| is_running).map(running);
                         if is_running && old.is_none() && self.may_still_receive(sidecar, team, parts) {
                             held.insert(own);
                             continue;
@@ -126,8 +134,11 @@ impl Look<'_> {
         if told.is_to_stop || was_drained(self.resource.status.as_ref(), generation, &hash(&team.sidecars)) {
             return Some(Stance::Stops);
         }
+        let parting = team.going.values().flatten().filter_map(|plan| plan.unwrap().ok());
+        let parting: Vec<_> = parting.collect();
+        let may_part = |edge: &str| parting.iter().any(|plan| edges_out(plan).any(|own| own == edge));
         let (closed, open): (Vec<&str>, Vec<&str>) = edges_in(&sidecar.plan)
-            .partition(|edge| senders(edge, parts).all(|sender| has_closed(sender, edge)));
+            .partition(|edge| !may_part(edge) && senders(edge, parts).all(|sender| has_closed(sender, edge)));
         if open.is_empty() {
             return Some(Stance::Stops);
         }
