@@ -185,4 +185,4 @@ pub(crate) fn wait_a_moment() {
 }
 
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
-const PATIENCE_TIMES: usize = 3_000;
+const PATIENCE_TIMES: usize = 12_000;

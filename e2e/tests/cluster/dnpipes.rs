@@ -25,8 +25,16 @@ fn what_one_pod_pushes_another_pulls_also_after_the_servers_pod_and_the_dnpipe_i
     shop.push("till", "orders", 0..100).expect("pushed");
     assert_eq!(shop.pull("clerk", "orders"), lines(0..100));
 
+    let uid = |pod: serde_json::Value| pod["metadata"]["uid"].as_str().map(str::to_owned);
+    let old = uid(shop.namespace.get(&["pod", SERVER]).expect("a server"));
     shop.namespace.kubectl(&["delete", "pod", SERVER, "--wait=false"]).expect("deleted");
     shop.push("till", "orders", 100..200).expect("the client goes on when the server is back");
+    eventually("another server has come", BACK, || {
+        let pod = shop.namespace.get(&["pod", SERVER])?;
+        let is_ready = pod["status"]["containerStatuses"][0]["ready"] == true;
+        let status = pod["status"].to_string();
+        if is_ready && uid(pod) != old { Ok(()) } else { Err(status) }
+    });
     assert_eq!(shop.pull("clerk", "orders"), lines(0..200));
 
     // A second one joins the pool: nothing is made anew, nothing starts again, and only who may may.

@@ -162,6 +162,9 @@ async fn a_partition_is_read_anew_once_however_many_look_after_it() {
         let pushed = loop {
             match ask(sequence).await {
                 Ok(pushed) => break pushed,
+                Err(PushError::Failed { .. }) if looking.iter().all(|own| own.is_finished()) => {
+                    broker.maintain().await
+                }
                 Err(PushError::Failed { .. }) => tokio::task::yield_now().await,
                 Err(other) => panic!("{other}"),
             }
