@@ -8,9 +8,11 @@ use std::{
     net::{TcpListener, TcpStream},
     sync::{Arc, Mutex},
     thread,
+    time::Duration,
 };
 
 use serde_json::Value;
+use sidestream_e2e::eventually;
 
 pub(crate) struct Collector {
     /// Where a webhook sends to.
@@ -63,6 +65,14 @@ impl Collector {
     /// How many events were in the windows that came, where those count them.
     pub(crate) fn counted(&self) -> u64 {
         self.came.lock().expect("nobody panics with it").counted
+    }
+
+    /// What became of the first `count` events, once every one has arrived.
+    pub(crate) fn all_arrive(&self, count: usize, limit: Duration) -> Account {
+        eventually("every event arrives", limit, || match self.account(count) {
+            account if account.lost == 0 => Ok(account),
+            account => Err(format!("{account:?}")),
+        })
     }
 
     /// What became of the first `count` events.

@@ -95,10 +95,7 @@ impl Flow {
     pub(crate) fn all_arrive(&self) -> Account {
         // A machine that builds something else beside may be slower than the source would be.
         let limit = Duration::from_secs((4 * self.count / self.rate) as u64) + SOON;
-        let account = eventually("every event arrives", limit, || match self.collector.account(self.count) {
-            account if account.lost == 0 => Ok(account),
-            account => Err(format!("{account:?}")),
-        });
+        let account = self.collector.all_arrive(self.count, limit);
         println!("{account:?} after {:.1} s", self.begun.elapsed().as_secs_f64());
         account
     }

@@ -69,12 +69,7 @@ fn an_owner_that_is_killed_comes_back_to_its_keys_and_no_event_is_lost() {
     let Some(keyed) = Keyed::start("e2e-keyed-kill", 2) else { return };
     keyed.shop.kubectl(&["delete", "pod", "keyed-hub-spl-1", "--grace-period=0", "--force"]).expect("killed");
     keyed.shop.kubectl(&["rollout", "status", SET, "--timeout=60s"]).expect("there again");
-    eventually("every event arrives", SOON + Duration::from_secs(SECONDS as u64), || {
-        match keyed.events.account(COUNT) {
-            account if account.lost == 0 => Ok(()),
-            account => Err(format!("{account:?}")),
-        }
-    });
+    keyed.events.all_arrive(COUNT, SOON + Duration::from_secs(SECONDS as u64));
 }
 
 /// Events of eight keys, which the hub lets pass one by one, and counts in windows of a second, each kept by key. What waits
@@ -127,10 +122,7 @@ impl Keyed {
     /// Every event arrives once, alone and in a window; says how many came behind a later one of their key.
     fn all_arrive(&self) -> usize {
         let limit = SOON + Duration::from_secs(SECONDS as u64);
-        let account = eventually("every event arrives", limit, || match self.events.account(COUNT) {
-            account if account.lost == 0 => Ok(account),
-            account => Err(format!("{account:?}")),
-        });
+        let account = self.events.all_arrive(COUNT, limit);
         println!("{account:?}");
         assert_eq!(account.repeated, 0);
         eventually("every event is in a window", SOON, || match self.windows.counted() {

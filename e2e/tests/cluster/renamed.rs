@@ -40,12 +40,7 @@ fn what_is_on_its_way_to_a_sidecar_that_is_renamed_arrives_and_its_objects_go() 
         });
         shop.wait_ready("renamed");
     }
-    let account = eventually("every event arrives", SOON + Duration::from_secs(SECONDS as u64), || {
-        match events.account(COUNT) {
-            account if account.lost == 0 => Ok(account),
-            account => Err(format!("{account:?}")),
-        }
-    });
+    let account = events.all_arrive(COUNT, SOON + Duration::from_secs(SECONDS as u64));
     println!("{account:?}");
     assert_eq!(account.repeated, 0);
 }

@@ -61,10 +61,7 @@ fn a_rolling_upgrade_and_the_way_back_lose_and_repeat_nothing() {
     arrives(&collector, &client, client.posted() + 10 * TOGETHER);
 
     let count = client.stop();
-    let account = eventually("every event arrives", SOON, || match collector.account(count) {
-        account if account.lost == 0 => Ok(account),
-        account => Err(format!("{account:?}")),
-    });
+    let account = collector.all_arrive(count, SOON);
     println!("{account:?}");
     assert_eq!(account, Account { arrived: count, lost: 0, repeated: 0, reordered: 0 });
 }
