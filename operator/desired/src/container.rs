@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::{
     api::core::v1::{
-        Capabilities, ConfigMapVolumeSource, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource,
-        HTTPGetAction, KeyToPath, ObjectFieldSelector, Probe, ProjectedVolumeSource, SeccompProfile,
-        SecretVolumeSource, SecurityContext, ServiceAccountTokenProjection, Volume, VolumeMount,
-        VolumeProjection,
+        Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
+        EnvVarSource, HTTPGetAction, KeyToPath, ObjectFieldSelector, Probe, ProjectedVolumeSource,
+        ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
+        ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
     },
     apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
 };
@@ -49,6 +49,28 @@ pub(crate) fn variables(facts: &Facts) -> Vec<EnvVar> {
         variable("SIDESTREAM_OPERATOR", &facts.operator),
         variable("SIDESTREAM_OPERATOR_ID", &facts.operator_id),
     ]
+}
+
+/// The container of a pod that the operator makes, which has no other: without ports and mounts. `cpu` and `memory` are what
+/// it asks for.
+pub(crate) fn alone(facts: &Facts, cpu: &str, memory: &str) -> Container {
+    let requests = [("cpu", cpu), ("memory", memory)];
+    let requests = requests.map(|(what, amount)| (what.to_owned(), Quantity(amount.to_owned())));
+    Container {
+        name: CONTAINER.into(),
+        image: Some(facts.sidecar_image.clone()),
+        image_pull_policy: facts.image_pull_policy.clone(),
+        env: Some(variables(facts)),
+        resources: Some(ResourceRequirements {
+            requests: Some(requests.into()),
+            ..ResourceRequirements::default()
+        }),
+        startup_probe: Some(startup(own_port())),
+        liveness_probe: Some(Probe { failure_threshold: Some(3), ..probe("/livez", own_port(), 10) }),
+        readiness_probe: Some(Probe { failure_threshold: Some(2), ..probe("/readyz", own_port(), 1) }),
+        security_context: Some(security()),
+        ..Container::default()
+    }
 }
 
 /// What it may do: nothing that the restricted Pod Security standard forbids.

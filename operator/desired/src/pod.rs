@@ -7,19 +7,16 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::core::v1::{
-        Container, Lifecycle, LifecycleHandler, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
-        ResourceRequirements, SleepAction, TopologySpreadConstraint, VolumeMount,
+        Container, Lifecycle, LifecycleHandler, PodSecurityContext, PodSpec, PodTemplateSpec, SleepAction,
+        TopologySpreadConstraint, VolumeMount,
     },
-    apimachinery::pkg::{
-        api::resource::Quantity,
-        apis::meta::v1::{LabelSelector, ObjectMeta},
-    },
+    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
 };
 use sidestream_crds::SidecarPlan;
 
 use crate::{
-    Facts, Of,
-    container::{self, Storage, USER, own_port, port, probe, udp_port},
+    Of,
+    container::{self, Storage, USER, port, udp_port},
     edges::sends,
     labels, ports,
 };
@@ -82,7 +79,6 @@ fn pod(of: &Of<'_>, selector: LabelSelector) -> PodSpec {
 }
 
 fn only_container(of: &Of<'_>, mounts: Vec<VolumeMount>) -> Container {
-    let Facts { sidecar_image, image_pull_policy, .. } = of.facts;
     let mut all = vec![
         port(ports::EDGE_NAME, ports::EDGE),
         udp_port(ports::QUIC_NAME, ports::EDGE),
@@ -94,25 +90,10 @@ fn only_container(of: &Of<'_>, mounts: Vec<VolumeMount>) -> Container {
             .map(|number| port(&ports::name_of_stages(number), number)),
     );
     Container {
-        name: container::CONTAINER.into(),
-        image: Some(sidecar_image.clone()),
-        image_pull_policy: image_pull_policy.clone(),
-        env: Some(container::variables(of.facts)),
         ports: Some(all),
-        resources: Some(ResourceRequirements {
-            requests: Some(BTreeMap::from([
-                ("cpu".into(), Quantity("10m".into())),
-                ("memory".into(), Quantity("32Mi".into())),
-            ])),
-            ..ResourceRequirements::default()
-        }),
-        startup_probe: Some(container::startup(own_port())),
-        liveness_probe: Some(Probe { failure_threshold: Some(3), ..probe("/livez", own_port(), 10) }),
-        readiness_probe: Some(Probe { failure_threshold: Some(2), ..probe("/readyz", own_port(), 1) }),
-        security_context: Some(container::security()),
         lifecycle: outlive(of),
         volume_mounts: Some(mounts),
-        ..Container::default()
+        ..container::alone(of.facts, "10m", "32Mi")
     }
 }
 

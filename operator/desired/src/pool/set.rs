@@ -12,7 +12,7 @@ use k8s_openapi::{
         },
         core::v1::{
             Container, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodSecurityContext, PodSpec,
-            PodTemplateSpec, Probe, ResourceRequirements, VolumeMount, VolumeResourceRequirements,
+            PodTemplateSpec, VolumeMount, VolumeResourceRequirements,
         },
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
@@ -21,7 +21,7 @@ use k8s_openapi::{
 use super::Pool;
 use crate::{
     Facts,
-    container::{self, Secrets, Storage, USER, own_port, port, probe, variable},
+    container::{self, Secrets, Storage, USER, port, variable},
     labels, ports,
 };
 
@@ -113,30 +113,17 @@ fn pod(pool: &Pool<'_>, facts: &Facts) -> PodSpec {
 
 fn only_container(facts: &Facts, mut mounts: Vec<VolumeMount>) -> Container {
     mounts.push(VolumeMount { name: VOLUME.into(), mount_path: DATA.into(), ..VolumeMount::default() });
-    let mut variables = container::variables(facts);
-    variables.push(variable("SIDESTREAM_DATA_DIR", DATA));
-    variables.push(variable("SIDESTREAM_DNPIPES", &format!("0.0.0.0:{}", ports::DNPIPES)));
+    let mut container = container::alone(facts, "50m", "128Mi");
+    container.env.get_or_insert_default().extend([
+        variable("SIDESTREAM_DATA_DIR", DATA),
+        variable("SIDESTREAM_DNPIPES", &format!("0.0.0.0:{}", ports::DNPIPES)),
+    ]);
     Container {
-        name: container::CONTAINER.into(),
-        image: Some(facts.sidecar_image.clone()),
-        image_pull_policy: facts.image_pull_policy.clone(),
-        env: Some(variables),
         ports: Some(vec![
             port(ports::DNPIPES_NAME, ports::DNPIPES),
             port(ports::METRICS_NAME, ports::METRICS),
         ]),
-        resources: Some(ResourceRequirements {
-            requests: Some(BTreeMap::from([
-                ("cpu".into(), Quantity("50m".into())),
-                ("memory".into(), Quantity("128Mi".into())),
-            ])),
-            ..ResourceRequirements::default()
-        }),
-        startup_probe: Some(container::startup(own_port())),
-        liveness_probe: Some(Probe { failure_threshold: Some(3), ..probe("/livez", own_port(), 10) }),
-        readiness_probe: Some(Probe { failure_threshold: Some(2), ..probe("/readyz", own_port(), 1) }),
-        security_context: Some(container::security()),
         volume_mounts: Some(mounts),
-        ..Container::default()
+        ..container
     }
 }
