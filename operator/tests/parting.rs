@@ -3,10 +3,10 @@
 mod world;
 
 use serde_json::Value;
-use sidestream_control::{Applied, Counts, Drained, Halting, Leaving, Plan, Report, Suspend};
+use sidestream_control::{Applied, Halting, Plan, Report, Suspend};
 use sidestream_operator::control::Connected;
 use sidestream_plan::{Kind, Source};
-use world::{Operator, Server};
+use world::{Operator, Server, leaves};
 
 /// The middle one is renamed.
 const THREE: &str = "
@@ -63,15 +63,9 @@ fn runs(sidecar: &Connected) {
     sidecar.report(Report::Applied(Applied { pipeline, hash, error: None }));
 }
 
-/// It says which edges of earlier plans still have something.
-fn leaves(sidecar: &Connected, edges: &[&str]) {
-    let edges = edges.iter().map(|edge| (*edge).to_owned()).collect();
-    sidecar.report(Report::Leaving(Leaving { pipeline: "shop/hello".into(), edges }));
-}
-
+/// It says that it has drained what it is told.
 fn drained(sidecar: &Connected) {
-    let (pipeline, counts) = ("shop/hello".into(), Some(Counts::default()));
-    sidecar.report(Report::Drained(Drained { pipeline, hash: told(sidecar).hash, counts }));
+    world::drained(sidecar, &told(sidecar).hash);
 }
 
 /// Who may send to the last one.

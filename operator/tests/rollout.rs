@@ -2,10 +2,10 @@
 
 mod world;
 
-use sidestream_control::{Applied, Leaving, Report};
+use sidestream_control::{Applied, Report};
 use sidestream_desired::edges_in;
 use sidestream_operator::control::Connected;
-use world::{Operator, Server};
+use world::{Operator, Server, leaves};
 
 const TWO: &str = "
 apiVersion: sidestream.dev/v1alpha1
@@ -83,11 +83,6 @@ async fn a_receiver_waits_for_nobody_who_is_not_there() {
     server.user_applies(&TWO.replace("console: {}", "blackhole: {}"));
     operator.settle("hello").await;
     assert_ne!(told(&hub), before);
-}
-
-fn leaves(sidecar: &Connected, edges: &[&str]) {
-    let edges = edges.iter().map(|edge| (*edge).to_owned()).collect();
-    sidecar.report(Report::Leaving(Leaving { pipeline: "shop/hello".into(), edges }));
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ mod world;
 use serde_json::json;
 use sidestream_control::{Applied, Counts, Drained, Halting, Report, Suspend};
 use sidestream_operator::control::Connected;
-use world::{Death, Operator, Server};
+use world::{Death, Operator, Server, drained};
 
 const TWO: &str = "
 apiVersion: sidestream.dev/v1alpha1
@@ -77,12 +77,6 @@ fn pods_run(server: &Server) {
             json!({"replicas": 1, "observedGeneration": deployment["metadata"]["generation"]});
         server.put(&path, deployment);
     }
-}
-
-/// It says that it has drained what it is told.
-fn drained(sidecar: &Connected, hash: &str) {
-    let (pipeline, counts) = ("shop/hello".into(), Some(Counts::default()));
-    sidecar.report(Report::Drained(Drained { pipeline, hash: hash.into(), counts }));
 }
 
 /// It says which edges still go out of it.

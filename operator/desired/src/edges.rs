@@ -3,7 +3,7 @@
 use sidestream_crds::SidecarPlan;
 use sidestream_plan::{
     Kind, Plan, Sink, Source,
-    stage::{EdgeSink, EdgeTransport},
+    stage::{EdgeSink, EdgeSource, EdgeTransport},
 };
 
 /// Whether an edge leads into `plan`.
@@ -28,10 +28,7 @@ pub(crate) fn is_called_by_quic(receiver: &SidecarPlan, all: &[SidecarPlan]) -> 
 
 /// The sending ends of the edges that lead into `receiver`.
 fn into<'a>(receiver: &'a SidecarPlan, all: &'a [SidecarPlan]) -> impl Iterator<Item = &'a EdgeSink> {
-    let sinks = all.iter().flat_map(|other| &other.plan.stages).filter_map(|stage| match &stage.kind {
-        Kind::Sink(Sink::Edge(sink)) => Some(sink),
-        _ => None,
-    });
+    let sinks = all.iter().flat_map(|other| edge_sinks(&other.plan));
     sinks.filter(|sink| edges_in(&receiver.plan).any(|edge| edge == sink.edge))
 }
 
@@ -45,4 +42,20 @@ pub fn edges_in(plan: &Plan) -> impl Iterator<Item = &str> {
 pub fn edges_out(plan: &Plan) -> impl Iterator<Item = &str> {
     let leaves = |kind: &Kind| matches!(kind, Kind::Sink(Sink::Edge(_)));
     plan.stages.iter().filter(move |stage| leaves(&stage.kind)).map(|stage| stage.name.as_str())
+}
+
+/// The receiving ends in `plan`.
+pub fn edge_sources(plan: &Plan) -> impl Iterator<Item = &EdgeSource> {
+    plan.stages.iter().filter_map(|stage| match &stage.kind {
+        Kind::Source(Source::Edge(source)) => Some(source),
+        _ => None,
+    })
+}
+
+/// The sending ends in `plan`.
+pub fn edge_sinks(plan: &Plan) -> impl Iterator<Item = &EdgeSink> {
+    plan.stages.iter().filter_map(|stage| match &stage.kind {
+        Kind::Sink(Sink::Edge(sink)) => Some(sink),
+        _ => None,
+    })
 }

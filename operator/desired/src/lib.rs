@@ -40,7 +40,7 @@ use sidestream_crds::{Host, Pipeline, SidecarPlan};
 pub use accounts::{with_accounts, with_senders};
 pub use anchors::{ANCHORS_KEY, ROTATION, TRUST_CONFIG_MAP, anchors};
 pub use container::{CONTAINER, Secrets};
-pub use edges::{edges_in, edges_out, is_keyed, receives, sends};
+pub use edges::{edge_sinks, edge_sources, edges_in, edges_out, is_keyed, receives, sends};
 pub use object::{applied_hash, is_contained};
 pub use pool::{Claim, Pool, dnpipe_hash, pool_objects};
 pub use revision::{REVISIONS_KEPT, hash, plan_hash, read_revision, revision, revision_name};

@@ -9,8 +9,9 @@
 
 use std::collections::BTreeSet;
 
+use sidestream_desired::edge_sinks;
 use sidestream_plan::{
-    Kind, Plan, Sink,
+    Plan,
     stage::{Account, EdgeSink},
 };
 
@@ -25,16 +26,16 @@ pub(super) const WORKLOADS: [&str; 2] = ["Deployment", "StatefulSet"];
 /// Whether `plan` names owners that `old`, which runs, does not, while not all pods of theirs are there.
 pub(super) fn awaits_owners(plan: &Plan, old: &Plan, pods: impl Fn(&Account) -> Option<Pods>) -> bool {
     let known = |edge: &str| {
-        let before = sending(old).find(|before| before.edge == edge);
+        let before = edge_sinks(old).find(|before| before.edge == edge);
         before.map(owners).unwrap_or_default()
     };
     let has_new = |edge: &&EdgeSink| !owners(edge).is_subset(&known(&edge.edge));
-    sending(plan).filter(has_new).any(|edge| !pods(&edge.to).is_some_and(are_there))
+    edge_sinks(plan).filter(has_new).any(|edge| !pods(&edge.to).is_some_and(are_there))
 }
 
 /// Whether `plan` sends to pods each of which owns a share of the keys.
 pub(super) fn has_owners(plan: &Plan) -> bool {
-    sending(plan).any(|edge| edge.slots.is_some())
+    edge_sinks(plan).any(|edge| edge.slots.is_some())
 }
 
 /// Whether all the pods that there should be are ready.
@@ -51,13 +52,6 @@ pub(super) fn has_taken(part: &Part<'_>) -> bool {
         }
     };
     part.said.applied.max(part.said.drained) >= part.said.connected.max(working)
-}
-
-fn sending(plan: &Plan) -> impl Iterator<Item = &EdgeSink> {
-    plan.stages.iter().filter_map(|stage| match &stage.kind {
-        Kind::Sink(Sink::Edge(sink)) => Some(sink),
-        _ => None,
-    })
 }
 
 fn owners(edge: &EdgeSink) -> BTreeSet<u32> {

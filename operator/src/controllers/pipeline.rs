@@ -10,6 +10,7 @@
 //! by what it did before.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -281,7 +282,10 @@ impl Look<'_> {
             Err(error) => return Err(error.into()),
         };
         // Those that part may still send.
-        let all = [&sidecars[..], &parting::sidecars(&team.going)].concat();
+        let all = match team.going.is_empty() {
+            true => Cow::Borrowed(&sidecars[..]),
+            false => Cow::Owned([&sidecars[..], &parting::sidecars(&team.going)].concat()),
+        };
         for sidecar in sidecars {
             for object in objects(self.resource, sidecar, &all, facts) {
                 kept.push(key_of(&object));

@@ -19,6 +19,7 @@ use kube::{
     runtime::events::{Recorder, Reporter},
 };
 use serde_json::{Value, json};
+use sidestream_control::{Counts, Drained, Leaving, Report};
 use sidestream_crds::Pipeline;
 use sidestream_desired::Facts;
 use sidestream_host::Clock;
@@ -460,6 +461,18 @@ impl Operator {
 /// Whom every operator trusts.
 pub fn roots() -> watch::Receiver<Arc<Roots>> {
     ROOTS.with(watch::Sender::subscribe)
+}
+
+/// It says which edges of earlier plans of `hello` still have something.
+pub fn leaves(sidecar: &Connected, edges: &[&str]) {
+    let edges = edges.iter().map(|edge| (*edge).to_owned()).collect();
+    sidecar.report(Report::Leaving(Leaving { pipeline: "shop/hello".into(), edges }));
+}
+
+/// It says that it has drained this plan of `hello`.
+pub fn drained(sidecar: &Connected, hash: &str) {
+    let (pipeline, counts) = ("shop/hello".into(), Some(Counts::default()));
+    sidecar.report(Report::Drained(Drained { pipeline, hash: hash.into(), counts }));
 }
 
 thread_local! {

@@ -61,8 +61,7 @@ impl Inner {
         let Some(all) = self.addressees.get(pipeline) else { return BTreeMap::new() };
         let mut farewells = self.partings(pipeline, all, &BTreeSet::new(), &expected);
         for (own, farewell) in farewells.iter_mut().filter(|(own, _)| own.pod.is_none()) {
-            let is_there = !self.ids_of(own).is_empty() || expected(&own.account).is_some();
-            *farewell = if is_there { Farewell::Stays } else { Farewell::Gone };
+            *farewell = if self.is_there(own, &expected) { Farewell::Stays } else { Farewell::Gone };
         }
         farewells
     }
@@ -77,9 +76,7 @@ impl Inner {
     ) -> BTreeMap<Addressee, Farewell> {
         let parts: BTreeMap<&Addressee, Part> =
             going.iter().filter_map(|own| Some((own, self.part(own, pipeline)?))).collect();
-        let is_there = |own: &Addressee| {
-            !self.ids_of(own).is_empty() || own.pod.is_none() && expected(&own.account).is_some()
-        };
+        let is_there = |own: &Addressee| self.is_there(own, &expected);
         let pods = |own: &Addressee| expected(&own.account).filter(|_| own.pod.is_none()).unwrap_or_default();
         let is_closed = |edge: &String| {
             let senders = parts.iter().filter(|(_, part)| part.outs.contains(edge));
@@ -102,6 +99,11 @@ impl Inner {
             Farewell::Told(Plan { suspend: suspend.into(), closed, ..part.plan.clone() })
         };
         parts.iter().map(|(own, part)| ((*own).clone(), farewell(own, part))).collect()
+    }
+
+    /// Whether one of them is connected, or may still come.
+    fn is_there(&self, own: &Addressee, expected: &impl Fn(&Account) -> Option<usize>) -> bool {
+        !self.ids_of(own).is_empty() || own.pod.is_none() && expected(&own.account).is_some()
     }
 
     fn part(&self, own: &Addressee, pipeline: &str) -> Option<Part> {

@@ -17,9 +17,9 @@ use std::{
 use kube::ResourceExt;
 use sidestream_control::Plan;
 use sidestream_crds::{Host, SidecarPlan, Workload, names};
-use sidestream_desired::edges_out;
+use sidestream_desired::{edge_sources, edges_out};
 use sidestream_plan::{
-    Kind, Sink, Source,
+    Kind, Sink,
     stage::{self, EdgeSource},
 };
 
@@ -102,7 +102,7 @@ impl Look<'_> {
             let Some(plan) = plan.as_ref().and_then(|plan| plan.unwrap().ok()) else { continue };
             let may =
                 |edge: &EdgeSource| parts.iter().any(|part| self.may_still_bring(part, edge, own, team));
-            may_come.extend(edges_into(&plan).filter(|edge| may(edge)).map(|edge| edge.edge.clone()));
+            may_come.extend(edge_sources(&plan).filter(|edge| may(edge)).map(|edge| edge.edge.clone()));
         }
         let expected = |account: &Account| context.pods_of(name, account);
         let known =
@@ -191,11 +191,4 @@ pub(super) fn senders(going: &Going) -> BTreeMap<String, Vec<stage::Account>> {
         }
     }
     senders
-}
-
-fn edges_into(plan: &sidestream_plan::Plan) -> impl Iterator<Item = &EdgeSource> {
-    plan.stages.iter().filter_map(|stage| match &stage.kind {
-        Kind::Source(Source::Edge(edge)) => Some(edge),
-        _ => None,
-    })
 }

@@ -11,8 +11,8 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use sidestream_control::{Plan, Suspend};
 use sidestream_crds::{SidecarPlan, with_leaving};
-use sidestream_desired::{edges_in, edges_out, hash, plan_hash};
-use sidestream_plan::{Kind, Sink, Source, Stage, stage::EdgeSource};
+use sidestream_desired::{edge_sinks, edge_sources, edges_in, edges_out, hash, plan_hash};
+use sidestream_plan::stage::{EdgeSink, EdgeSource};
 
 use super::{Look, Team, lock};
 use crate::{
@@ -68,13 +68,10 @@ fn is_beside(told: &Plan, sidecar: &SidecarPlan) -> bool {
 
 /// Whether a plan, as it is told, sends to `receiver` by `edge`.
 fn sends(plan: &Plan, edge: &str, receiver: &Account) -> bool {
-    let is_it = |stage: &Stage| match &stage.kind {
-        Kind::Sink(Sink::Edge(sink)) => {
-            sink.edge == edge && (&sink.to.namespace, &sink.to.name) == (&receiver.0, &receiver.1)
-        }
-        _ => false,
+    let is_it = |sink: &EdgeSink| {
+        sink.edge == edge && (&sink.to.namespace, &sink.to.name) == (&receiver.0, &receiver.1)
     };
-    plan.unwrap().is_ok_and(|plan| plan.stages.iter().any(is_it))
+    plan.unwrap().is_ok_and(|plan| edge_sinks(&plan).any(is_it))
 }
 
 /// Those that send by `edge`.
@@ -238,12 +235,8 @@ impl Look<'_> {
         let old = old.filter(|old| old.hash != plan_hash(&sidecar.plan));
         let read = old.as_ref().and_then(|old| old.unwrap().ok());
         let others = || parts.iter().filter(|part| part.sidecar.name != sidecar.name);
-        let gone: Vec<&EdgeSource> = (read.iter().flat_map(|read| &read.stages))
-            .filter(|stage| sidecar.plan.stage(&stage.name).is_none())
-            .filter_map(|stage| match &stage.kind {
-                Kind::Source(Source::Edge(edge)) => Some(edge),
-                _ => None,
-            })
+        let gone: Vec<&EdgeSource> = (read.iter().flat_map(edge_sources))
+            .filter(|edge| sidecar.plan.stage(&edge.edge).is_none())
             .collect();
         let of = |is_in: &dyn Fn(&EdgeSource) -> bool| -> BTreeSet<String> {
             gone.iter().filter(|edge| is_in(edge)).map(|edge| edge.edge.clone()).collect()
