@@ -171,6 +171,37 @@ async fn another_leader_leaves_it_alone_until_it_has_heard_that_nobody_sends_to_
 }
 
 #[tokio::test]
+async fn another_leader_that_hears_what_it_runs_knows_who_sends_to_it() {
+    let (server, before, sidecars) = renamed().await;
+    let by_hub = told(&sidecars.hub).hash;
+    drop((before, sidecars));
+    let operator = Operator::new(&server).seeing();
+    operator.context.fleet.expect(["shop/hello".into()]);
+    let Sidecars { door, hub, end } = Sidecars::connect(&operator);
+    let core = operator.connect("hello-core-spl", "hello-core-spl-1");
+    let settled = async || operator.settle("hello").await;
+    for (own, hash) in [(&door, "before".into()), (&hub, by_hub)] {
+        let pipeline = "shop/hello".into();
+        own.report(Report::Applied(Applied { pipeline, hash, error: None }));
+    }
+    settled().await;
+    assert_eq!(told(&hub).stance(), Suspend::StopSources, "the one before it has not taken the new plan");
+    leaves(&door, &["tick->even"]);
+    runs(&door);
+    settled().await;
+    assert_eq!(told(&hub).stance(), Suspend::StopSources, "some is on its way to it");
+    leaves(&door, &[]);
+    settled().await;
+    assert_eq!(told(&hub).stance(), Suspend::Stop, "nothing more comes to it");
+    runs(&core);
+    settled().await;
+    assert_eq!(let_in_by_end(&end), ["hello-core-spl", "hello-hub-spl"], "it still delivers");
+    drained(&hub);
+    settled().await;
+    assert_eq!((hub.plans(), objects_of_hub(&server)), (Some(vec![]), vec![]));
+}
+
+#[tokio::test]
 async fn what_receives_from_it_stops_after_it_where_the_pipeline_is_suspended_meanwhile() {
     let (server, operator, Sidecars { door, hub, end }) = renamed().await;
     let settled = async || operator.settle("hello").await;

@@ -182,6 +182,63 @@ async fn a_new_leader_changes_nothing_for_a_receiver_before_those_that_send_to_i
     assert_eq!(hub.plans().unwrap().len(), 1);
 }
 
+/// Another operator begins to lead what ran before, and what was edited since. Those who had connected are gone.
+async fn edited_without_a_leader() -> (Server, Operator, [String; 2]) {
+    let (server, before, door, hub) = running().await;
+    let ran = [told(&door), told(&hub)];
+    drop((before, door, hub));
+    for name in ["door", "hub"] {
+        server.makes_ready(&format!("/apis/apps/v1/namespaces/shop/deployments/hello-{name}-spl"));
+    }
+    server.user_applies(&with_another_edge());
+    let operator = Operator::new(&server).seeing();
+    operator.context.fleet.expect(["shop/hello".into()]);
+    operator.settle("hello").await;
+    (server, operator, ran)
+}
+
+fn runs(sidecar: &Connected, hash: &str) {
+    let (pipeline, hash) = ("shop/hello".into(), hash.into());
+    sidecar.report(Report::Applied(Applied { pipeline, hash, error: None }));
+}
+
+#[tokio::test]
+async fn a_new_leader_tells_a_receiver_that_has_not_spoken_nothing_before_those_that_send_to_it_follow() {
+    let (_server, operator, [by_door, _]) = edited_without_a_leader().await;
+    let hub = operator.connect("hello-hub-spl", "hello-hub-spl-1");
+    operator.settle("hello").await;
+    assert!(hub.plans().is_none(), "nobody knows what it runs, nor what is on its way to it");
+    let door = operator.connect("hello-door-spl", "hello-door-spl-1");
+    operator.settle("hello").await;
+    runs(&door, &by_door);
+    operator.settle("hello").await;
+    assert_ne!(told(&door), by_door, "the sender goes first");
+    assert!(hub.plans().is_none(), "it has not taken it");
+    answers(&door, None);
+    operator.settle("hello").await;
+    assert_eq!(edges_into(&hub), ["tick->even"]);
+}
+
+#[tokio::test]
+async fn a_new_leader_knows_by_the_kept_revisions_which_edges_a_receiver_has() {
+    let (_server, operator, [by_door, by_hub]) = edited_without_a_leader().await;
+    let (door, hub) = operator.connect_door_and_hub();
+    runs(&door, &by_door);
+    runs(&hub, &by_hub);
+    operator.settle("hello").await;
+    assert_eq!(told(&hub), by_hub);
+    leaves(&door, &["tick->show"]);
+    answers(&door, None);
+    operator.settle("hello").await;
+    assert_eq!(told(&hub), by_hub, "some is on its way");
+    operator.let_holds_end();
+    operator.settle("hello").await;
+    assert_eq!(edges_into(&hub), ["tick->show", "tick->even"]);
+    leaves(&door, &[]);
+    operator.settle("hello").await;
+    assert_eq!(edges_into(&hub), ["tick->even"]);
+}
+
 #[tokio::test]
 async fn one_behind_a_receiver_that_keeps_an_edge_beside_its_new_plan_does_not_wait_for_that() {
     const THREE: &str = "

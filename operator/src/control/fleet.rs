@@ -24,8 +24,10 @@ use crate::stirred::Stirred;
 
 mod farewell;
 mod pools;
+mod recall;
 
 pub use farewell::Farewell;
+pub use recall::Runs;
 
 /// Pipelines that one sidecar may speak of.
 const PIPELINES_SAID_MAX: usize = 256;

@@ -34,7 +34,7 @@ use tonic::{
 };
 
 pub use certify::Certifier;
-pub use fleet::{Account, Acknowledged, Addressee, Connected, Farewell, Fleet, Told};
+pub use fleet::{Account, Acknowledged, Addressee, Connected, Farewell, Fleet, Runs, Told};
 pub use sync::Syncer;
 
 /// How long a handshake may take.

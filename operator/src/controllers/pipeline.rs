@@ -33,6 +33,7 @@ use sidestream_plan::stage;
 use tokio::sync::watch;
 
 mod parting;
+mod recall;
 mod told;
 
 use super::{
@@ -149,7 +150,10 @@ pub async fn reconcile(
     let look = Look { context, resource: &resource, name };
 
     let running = if errors.is_empty() { Some(sidecars) } else { look.last_good().await? };
-    let team = running.map(|sidecars| look.team(sidecars));
+    let team = match running {
+        Some(sidecars) => Some(look.team(sidecars).await?),
+        None => None,
+    };
     let (conflict, parts) = match &team {
         Some(team) => look.apply(team).await?,
         None => {
@@ -205,6 +209,8 @@ struct Team {
     hosting: Hosting,
     /// Those that run a part of an earlier plan that this one has no more.
     going: parting::Going,
+    /// This leader has told nobody anything of the pipeline yet.
+    is_first: bool,
 }
 
 /// One look.
@@ -218,10 +224,16 @@ struct Look<'a> {
 impl Look<'_> {
     /// The plans of the newest revision; none where there is none that this program understands.
     async fn last_good(&self) -> Result<Option<Vec<SidecarPlan>>, ReconcileError> {
-        let newest = self.revisions().into_iter().max_by_key(|(_, number)| *number);
-        let Some(((_, name), _)) = newest else { return Ok(None) };
+        match self.revisions().into_iter().max_by_key(|(_, number)| *number) {
+            Some((key, _)) => self.kept(&key).await,
+            None => Ok(None),
+        }
+    }
+
+    /// The plans of a revision; none where it is gone, or this program does not understand it.
+    async fn kept(&self, (_, name): &Key) -> Result<Option<Vec<SidecarPlan>>, ReconcileError> {
         let api: Api<ControllerRevision> = Api::namespaced(self.context.client.clone(), &self.namespace());
-        let revision = api.get_opt(&name).await.map_err(ReconcileError::read)?;
+        let revision = api.get_opt(name).await.map_err(ReconcileError::read)?;
         Ok(revision.as_ref().and_then(read_revision))
     }
 
@@ -234,9 +246,21 @@ impl Look<'_> {
             .collect()
     }
 
-    fn team(&self, sidecars: Vec<SidecarPlan>) -> Team {
+    async fn team(&self, sidecars: Vec<SidecarPlan>) -> Result<Team, ReconcileError> {
+        let (known, hosting) = self.with_hosts(&sidecars);
+        let is_first = !self.context.fleet.is_published(&self.name);
+        self.recall(&known, &hosting).await?;
+        let stay = known.iter().flat_map(|own| self.addressees(own, &hosting)).collect();
+        let made = known.iter().filter(|own| !hosting.contains_key(&own.name)).map(|own| self.account(own));
+        let names: Vec<&str> = known.iter().map(|own| own.name.as_str()).collect();
+        let going = self.going(&stay, &made.collect(), &names);
+        Ok(Team { told: with_senders(known, &parting::senders(&going)), sidecars, hosting, going, is_first })
+    }
+
+    /// The sidecars with whom the user's pods run as, and these pods.
+    fn with_hosts(&self, sidecars: &[SidecarPlan]) -> (Vec<SidecarPlan>, Hosting) {
         let namespace = self.namespace();
-        let hosting = self.context.user_pods.hosting(&namespace, &sidecars);
+        let hosting = self.context.user_pods.hosting(&namespace, sidecars);
         let accounts = sidecars.iter().filter_map(|own| {
             let pods = hosting.get(&own.name)?.iter().filter(|pod| pod.runs(&own.plan));
             // What leaves still delivers what it has; but nothing new is sent where only that is.
@@ -250,12 +274,7 @@ impl Look<'_> {
             Some((own.name.clone(), accounts))
         });
         let accounts: BTreeMap<_, _> = accounts.collect();
-        let known = with_accounts(&sidecars, &accounts);
-        let stay = known.iter().flat_map(|own| self.addressees(own, &hosting)).collect();
-        let made = known.iter().filter(|own| !hosting.contains_key(&own.name)).map(|own| self.account(own));
-        let names: Vec<&str> = known.iter().map(|own| own.name.as_str()).collect();
-        let going = self.going(&stay, &made.collect(), &names);
-        Team { told: with_senders(known, &parting::senders(&going)), sidecars, hosting, going }
+        (with_accounts(sidecars, &accounts), hosting)
     }
 
     /// Makes the cluster run the sidecars, and tells them their plans. Gives back an object that is somebody else's, and how

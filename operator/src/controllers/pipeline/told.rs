@@ -97,7 +97,7 @@ impl Look<'_> {
                     let new = Arc::new(stance.wrap(sidecar));
                     for own in addressees {
                         let old = fleet.plan(&own, &self.name).filter(|_| is_running).map(running);
-                        if is_running && old.is_none() && self.may_still_receive(sidecar, team, parts) {
+                        if is_running && old.is_none() && self.may_still_receive(sidecar, &own, team, parts) {
                             held.insert(own);
                             continue;
                         }
@@ -178,17 +178,31 @@ impl Look<'_> {
         !is_refused && has_not(&part.said, applied)
     }
 
-    /// Whether a sidecar that this leader has told nothing yet runs another plan, by whose edges some may still come: those
-    /// that may send have not all said so. Only for a while, since it is not known here which plan that is.
-    fn may_still_receive(&self, sidecar: &SidecarPlan, team: &Team, parts: &[Part<'_>]) -> bool {
+    /// Whether a sidecar that this leader has told nothing yet may run another plan, by whose edges some may still come: those
+    /// that may send have not all said that nothing does, nor taken the new plan. Only for a while, since it is not known here
+    /// which plan that is.
+    fn may_still_receive(
+        &self,
+        sidecar: &SidecarPlan,
+        own: &Addressee,
+        team: &Team,
+        parts: &[Part<'_>],
+    ) -> bool {
         let part = |name: &str| parts.iter().find(|part| part.sidecar.name == name);
-        let runs_another = |said: &Acknowledged| said.heard > said.applied && said.refused.is_none();
-        if !self.is_early() || !part(&sidecar.name).is_some_and(|own| runs_another(&own.said)) {
+        // Of what this leader has seen begin, there is nothing that another has told.
+        let was_there =
+            || (team.is_first || self.context.fleet.is_held(own, &self.name)) && self.revisions().len() > 1;
+        let may_run_another = |part: &Part<'_>| {
+            let said = &part.said;
+            said.refused.is_none() && (said.heard > said.applied || !is_heard(part) && was_there())
+        };
+        if !self.is_early() || !part(&sidecar.name).is_some_and(may_run_another) {
             return false;
         }
         let mut others = parts.iter().filter(|part| part.sidecar.name != sidecar.name);
         let mut before = order::before_it_by_any_plan(sidecar, &team.told).filter_map(|own| part(&own.name));
-        before.any(|part| !is_heard(part)) || others.any(|part| !part.said.leaving.is_empty())
+        before.any(|part| !is_heard(part) || !self.is_suspended() && self.has_not_taken(part, team))
+            || others.any(|part| !part.said.leaving.is_empty())
     }
 
     /// Whether something may still come from a sidecar by an edge of `receiver`'s that its new plan does not have. What is not
