@@ -180,10 +180,13 @@ async fn another_leader_that_hears_what_it_runs_knows_who_sends_to_it() {
     let Sidecars { door, hub, end } = Sidecars::connect(&operator);
     let core = operator.connect("hello-core-spl", "hello-core-spl-1");
     let settled = async || operator.settle("hello").await;
-    for (own, hash) in [(&door, "before".into()), (&hub, by_hub)] {
-        let pipeline = "shop/hello".into();
-        own.report(Report::Applied(Applied { pipeline, hash, error: None }));
-    }
+    let pipeline = || "shop/hello".into();
+    door.report(Report::Applied(Applied { pipeline: pipeline(), hash: "before".into(), error: None }));
+    hub.report(Report::Halting(Halting {
+        pipeline: pipeline(),
+        hash: by_hub,
+        open: vec!["even->show".into()],
+    }));
     settled().await;
     assert_eq!(told(&hub).stance(), Suspend::StopSources, "the one before it has not taken the new plan");
     leaves(&door, &["tick->even"]);

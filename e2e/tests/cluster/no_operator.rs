@@ -33,7 +33,7 @@ fn another_replica_leads_when_the_leader_is_killed_and_no_event_is_lost_or_repea
     operator(&["delete", "pod", &leader, "--grace-period=0", "--force"]);
     // What only a leader does.
     flow.change("- {name: some, sidecar: hub, process: {filter: {keep: \"event.sequence >= 0\"}}}");
-    eventually("the new plan runs", SOON, || {
+    eventually("the new plan runs", 2 * SOON, || {
         match flow.shop.metric("flow", "hub", "sidestream_stage_events_in_total", "stage=\"some\"")? {
             0.0 => Err("it sees no event".into()),
             some => Ok(some),

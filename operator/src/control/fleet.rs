@@ -71,6 +71,8 @@ struct Inner {
     plans: HashMap<Addressee, BTreeMap<String, Arc<Plan>>>,
     /// Who runs something of a pipeline.
     addressees: HashMap<String, BTreeSet<Addressee>>,
+    /// The pipelines that have been looked at.
+    published: HashSet<String>,
     /// Pipelines that are gone, and that some still run.
     gone: HashSet<String>,
     /// What the servers of each pool are to keep.
@@ -161,6 +163,7 @@ impl Fleet {
     ) {
         let mut inner = self.lock();
         inner.settle(pipeline);
+        inner.published.insert(pipeline.to_owned());
         let released = match held.is_empty() {
             true => inner.held.remove(pipeline),
             false => inner.held.insert(pipeline.to_owned(), held),
@@ -220,6 +223,7 @@ impl Fleet {
     ) -> bool {
         let mut inner = self.lock();
         inner.settle(pipeline);
+        inner.published.remove(pipeline);
         let held = inner.held.remove(pipeline).unwrap_or_default();
         inner.wake(&held);
         let farewells = inner.farewells(pipeline, expected);
@@ -262,7 +266,7 @@ impl Fleet {
     pub fn expect(&self, pipelines: impl IntoIterator<Item = String>) {
         let mut inner = self.lock();
         let mut unsettled: HashMap<String, HashSet<String>> = HashMap::new();
-        for pipeline in pipelines.into_iter().filter(|pipeline| !inner.addressees.contains_key(pipeline)) {
+        for pipeline in pipelines.into_iter().filter(|pipeline| !inner.published.contains(pipeline)) {
             unsettled.entry(namespace_of(&pipeline).to_owned()).or_default().insert(pipeline);
         }
         inner.unsettled = Some(unsettled);
@@ -274,6 +278,7 @@ impl Fleet {
         let mut inner = self.lock();
         (inner.plans, inner.addressees, inner.unsettled) = Default::default();
         (inner.held, inner.gone, inner.pools) = Default::default();
+        inner.published.clear();
         self.stirred.clear();
         self.stirred_pools.clear();
     }

@@ -33,6 +33,17 @@ pub(super) fn before_it_by_any_plan<'a>(
     all.iter().filter(is_before)
 }
 
+/// Those of `all` that are ahead of `sidecar` along the flow: that lead to it, or have sources where neither leads to the other
+/// and it has none.
+pub(super) fn ahead<'a>(
+    sidecar: &'a SidecarPlan,
+    all: &'a [SidecarPlan],
+) -> impl Iterator<Item = &'a SidecarPlan> {
+    let has_sources_where_it_has_none = move |other| has_sources(other) && !has_sources(sidecar);
+    before_it_by_any_plan(sidecar, all)
+        .filter(move |other| leads(other, sidecar, all) || has_sources_where_it_has_none(other))
+}
+
 /// Whether a sidecar has sources that are no edges.
 pub(super) fn has_sources(sidecar: &SidecarPlan) -> bool {
     let is_own = |source: &Source| !matches!(source, Source::Edge(_));

@@ -23,10 +23,14 @@ use crate::{
 /// The kinds of object that keep the pods of a sidecar.
 pub(super) const WORKLOADS: [&str; 2] = ["Deployment", "StatefulSet"];
 
-/// Whether `plan` names owners that `old`, which runs, does not, while not all pods of theirs are there.
-pub(super) fn awaits_owners(plan: &Plan, old: &Plan, pods: impl Fn(&Account) -> Option<Pods>) -> bool {
+/// Whether `plan` names owners that `old`, which runs as far as it is known, does not, while not all pods of theirs are there.
+pub(super) fn awaits_owners(
+    plan: &Plan,
+    old: Option<&Plan>,
+    pods: impl Fn(&Account) -> Option<Pods>,
+) -> bool {
     let known = |edge: &str| {
-        let before = edge_sinks(old).find(|before| before.edge == edge);
+        let before = old.and_then(|old| edge_sinks(old).find(|before| before.edge == edge));
         before.map(owners).unwrap_or_default()
     };
     let has_new = |edge: &&EdgeSink| !owners(edge).is_subset(&known(&edge.edge));
@@ -80,17 +84,20 @@ mod tests {
     #[test]
     fn new_owners_are_told_when_all_of_them_are_there() {
         let (two, three) = (sender(2), sender(3));
-        assert!(awaits_owners(&three, &two, pods(2, 3)));
-        assert!(!awaits_owners(&three, &two, pods(3, 3)));
-        assert!(awaits_owners(&three, &two, |_| None), "of a set that was not seen yet nothing is known");
+        assert!(awaits_owners(&three, Some(&two), pods(2, 3)));
+        assert!(!awaits_owners(&three, Some(&two), pods(3, 3)));
+        assert!(
+            awaits_owners(&three, Some(&two), |_| None),
+            "of a set that was not seen yet nothing is known"
+        );
     }
 
     #[test]
     fn nothing_waits_where_nobody_is_new_however_few_are_there() {
         let (one, two, three) = (sender(1), sender(2), sender(3));
-        assert!(!awaits_owners(&two, &three, pods(1, 2)), "fewer than before");
-        assert!(!awaits_owners(&three, &three, pods(2, 3)), "as before");
-        assert!(!awaits_owners(&one, &two, pods(0, 1)), "any may take them");
-        assert!(awaits_owners(&two, &one, pods(0, 2)), "any could");
+        assert!(!awaits_owners(&two, Some(&three), pods(1, 2)), "fewer than before");
+        assert!(!awaits_owners(&three, Some(&three), pods(2, 3)), "as before");
+        assert!(!awaits_owners(&one, Some(&two), pods(0, 1)), "any may take them");
+        assert!(awaits_owners(&two, Some(&one), pods(0, 2)), "any could");
     }
 }

@@ -209,6 +209,8 @@ struct Team {
     hosting: Hosting,
     /// Those that run a part of an earlier plan that this one has no more.
     going: parting::Going,
+    /// Whom those run as that have said what they run, which is in no revision.
+    unknown: BTreeSet<Account>,
     /// This leader has told nobody anything of the pipeline yet.
     is_first: bool,
 }
@@ -249,12 +251,19 @@ impl Look<'_> {
     async fn team(&self, sidecars: Vec<SidecarPlan>) -> Result<Team, ReconcileError> {
         let (known, hosting) = self.with_hosts(&sidecars);
         let is_first = !self.context.fleet.is_published(&self.name);
-        self.recall(&known, &hosting).await?;
         let stay = known.iter().flat_map(|own| self.addressees(own, &hosting)).collect();
+        let unknown = self.recall(&known, &hosting, &stay).await?;
         let made = known.iter().filter(|own| !hosting.contains_key(&own.name)).map(|own| self.account(own));
         let names: Vec<&str> = known.iter().map(|own| own.name.as_str()).collect();
         let going = self.going(&stay, &made.collect(), &names);
-        Ok(Team { told: with_senders(known, &parting::senders(&going)), sidecars, hosting, going, is_first })
+        Ok(Team {
+            told: with_senders(known, &parting::senders(&going)),
+            sidecars,
+            hosting,
+            going,
+            unknown,
+            is_first,
+        })
     }
 
     /// The sidecars with whom the user's pods run as, and these pods.
@@ -424,7 +433,7 @@ impl Look<'_> {
         let running = running.map(|(team, sidecars)| Running {
             hash: &hash,
             is_suspended: self.is_suspended(),
-            parting: parting::names(&team.going),
+            parting: self.parting(team),
             sidecars,
         });
         let known = Known {

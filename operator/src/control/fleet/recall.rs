@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use sidestream_control::Plan;
+use sidestream_control::{Plan, Suspend};
 
-use super::{Account, Addressee, Fleet, Session, addressee};
+use super::{Account, Addressee, Fleet, Said, Session, addressee, namespace_of};
 
 /// What a connected sidecar says it runs of one pipeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,12 +15,14 @@ pub struct Runs {
     pub pod: String,
     /// The name of the content of its plan.
     pub hash: String,
+    /// What of it stands still.
+    pub suspend: Suspend,
 }
 
 impl Fleet {
-    /// Whether it has been said by this replica who runs something of `pipeline`.
+    /// Whether this replica has said who runs something of `pipeline`.
     pub fn is_published(&self, pipeline: &str) -> bool {
-        self.lock().addressees.contains_key(pipeline)
+        self.lock().published.contains(pipeline)
     }
 
     /// Whether it is told nothing for the sake of `pipeline`.
@@ -28,7 +30,7 @@ impl Fleet {
         self.lock().held.get(pipeline).is_some_and(|held| held.contains(addressee))
     }
 
-    /// What runs of `pipeline` in sidecars that say so, and have been told nothing of it.
+    /// What runs of `pipeline` in sidecars of its namespace that say so, and have been told nothing of it.
     pub fn untold(&self, pipeline: &str) -> Vec<Runs> {
         let inner = self.lock();
         let is_told = |session: &Session| {
@@ -36,10 +38,10 @@ impl Fleet {
             let own = [told(None), told(Some(session.pod.clone()))];
             own.into_iter().flatten().any(|plans| plans.contains_key(pipeline))
         };
-        let runs = inner.sessions.values().filter_map(|session| {
-            let (hash, None) = session.said.get(pipeline)?.applied.clone()? else { return None };
-            let (account, pod) = (session.account.clone(), session.pod.clone());
-            (!is_told(session)).then_some(Runs { account, pod, hash })
+        let near = inner.sessions.values().filter(|own| own.account.0 == namespace_of(pipeline));
+        let runs = near.filter(|session| !is_told(session)).filter_map(|session| {
+            let (hash, suspend) = session.said.get(pipeline)?.runs()?;
+            Some(Runs { account: session.account.clone(), pod: session.pod.clone(), hash, suspend })
         });
         runs.collect()
     }
@@ -50,5 +52,17 @@ impl Fleet {
         inner.plans.entry(own.clone()).or_default().entry(pipeline.to_owned()).or_insert(plan);
         inner.addressees.entry(pipeline.to_owned()).or_default().insert(own.clone());
         inner.held.entry(pipeline.to_owned()).or_default().insert(own);
+    }
+}
+
+impl Said {
+    /// Which plan it runs, and what of that stands still; none where it refused one, and did not say which it goes on with.
+    fn runs(&self) -> Option<(String, Suspend)> {
+        match (&self.drained, &self.halting, &self.applied) {
+            (Some((hash, _)), ..) => Some((hash.clone(), Suspend::Stop)),
+            (_, Some((hash, _)), _) => Some((hash.clone(), Suspend::StopSources)),
+            (_, _, Some((hash, None))) => Some((hash.clone(), Suspend::Run)),
+            _ => None,
+        }
     }
 }

@@ -120,13 +120,34 @@ impl Look<'_> {
         let is_known = |part: &Part<'_>| {
             is_heard(part) && !self.has_not_taken(part, team) && part.said.leaving.is_empty()
         };
-        if self.is_early() && !parts.iter().all(is_known) {
-            for (own, _) in team.going.iter().filter(|(_, plan)| plan.is_none()) {
-                partings.kept.extend(self.objects_of(own, None));
-                partings.held.insert(own.clone());
-            }
+        let is_clear = parts.iter().all(is_known);
+        for own in self.unknown(team).filter(|own| self.is_early() && (!is_clear || !self.may_go(own, team)))
+        {
+            partings.kept.extend(self.objects_of(own, None));
+            partings.held.insert(own.clone());
         }
         partings
+    }
+
+    /// Those that part of whom this leader does not know what they run.
+    pub(super) fn unknown<'t>(&self, team: &'t Team) -> impl Iterator<Item = &'t Addressee> {
+        team.going.iter().filter(|(_, plan)| plan.is_none()).map(|(own, _)| own)
+    }
+
+    /// The names of those that part; of one that is not known, whom it runs as.
+    pub(super) fn parting(&self, team: &Team) -> Vec<String> {
+        let unknown = self.unknown(team).filter(|own| self.may_speak(own)).map(|own| own.account.1.clone());
+        team.going.values().flatten().map(|plan| plan.sidecar.clone()).chain(unknown).collect()
+    }
+
+    /// Whether nothing more is to be heard of one that is not known: it has no pods, or has said all it can.
+    pub(super) fn may_go(&self, own: &Addressee, team: &Team) -> bool {
+        team.unknown.contains(&own.account) || !self.may_speak(own)
+    }
+
+    /// Whether one that is not known has pods.
+    pub(super) fn may_speak(&self, own: &Addressee) -> bool {
+        self.context.pods_of(&self.name, &own.account).is_some_and(|pods| pods > 0)
     }
 
     /// Whether something may still come from a sidecar by an edge into one that parts.
@@ -154,11 +175,6 @@ impl Look<'_> {
         let all = self.context.observed.all(&self.name).into_iter();
         all.filter(|((_, other), _)| *other == name).map(|(key, _)| key).collect()
     }
-}
-
-/// The names of those that part, as far as this leader knows them.
-pub(super) fn names(going: &Going) -> Vec<String> {
-    going.values().flatten().map(|plan| plan.sidecar.clone()).collect()
 }
 
 /// Those of them that were made by the operator, as their receivers' objects know them: not whose keys they own.

@@ -1,27 +1,60 @@
 //! What the sidecars of a pipeline run that a new leader has told nothing yet, found among the revisions that are kept.
 //!
 //! What it says it runs by the name of its content is what it was told: from then on it is followed as if this leader had told
-//! it that. What an earlier leader told for a while only, with edges beside that leave, is in no revision and not found.
+//! it that. What an earlier leader told for a while only, with edges beside that leave or the senders that part, is in no
+//! revision and not found; nor is what goes on in one that has refused the last plan. Such a one is told nothing for a while, and
+//! neither is one that has not spoken.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, slice, sync::Arc};
 
-use sidestream_control::{Plan, Suspend};
-use sidestream_crds::SidecarPlan;
-use sidestream_desired::plan_hash;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use sidestream_control::Plan;
+use sidestream_crds::{PipelineStatus, SidecarPlan};
+use sidestream_desired::{edge_sinks, hash, plan_hash};
+use sidestream_plan::stage::EdgeSink;
 
-use super::{Hosting, Look, ReconcileError};
-use crate::control::{Addressee, Runs};
+use super::{Hosting, Look, Part, ReconcileError, Team};
+use crate::{
+    control::{Account, Addressee, Runs},
+    controllers::order,
+    status::is_heard,
+};
+
+/// The sidecars of one revision, each by the name of its content, and where they run.
+struct Sidecars {
+    all: Vec<(String, SidecarPlan)>,
+    hosting: Hosting,
+}
+
+impl Sidecars {
+    fn new(all: &[SidecarPlan], hosting: Hosting) -> Self {
+        Self { all: all.iter().map(|own| (plan_hash(&own.plan), own.clone())).collect(), hosting }
+    }
+}
 
 impl Look<'_> {
-    /// Has the fleet know what was told to those that run something else than their part of `new`, hosted by these pods. What
-    /// is suspended is left alone: it would be told to run.
-    pub(super) async fn recall(&self, new: &[SidecarPlan], hosting: &Hosting) -> Result<(), ReconcileError> {
-        if !self.is_early() || self.is_suspended() {
-            return Ok(());
+    /// Has the fleet know what was told to those that run something else than their part of `new`. Gives back whom those run as
+    /// of whom it is not found. Where the pipeline is suspended that is asked only of those that it has no more, which are not
+    /// of `stay`: of the others, who says that it has stopped is believed.
+    pub(super) async fn recall(
+        &self,
+        new: &[SidecarPlan],
+        hosting: &Hosting,
+        stay: &BTreeSet<Addressee>,
+    ) -> Result<BTreeSet<Account>, ReconcileError> {
+        if !self.is_early() {
+            return Ok(BTreeSet::new());
         }
         let fleet = &self.context.fleet;
         let mut unknown = fleet.untold(&self.name);
-        unknown.retain(|runs| self.told_by(runs, new, hosting).is_none());
+        if unknown.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let new = Sidecars::new(new, hosting.clone());
+        // Where one pod of an account has the new plan already, the others are not told that they all have another.
+        let up_to_date: Vec<Addressee> =
+            unknown.iter().filter_map(|runs| Some(self.told_by(runs, &new)?.0)).collect();
+        unknown.retain(|runs| self.told_by(runs, &new).is_none());
         let mut revisions = self.revisions();
         revisions.sort_by_key(|(_, number)| std::cmp::Reverse(*number));
         for (revision, _) in revisions {
@@ -30,27 +63,84 @@ impl Look<'_> {
             }
             let Some(sidecars) = self.kept(&revision).await? else { continue };
             let (sidecars, hosting) = self.with_hosts(&sidecars);
+            let kept = Sidecars::new(&sidecars, hosting);
             unknown.retain(|runs| {
-                let told = self.told_by(runs, &sidecars, &hosting);
+                let is_left_alone =
+                    |own: &Addressee| up_to_date.contains(own) || self.is_suspended() && stay.contains(own);
+                let told = self.told_by(runs, &kept).filter(|(own, _)| !is_left_alone(own));
                 told.map(|(own, plan)| fleet.recall(&self.name, own, plan)).is_none()
             });
         }
-        Ok(())
+        Ok(unknown.into_iter().map(|runs| runs.account).collect())
     }
 
-    /// What one that runs something was told when these were the sidecars, in these pods; none where it ran none of them.
-    fn told_by(
+    /// Whether a sidecar that this leader has told nothing yet may run another plan than the new one, which it is not to lose
+    /// yet: by its edges some may still come, until those that may send have taken the new plan and have nothing left; or it
+    /// knows who owns which keys, and the new owners are not there. Only for a while, since it is not known here which it is.
+    pub(super) fn may_go_on(
         &self,
-        runs: &Runs,
-        sidecars: &[SidecarPlan],
-        hosting: &Hosting,
-    ) -> Option<(Addressee, Arc<Plan>)> {
-        let account = runs.account.clone();
-        let mut sidecars = sidecars.iter().filter(|own| plan_hash(&own.plan) == runs.hash);
-        sidecars.find_map(|sidecar| {
+        sidecar: &SidecarPlan,
+        own: &Addressee,
+        team: &Team,
+        parts: &[Part<'_>],
+    ) -> bool {
+        let fleet = &self.context.fleet;
+        let Some(part) = parts.iter().find(|part| part.sidecar.name == sidecar.name) else { return false };
+        let (said, is_heard_of) = match &own.pod {
+            None => (part.said.clone(), is_heard(part)),
+            Some(_) => {
+                let said = fleet.acknowledged(slice::from_ref(own), &self.name, &plan_hash(&sidecar.plan));
+                let is_heard_of = said.heard > 0;
+                (said, is_heard_of)
+            }
+        };
+        let is_silent = !is_heard_of && self.was_there(own, team);
+        if !self.is_early() || said.refused.is_some() || said.heard <= said.applied && !is_silent {
+            return false;
+        }
+        if is_silent && (self.may_have_lost(sidecar, own, team) || self.awaits_owners(sidecar, None)) {
+            return true;
+        }
+        let named = |name: &str| parts.iter().find(|part| part.sidecar.name == name);
+        let mut before = order::before_it_by_any_plan(sidecar, &team.told).filter_map(|own| named(&own.name));
+        let mut ahead = order::ahead(sidecar, &team.told).filter_map(|own| named(&own.name));
+        let mut others = parts.iter().filter(|part| part.sidecar.name != sidecar.name);
+        before.any(|part| !is_heard(part))
+            || !self.is_suspended() && ahead.any(|part| self.has_not_taken(part, team))
+            || others.any(|part| !part.said.leaving.is_empty())
+    }
+
+    /// Whether one that parts sends to it by an edge that the new plan does not have, or may do.
+    fn may_have_lost(&self, sidecar: &SidecarPlan, own: &Addressee, team: &Team) -> bool {
+        let mut going = team.going.values().flatten().filter_map(|plan| plan.unwrap().ok());
+        let is_lost = |edge: &EdgeSink| {
+            (&edge.to.namespace, &edge.to.name) == (&own.account.0, &own.account.1)
+                && sidecar.plan.stage(&edge.edge).is_none()
+        };
+        self.unknown(team).any(|own| !self.may_go(own, team))
+            || going.any(|plan| edge_sinks(&plan).any(is_lost))
+    }
+
+    /// Whether another leader may have told it something else than the new plan. Of what this one has seen begin, or what ran
+    /// whole by the new plan before, there is nothing.
+    fn was_there(&self, own: &Addressee, team: &Team) -> bool {
+        let ran_whole = |status: &PipelineStatus| {
+            let is_ready = |own: &Condition| own.type_ == "Ready" && own.status == "True";
+            status.plan.as_ref() == Some(&hash(&team.sidecars)) && status.conditions.iter().any(is_ready)
+        };
+        (team.is_first || self.context.fleet.is_held(own, &self.name))
+            && self.revisions().len() > 1
+            && !self.resource.status.as_ref().is_some_and(ran_whole)
+    }
+
+    /// What one that runs something was told when these were the sidecars; none where it ran none of them.
+    fn told_by(&self, runs: &Runs, sidecars: &Sidecars) -> Option<(Addressee, Arc<Plan>)> {
+        let hosting = &sidecars.hosting;
+        let mut same = sidecars.all.iter().filter(|(hash, _)| *hash == runs.hash);
+        same.find_map(|(hash, sidecar)| {
             let pod = hosting.contains_key(&sidecar.name).then(|| runs.pod.clone());
-            let own = Addressee { account: account.clone(), pod };
-            let plan = || Plan::wrap(&sidecar.plan, runs.hash.clone(), &sidecar.name, Suspend::Run);
+            let own = Addressee { account: runs.account.clone(), pod };
+            let plan = || Plan::wrap(&sidecar.plan, hash.clone(), &sidecar.name, runs.suspend);
             self.addressees(sidecar, hosting).contains(&own).then(|| (own, Arc::new(plan())))
         })
     }

@@ -97,11 +97,14 @@ impl Look<'_> {
                     let new = Arc::new(stance.wrap(sidecar));
                     for own in addressees {
                         let old = fleet.plan(&own, &self.name).filter(|_| is_running).map(running);
-                        if is_running && old.is_none() && self.may_still_receive(sidecar, &own, team, parts) {
+                        if is_running && old.is_none() && self.may_go_on(sidecar, &own, team, parts) {
                             held.insert(own);
                             continue;
                         }
-                        let waits = waits || is_running && self.awaits_owners(sidecar, old.as_deref());
+                        let awaits_owners = |old: &Arc<Plan>| {
+                            old.unwrap().is_ok_and(|old| self.awaits_owners(sidecar, Some(&old)))
+                        };
+                        let waits = waits || is_running && old.as_ref().is_some_and(awaits_owners);
                         let told = match waits {
                             true => old,
                             false => self.for_senders(sidecar, &own, old, team, parts),
@@ -133,7 +136,9 @@ impl Look<'_> {
         }
         let parting = team.going.values().flatten().filter_map(|plan| plan.unwrap().ok());
         let parting: Vec<_> = parting.collect();
-        let may_part = |edge: &str| parting.iter().any(|plan| edges_out(plan).any(|own| own == edge));
+        let is_unknown = self.unknown(team).any(|own| self.may_speak(own));
+        let may_part =
+            |edge: &str| is_unknown || parting.iter().any(|plan| edges_out(plan).any(|own| own == edge));
         let (closed, open): (Vec<&str>, Vec<&str>) = edges_in(&sidecar.plan)
             .partition(|edge| !may_part(edge) && senders(edge, parts).all(|sender| has_closed(sender, edge)));
         if open.is_empty() {
@@ -176,33 +181,6 @@ impl Look<'_> {
             is_refused |= said.refused.is_some();
         }
         !is_refused && has_not(&part.said, applied)
-    }
-
-    /// Whether a sidecar that this leader has told nothing yet may run another plan, by whose edges some may still come: those
-    /// that may send have not all said that nothing does, nor taken the new plan. Only for a while, since it is not known here
-    /// which plan that is.
-    fn may_still_receive(
-        &self,
-        sidecar: &SidecarPlan,
-        own: &Addressee,
-        team: &Team,
-        parts: &[Part<'_>],
-    ) -> bool {
-        let part = |name: &str| parts.iter().find(|part| part.sidecar.name == name);
-        // Of what this leader has seen begin, there is nothing that another has told.
-        let was_there =
-            || (team.is_first || self.context.fleet.is_held(own, &self.name)) && self.revisions().len() > 1;
-        let may_run_another = |part: &Part<'_>| {
-            let said = &part.said;
-            said.refused.is_none() && (said.heard > said.applied || !is_heard(part) && was_there())
-        };
-        if !self.is_early() || !part(&sidecar.name).is_some_and(may_run_another) {
-            return false;
-        }
-        let mut others = parts.iter().filter(|part| part.sidecar.name != sidecar.name);
-        let mut before = order::before_it_by_any_plan(sidecar, &team.told).filter_map(|own| part(&own.name));
-        before.any(|part| !is_heard(part) || !self.is_suspended() && self.has_not_taken(part, team))
-            || others.any(|part| !part.said.leaving.is_empty())
     }
 
     /// Whether something may still come from a sidecar by an edge of `receiver`'s that its new plan does not have. What is not
@@ -258,8 +236,12 @@ impl Look<'_> {
         let mut leaving = of(&|edge| others().any(|part| self.may_send(part, edge, sidecar, team)));
         // Of those behind it in a circle, and of those that part, nobody waits to have taken anything.
         let sending = of(&|edge| {
+            let is_from = |own: &Addressee| {
+                edge.from.iter().any(|from| (&from.namespace, &from.name) == (&own.account.0, &own.account.1))
+            };
             let mut going = team.going.values().flatten();
-            going.any(|plan| sends(plan, &edge.edge, &own.account))
+            self.unknown(team).any(is_from)
+                || going.any(|plan| sends(plan, &edge.edge, &own.account))
                 || others().any(|part| self.sends_by(part, &edge.edge, &own.account, team))
         });
         let mut holds = lock(&self.context.holds);
@@ -290,13 +272,12 @@ impl Look<'_> {
         });
     }
 
-    /// Whether a sidecar goes on with `old`, the plan it has: some who are to own what it sends are not there yet.
-    fn awaits_owners(&self, sidecar: &SidecarPlan, old: Option<&Plan>) -> bool {
-        let old = old.filter(|_| has_owners(&sidecar.plan)).and_then(|old| old.unwrap().ok());
-        let Some(old) = old else { return false };
-        awaits_owners(&sidecar.plan, &old, |receiver| {
-            Some(self.context.observed.get(&self.name, &("StatefulSet", receiver.name.clone()))?.pods)
-        })
+    /// Whether some who are to own what a sidecar sends, and by `old`, the plan it has, did not, are not there yet.
+    pub(super) fn awaits_owners(&self, sidecar: &SidecarPlan, old: Option<&sidestream_plan::Plan>) -> bool {
+        has_owners(&sidecar.plan)
+            && awaits_owners(&sidecar.plan, old, |receiver| {
+                Some(self.context.observed.get(&self.name, &("StatefulSet", receiver.name.clone()))?.pods)
+            })
     }
 
     /// What a sidecar has been told by this leader.
