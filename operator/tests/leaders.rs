@@ -202,6 +202,66 @@ spec:
     assert_eq!(edges_into(&hub), [""; 0]);
 }
 
+/// All of it in the sidecar that was there to send; the other one parts.
+const WITHOUT_HUB: &str = "
+apiVersion: sidestream.dev/v1alpha1
+kind: Pipeline
+metadata: {name: hello}
+spec:
+  sidecars: [{name: door, workload: {}}]
+  stages:
+  - {name: tick, source: {generator: {rate: 10}}}
+  - {name: show, sink: {console: {}}}
+";
+
+fn has_objects_of_hub(server: &Server) -> bool {
+    server.objects().into_keys().any(|path| path.ends_with("/hello-hub-spl"))
+}
+
+#[tokio::test]
+async fn one_that_parts_and_has_not_spoken_stays_while_it_has_pods() {
+    let (server, operator, [by_door, by_hub]) = edited_without_a_leader(WITHOUT_HUB).await;
+    let door = operator.connect("hello-door-spl", "hello-door-spl-1");
+    runs(&door, &by_door);
+    operator.settle("hello").await;
+    answers(&door);
+    operator.settle("hello").await;
+    assert!(has_objects_of_hub(&server), "it may have something");
+    let hub = operator.connect("hello-hub-spl", "hello-hub-spl-1");
+    runs(&hub, &by_hub);
+    operator.settle("hello").await;
+    assert_eq!(hub.plans().unwrap()[0].stance(), Suspend::Stop, "nobody sends to it");
+    assert!(has_objects_of_hub(&server));
+    world::drained(&hub, &by_hub);
+    operator.settle("hello").await;
+    assert!(!has_objects_of_hub(&server));
+}
+
+#[tokio::test]
+async fn a_pipeline_has_not_drained_while_one_that_parts_has_not_spoken() {
+    let suspended = WITHOUT_HUB.replace("  sidecars:", "  suspend: true\n  sidecars:");
+    let (server, operator, [_, by_hub]) = edited_without_a_leader(&suspended).await;
+    let is_drained = || {
+        let pipeline = server.get("/apis/sidestream.dev/v1alpha1/namespaces/shop/pipelines/hello").unwrap();
+        let conditions = pipeline["status"]["conditions"].as_array().unwrap();
+        conditions.iter().any(|one| one["type"] == "Drained" && one["status"] == "True")
+    };
+    server.makes_ready("/apis/apps/v1/namespaces/shop/deployments/hello-door-spl");
+    let door = operator.connect("hello-door-spl", "hello-door-spl-1");
+    operator.settle("hello").await;
+    world::drained(&door, &told(&door));
+    operator.settle("hello").await;
+    assert!(!is_drained(), "of the other one nothing is known");
+    let hub = operator.connect("hello-hub-spl", "hello-hub-spl-1");
+    runs(&hub, &by_hub);
+    operator.settle("hello").await;
+    assert_eq!(hub.plans().unwrap()[0].stance(), Suspend::Stop);
+    assert!(!is_drained());
+    world::drained(&hub, &by_hub);
+    operator.settle("hello").await;
+    assert!(is_drained());
+}
+
 #[tokio::test]
 async fn receivers_side_by_side_do_not_wait_for_each_other() {
     let both = TWO

@@ -121,3 +121,25 @@ async fn a_set_goes_with_its_sidecar() {
     operator.settle_for_good("hello").await;
     assert_eq!(server.get(SET), None);
 }
+
+#[tokio::test]
+async fn a_new_leader_tells_senders_of_owners_that_are_there_only() {
+    let (server, before, door, hub) = running(2, SET).await;
+    server.makes_ready("/apis/apps/v1/namespaces/shop/deployments/hello-door-spl");
+    let two = told(&door);
+    drop((before, door, hub));
+    server.user_applies(&pods(3));
+    let operator = Operator::new(&server).seeing();
+    operator.context.fleet.expect(["shop/hello".into()]);
+    operator.settle("hello").await;
+    let (door, _hub) = operator.connect_door_and_hub();
+    operator.settle("hello").await;
+    assert!(door.plans().is_none(), "nobody knows whom it knows, and the third is not there");
+    let (pipeline, hash) = ("shop/hello".into(), two.clone());
+    door.report(Report::Applied(Applied { pipeline, hash, error: None }));
+    operator.settle("hello").await;
+    assert_eq!(told(&door), two);
+    server.makes_ready(SET);
+    operator.settle("hello").await;
+    assert_ne!(told(&door), two);
+}
