@@ -2,27 +2,12 @@
 
 mod world;
 
-use sidestream_control::{Applied, Report, Suspend};
-use sidestream_desired::edges_in;
+use sidestream_control::Suspend;
 use sidestream_operator::control::Connected;
-use world::{Death, Operator, Server, leaves};
-
-const TWO: &str = "
-apiVersion: sidestream.dev/v1alpha1
-kind: Pipeline
-metadata: {name: hello}
-spec:
-  sidecars: [{name: door, workload: {}}, {name: hub, workload: {}}]
-  stages:
-  - {name: tick, sidecar: door, source: {generator: {rate: 10}}}
-  - {name: show, sidecar: hub, sink: {console: {}}}
-";
-
-/// Another stage is the first behind the edge, so the edge is another one.
-fn with_another_edge() -> String {
-    let even = "  - {name: even, sidecar: hub, process: {sample: {every: 2}}}\n  - {name: show";
-    TWO.replace("  - {name: show", even)
-}
+use world::{
+    Death, Operator, Server, leaves,
+    two::{TWO, edges_into, runs, told, with_another_edge},
+};
 
 /// A pipeline of two ran under the leader before; which plans its sidecars had. Its pods are there.
 async fn ran() -> (Server, [String; 2]) {
@@ -55,22 +40,6 @@ async fn edited_without_a_leader(edited: &str) -> (Server, Operator, [String; 2]
     (server, operator, ran)
 }
 
-/// The plan that the sidecar is told.
-fn told(sidecar: &Connected) -> String {
-    sidecar.plans().unwrap().remove(0).hash
-}
-
-/// The edges into it, by that plan.
-fn edges_into(sidecar: &Connected) -> Vec<String> {
-    let plan = sidecar.plans().unwrap().remove(0).unwrap().unwrap();
-    edges_in(&plan).map(str::to_owned).collect()
-}
-
-fn runs(sidecar: &Connected, hash: &str) {
-    let (pipeline, hash) = ("shop/hello".into(), hash.into());
-    sidecar.report(Report::Applied(Applied { pipeline, hash, error: None }));
-}
-
 /// It runs what it is told.
 fn answers(sidecar: &Connected) {
     runs(sidecar, &told(sidecar));
@@ -80,11 +49,9 @@ fn answers(sidecar: &Connected) {
 async fn nothing_changes_for_a_receiver_before_those_that_send_to_it_have_spoken() {
     let server = Server::default();
     server.user_applies(TWO);
-    let operator = Operator::new(&server).seeing();
-    operator.context.fleet.expect(["shop/hello".into()]);
+    let operator = leads(&server);
     let hub = operator.connect("hello-hub-spl", "hello-hub-spl-1");
-    let (pipeline, hash) = ("shop/hello".into(), "before".into());
-    hub.report(Report::Applied(Applied { pipeline, hash, error: None }));
+    runs(&hub, "before");
     operator.settle("hello").await;
     operator.settle("hello").await;
     assert!(hub.plans().is_none(), "the one before it has not said whether some is on its way");

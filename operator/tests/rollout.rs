@@ -3,20 +3,11 @@
 mod world;
 
 use sidestream_control::{Applied, Report};
-use sidestream_desired::edges_in;
 use sidestream_operator::control::Connected;
-use world::{Operator, Server, leaves};
-
-const TWO: &str = "
-apiVersion: sidestream.dev/v1alpha1
-kind: Pipeline
-metadata: {name: hello}
-spec:
-  sidecars: [{name: door, workload: {}}, {name: hub, workload: {}}]
-  stages:
-  - {name: tick, sidecar: door, source: {generator: {rate: 10}}}
-  - {name: show, sidecar: hub, sink: {console: {}}}
-";
+use world::{
+    Operator, Server, leaves,
+    two::{TWO, edges_into, told, with_another_edge},
+};
 
 /// The pipeline of two, which both of its sidecars run.
 async fn running() -> (Server, Operator, Connected, Connected) {
@@ -30,23 +21,6 @@ async fn running() -> (Server, Operator, Connected, Connected) {
     answers(&door, None);
     answers(&hub, None);
     (server, operator, door, hub)
-}
-
-/// Another stage is the first behind the edge, so the edge is another one.
-fn with_another_edge() -> String {
-    let even = "  - {name: even, sidecar: hub, process: {sample: {every: 2}}}\n  - {name: show";
-    TWO.replace("  - {name: show", even)
-}
-
-/// The plan that the sidecar is told.
-fn told(sidecar: &Connected) -> String {
-    sidecar.plans().unwrap().remove(0).hash
-}
-
-/// The edges into it, by that plan.
-fn edges_into(sidecar: &Connected) -> Vec<String> {
-    let plan = sidecar.plans().unwrap().remove(0).unwrap().unwrap();
-    edges_in(&plan).map(str::to_owned).collect()
 }
 
 fn answers(sidecar: &Connected, error: Option<&str>) {

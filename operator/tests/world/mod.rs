@@ -34,6 +34,8 @@ use sidestream_operator::{
 };
 use tokio::sync::watch;
 
+pub mod two;
+
 /// The simplest Pipeline.
 pub const HELLO: &str = "
 apiVersion: sidestream.dev/v1alpha1
