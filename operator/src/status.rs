@@ -179,12 +179,9 @@ fn ready(known: &Known<'_>, before: &PipelineStatus) -> Said {
         return ("Ready", Is::True, "Running", "every stage runs".into());
     };
     // A replica that has just become the leader does not know yet what the sidecars will say.
-    let was = before.conditions.iter().find(|condition| condition.type_ == "Ready");
-    if let Some(was) = was.filter(|_| reason == "NotConnected" && known.is_early)
-        && before.plan.as_deref() == Some(running.hash)
-        && was.status == "True"
-    {
-        return ("Ready", Is::True, "Running", was.message.clone());
+    let was = was_ready(Some(before), running.hash).filter(|_| reason == "NotConnected" && known.is_early);
+    if let Some(message) = was {
+        return ("Ready", Is::True, "Running", message.to_owned());
     }
     ("Ready", is, reason, message)
 }
@@ -349,6 +346,12 @@ pub fn was_drained(before: Option<&PipelineStatus>, generation: Option<i64>, has
     let Some(before) = before.filter(|before| before.plan.as_deref() == Some(hash)) else { return false };
     let said = before.conditions.iter().find(|condition| condition.type_ == "Drained");
     said.is_some_and(|said| said.status == "True" && said.observed_generation == generation)
+}
+
+/// The message of the status `before` where it says that this plan ran whole.
+pub fn was_ready<'a>(before: Option<&'a PipelineStatus>, hash: &str) -> Option<&'a str> {
+    let before = before.filter(|before| before.plan.as_deref() == Some(hash));
+    said(before, "Ready").filter(|(is, ..)| *is == "True").map(|(_, _, message)| message)
 }
 
 /// Only of what is suspended. True when as many pods as each sidecar should have, and all that are connected, have said of

@@ -212,9 +212,10 @@ impl Fleet {
     }
 
     /// `pipeline` is gone. Those that were made for it go with it: each runs it until its pod ends, so that nothing on its way
-    /// to them is lost, and their plan is forgotten when the last of them has gone and nothing is left to make another (`expected` says how many pods there are). Pods
-    /// of the user's are told to stop it along its edges, and when `is_over`, at once. True while some are still waited for:
-    /// then it is to be withdrawn once more whenever one of them says something.
+    /// to them is lost, and their plan is forgotten when the last of them has gone and nothing is left to make another, of
+    /// which `expected` says how many pods there are. Pods of the user's are told to stop it along its edges, and when
+    /// `is_over`, at once. True while some are still waited for: then it is to be withdrawn once more whenever one of them
+    /// says something.
     pub fn withdraw(
         &self,
         pipeline: &str,

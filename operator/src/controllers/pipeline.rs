@@ -210,7 +210,7 @@ struct Team {
     /// Those that run a part of an earlier plan that this one has no more.
     going: parting::Going,
     /// Whom those run as that have said what they run, which is in no revision.
-    unknown: BTreeSet<Account>,
+    not_found: BTreeSet<Account>,
     /// This leader has told nobody anything of the pipeline yet.
     is_first: bool,
 }
@@ -252,7 +252,7 @@ impl Look<'_> {
         let (known, hosting) = self.with_hosts(&sidecars);
         let is_first = !self.context.fleet.is_published(&self.name);
         let stay = known.iter().flat_map(|own| self.addressees(own, &hosting)).collect();
-        let unknown = self.recall(&known, &hosting, &stay).await?;
+        let not_found = self.recall(&known, &hosting, &stay).await?;
         let made = known.iter().filter(|own| !hosting.contains_key(&own.name)).map(|own| self.account(own));
         let names: Vec<&str> = known.iter().map(|own| own.name.as_str()).collect();
         let going = self.going(&stay, &made.collect(), &names);
@@ -261,7 +261,7 @@ impl Look<'_> {
             sidecars,
             hosting,
             going,
-            unknown,
+            not_found,
             is_first,
         })
     }

@@ -52,7 +52,8 @@ impl Fleet {
 }
 
 impl Inner {
-    /// What each of those that ran `pipeline` is told now. `expected`: how many pods of an account there are, where more may come.
+    /// What each of those that ran `pipeline` is told now. `expected`: how many pods of an account there are, where more may
+    /// come.
     pub(super) fn farewells(
         &self,
         pipeline: &str,

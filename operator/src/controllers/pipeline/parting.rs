@@ -142,7 +142,7 @@ impl Look<'_> {
 
     /// Whether nothing more is to be heard of one that is not known: it has no pods, or has said all it can.
     pub(super) fn may_go(&self, own: &Addressee, team: &Team) -> bool {
-        team.unknown.contains(&own.account) || !self.may_speak(own)
+        team.not_found.contains(&own.account) || !self.may_speak(own)
     }
 
     /// Whether one that is not known has pods.

@@ -7,28 +7,27 @@
 
 use std::{collections::BTreeSet, slice, sync::Arc};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use sidestream_control::Plan;
-use sidestream_crds::{PipelineStatus, SidecarPlan};
+use sidestream_crds::SidecarPlan;
 use sidestream_desired::{edge_sinks, hash, plan_hash};
 use sidestream_plan::stage::EdgeSink;
 
-use super::{Hosting, Look, Part, ReconcileError, Team};
+use super::{Hosting, Look, Part, ReconcileError, Team, told::is_same};
 use crate::{
     control::{Account, Addressee, Runs},
     controllers::order,
-    status::is_heard,
+    status::{is_heard, was_ready},
 };
 
 /// The sidecars of one revision, each by the name of its content, and where they run.
-struct Sidecars {
-    all: Vec<(String, SidecarPlan)>,
-    hosting: Hosting,
+struct Sidecars<'a> {
+    all: Vec<(String, &'a SidecarPlan)>,
+    hosting: &'a Hosting,
 }
 
-impl Sidecars {
-    fn new(all: &[SidecarPlan], hosting: Hosting) -> Self {
-        Self { all: all.iter().map(|own| (plan_hash(&own.plan), own.clone())).collect(), hosting }
+impl<'a> Sidecars<'a> {
+    fn new(all: &'a [SidecarPlan], hosting: &'a Hosting) -> Self {
+        Self { all: all.iter().map(|own| (plan_hash(&own.plan), own)).collect(), hosting }
     }
 }
 
@@ -50,7 +49,7 @@ impl Look<'_> {
         if unknown.is_empty() {
             return Ok(BTreeSet::new());
         }
-        let new = Sidecars::new(new, hosting.clone());
+        let new = Sidecars::new(new, hosting);
         // Where one pod of an account has the new plan already, the others are not told that they all have another.
         let up_to_date: Vec<Addressee> =
             unknown.iter().filter_map(|runs| Some(self.told_by(runs, &new)?.0)).collect();
@@ -63,7 +62,7 @@ impl Look<'_> {
             }
             let Some(sidecars) = self.kept(&revision).await? else { continue };
             let (sidecars, hosting) = self.with_hosts(&sidecars);
-            let kept = Sidecars::new(&sidecars, hosting);
+            let kept = Sidecars::new(&sidecars, &hosting);
             unknown.retain(|runs| {
                 let is_left_alone =
                     |own: &Addressee| up_to_date.contains(own) || self.is_suspended() && stay.contains(own);
@@ -113,10 +112,8 @@ impl Look<'_> {
     /// Whether one that parts sends to it by an edge that the new plan does not have, or may do.
     fn may_have_lost(&self, sidecar: &SidecarPlan, own: &Addressee, team: &Team) -> bool {
         let mut going = team.going.values().flatten().filter_map(|plan| plan.unwrap().ok());
-        let is_lost = |edge: &EdgeSink| {
-            (&edge.to.namespace, &edge.to.name) == (&own.account.0, &own.account.1)
-                && sidecar.plan.stage(&edge.edge).is_none()
-        };
+        let is_lost =
+            |edge: &EdgeSink| is_same(&edge.to, &own.account) && sidecar.plan.stage(&edge.edge).is_none();
         self.unknown(team).any(|own| !self.may_go(own, team))
             || going.any(|plan| edge_sinks(&plan).any(is_lost))
     }
@@ -124,18 +121,14 @@ impl Look<'_> {
     /// Whether another leader may have told it something else than the new plan. Of what this one has seen begin, or what ran
     /// whole by the new plan before, there is nothing.
     fn was_there(&self, own: &Addressee, team: &Team) -> bool {
-        let ran_whole = |status: &PipelineStatus| {
-            let is_ready = |own: &Condition| own.type_ == "Ready" && own.status == "True";
-            status.plan.as_ref() == Some(&hash(&team.sidecars)) && status.conditions.iter().any(is_ready)
-        };
         (team.is_first || self.context.fleet.is_held(own, &self.name))
             && self.revisions().len() > 1
-            && !self.resource.status.as_ref().is_some_and(ran_whole)
+            && was_ready(self.resource.status.as_ref(), &hash(&team.sidecars)).is_none()
     }
 
     /// What one that runs something was told when these were the sidecars; none where it ran none of them.
-    fn told_by(&self, runs: &Runs, sidecars: &Sidecars) -> Option<(Addressee, Arc<Plan>)> {
-        let hosting = &sidecars.hosting;
+    fn told_by(&self, runs: &Runs, sidecars: &Sidecars<'_>) -> Option<(Addressee, Arc<Plan>)> {
+        let hosting = sidecars.hosting;
         let mut same = sidecars.all.iter().filter(|(hash, _)| *hash == runs.hash);
         same.find_map(|(hash, sidecar)| {
             let pod = hosting.contains_key(&sidecar.name).then(|| runs.pod.clone());

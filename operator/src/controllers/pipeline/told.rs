@@ -12,7 +12,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use sidestream_control::{Plan, Suspend};
 use sidestream_crds::{SidecarPlan, with_leaving};
 use sidestream_desired::{edge_sinks, edge_sources, edges_in, edges_out, hash, plan_hash};
-use sidestream_plan::stage::{EdgeSink, EdgeSource};
+use sidestream_plan::stage::{self, EdgeSink, EdgeSource};
 
 use super::{Look, Team, lock};
 use crate::{
@@ -68,10 +68,18 @@ fn is_beside(told: &Plan, sidecar: &SidecarPlan) -> bool {
 
 /// Whether a plan, as it is told, sends to `receiver` by `edge`.
 fn sends(plan: &Plan, edge: &str, receiver: &Account) -> bool {
-    let is_it = |sink: &EdgeSink| {
-        sink.edge == edge && (&sink.to.namespace, &sink.to.name) == (&receiver.0, &receiver.1)
-    };
+    let is_it = |sink: &EdgeSink| sink.edge == edge && is_same(&sink.to, receiver);
     plan.unwrap().is_ok_and(|plan| edge_sinks(&plan).any(is_it))
+}
+
+/// Whether an account of a plan is this one.
+pub(super) fn is_same(own: &stage::Account, account: &Account) -> bool {
+    (&own.namespace, &own.name) == (&account.0, &account.1)
+}
+
+/// Whether `edge` lets this account in.
+fn is_from(edge: &EdgeSource, account: &Account) -> bool {
+    edge.from.iter().any(|from| is_same(from, account))
 }
 
 /// Those that send by `edge`.
@@ -195,12 +203,11 @@ impl Look<'_> {
 
     /// Whether a sidecar runs as one of those that may send by `edge`.
     pub(super) fn is_sender(&self, part: &Part<'_>, edge: &EdgeSource, team: &Team) -> bool {
-        let is_from = |(namespace, name): &Account| {
-            edge.from.iter().any(|own| own.namespace == *namespace && own.name == *name)
-        };
         match team.hosting.get(&part.sidecar.name) {
-            Some(_) => self.addressees(part.sidecar, &team.hosting).iter().any(|own| is_from(&own.account)),
-            None => is_from(&self.account(part.sidecar)),
+            Some(_) => {
+                self.addressees(part.sidecar, &team.hosting).iter().any(|own| is_from(edge, &own.account))
+            }
+            None => is_from(edge, &self.account(part.sidecar)),
         }
     }
 
@@ -236,9 +243,7 @@ impl Look<'_> {
         let mut leaving = of(&|edge| others().any(|part| self.may_send(part, edge, sidecar, team)));
         // Of those behind it in a circle, and of those that part, nobody waits to have taken anything.
         let sending = of(&|edge| {
-            let is_from = |own: &Addressee| {
-                edge.from.iter().any(|from| (&from.namespace, &from.name) == (&own.account.0, &own.account.1))
-            };
+            let is_from = |own: &Addressee| is_from(edge, &own.account);
             let mut going = team.going.values().flatten();
             self.unknown(team).any(is_from)
                 || going.any(|plan| sends(plan, &edge.edge, &own.account))
