@@ -96,8 +96,8 @@ impl Broker {
 
     /// Groups that a spec names begin with the oldest record there is; those it no longer names stay, until they are removed.
     pub(crate) fn declare_groups(&self, pipe: &Pipe, spec: &DnpipeSpec) {
-        let fence = pipe.fence();
         let mut groups = lock(&pipe.groups);
+        let fence = pipe.fence.borrow();
         for group in &spec.groups {
             match groups.get(&group.name) {
                 Some(own) => own.set_spec(group.clone()),
@@ -144,7 +144,7 @@ impl Broker {
     /// A dnpipe as it is; none where there is none of that name.
     pub fn describe(&self, name: &DnpipeName) -> Option<Described> {
         let pipe = self.pipe(name)?;
-        let fence = pipe.fence();
+        let fence = pipe.fence.borrow();
         let info = |(at, partition): (usize, &crate::pipe::Partition)| {
             let bounds = self.inner.journal.bounds(partition.id);
             let Range { start: first, end } = pipe.visible(&self.inner.journal, &fence, at as u32);
@@ -152,7 +152,9 @@ impl Broker {
             PartitionInfo { journal: partition.id, first, end, next, bytes }
         };
         let partitions: Vec<_> = pipe.partitions.iter().enumerate().map(info).collect();
+        let epoch = fence.epoch;
+        drop(fence);
         let used_bytes = partitions.iter().map(|partition| partition.bytes).sum();
-        Some(Described { spec: pipe.spec(), epoch: fence.epoch, partitions, used_bytes })
+        Some(Described { spec: pipe.spec(), epoch, partitions, used_bytes })
     }
 }

@@ -77,7 +77,7 @@ impl Broker {
     async fn retain(&self, pipe: &Pipe, at: usize, partition: &Partition) -> Result<(), PushError> {
         let lost = |error: ReadError| PushError::Failed { reason: error.to_string().into() };
         let (retention, journal) = (pipe.spec().retention, &self.inner.journal);
-        let range = pipe.visible(journal, &pipe.fence(), at as u32);
+        let (_, range) = pipe.seen(journal, at as u32);
         let mut keep = range.start;
         if let Some(time) = retention.time {
             let since = self.inner.clock.wall_nanos().saturating_sub(nanos(time));

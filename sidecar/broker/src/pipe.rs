@@ -103,7 +103,15 @@ impl Pipe {
         Change::Dnpipe { spec: Box::new(spec), partitions, epoch, starts: starts.to_vec() }
     }
 
-    /// The offsets of a partition that `fence` lets readers see.
+    /// The fence, and the offsets of a partition that it lets readers see, both of one moment: a reset moves the fence before
+    /// it trims, so a look at one and then at the other could take what it trimmed for nothing of the old epoch.
+    pub(crate) fn seen(&self, journal: &Journal, partition: u32) -> (Fence, Range<u64>) {
+        let fence = self.fence.borrow();
+        let range = self.visible(journal, &fence, partition);
+        (fence.clone(), range)
+    }
+
+    /// The offsets of a partition that `fence` lets readers see. The fence must be held meanwhile: see [`Pipe::seen`].
     pub(crate) fn visible(&self, journal: &Journal, fence: &Fence, partition: u32) -> Range<u64> {
         let at = partition as usize;
         let Some(bounds) = journal.bounds(self.partitions[at].id) else { return 0..0 };

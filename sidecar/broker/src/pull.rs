@@ -74,9 +74,9 @@ impl Broker {
             // What is in memory is given without a wait: who pulls without end must let others have a turn all the same.
             tokio::task::coop::consume_budget().await;
             readable.mark_unchanged();
-            let fence = fences.borrow_and_update().clone();
+            fences.mark_unchanged();
+            let (fence, range) = pipe.seen(journal, partition);
             check(&fence, name)?;
-            let range = pipe.visible(journal, &fence, partition);
             let from = match place {
                 Some(offset) => offset,
                 None => self.resolve(&pipe, partition, from, &range).await?,
@@ -88,9 +88,8 @@ impl Broker {
                 let to = range.end.min(from.saturating_add(limits.max_records));
                 match read_to(journal, id, from, to, limits.max_bytes).await {
                     Ok(read) => {
-                        let now = pipe.fence();
+                        let (now, range) = pipe.seen(journal, partition);
                         check(&now, name)?;
-                        let range = pipe.visible(journal, &now, partition);
                         let batches = within(read.batches, &range, from, limits.max_records);
                         if now.epoch == fence.epoch && range.contains(&from) && !batches.is_empty() {
                             let last = batches.last().map_or(from, |batch| batch.header.next_offset());

@@ -273,7 +273,7 @@ impl Broker {
             let (letters, end) = self.letters(&pipe, &group, at, &target, number).await?;
             {
                 let mut state = group.lock();
-                let first = pipe.visible(&self.inner.journal, &pipe.fence(), at as u32).start;
+                let first = pipe.seen(&self.inner.journal, at as u32).1.start;
                 let now = self.inner.clock.now();
                 let slot = &mut state.slots[at];
                 slot.redriven = end;
@@ -304,7 +304,7 @@ impl Broker {
         target: &Pipe,
         number: usize,
     ) -> Result<(Vec<(u64, u64)>, u64), GroupError> {
-        let range = target.visible(&self.inner.journal, &target.fence(), number as u32);
+        let (_, range) = target.seen(&self.inner.journal, number as u32);
         let mut place = group.lock().slots[at].redriven.max(range.start);
         let mut found = Vec::new();
         while place < range.end {

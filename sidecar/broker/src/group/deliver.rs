@@ -15,7 +15,7 @@ use super::{Claimed, Delivery, Group, Membership, share::Claim};
 use crate::{
     Broker,
     error::{GroupError, PullError, read_error},
-    pipe::{Fence, Pipe},
+    pipe::Pipe,
     pull::{Limits, check, read_to},
 };
 
@@ -39,13 +39,12 @@ impl Broker {
             // Whatever changes after these wakes us.
             changed.mark_unchanged();
             readable.iter_mut().for_each(|(_, readable)| readable.mark_unchanged());
-            let fence = fences.borrow_and_update().clone();
-            check(&fence, &pipe.name)?;
-            let look = self.look(&pipe, &group, membership, &fence, limits.max_records)?;
+            fences.mark_unchanged();
+            let look = self.look(&pipe, &group, membership, limits.max_records)?;
             look.dying.iter().for_each(|at| self.bury_soon(&pipe, &group, *at));
             if !look.claims.is_empty() {
                 let deliveries =
-                    self.deliver(&pipe, &group, &fence, look.claims, limits, look.auto_ack).await?;
+                    self.deliver(&pipe, &group, look.epoch, look.claims, limits, look.auto_ack).await?;
                 if !deliveries.is_empty() {
                     return Ok(Claimed { deliveries, partitions: look.partitions });
                 }
@@ -83,25 +82,27 @@ impl Broker {
         pipe: &Pipe,
         group: &Group,
         membership: &Membership,
-        fence: &Fence,
         records_max: u64,
     ) -> Result<Look, GroupError> {
         let mut state = group.lock();
         self.verify(group, &mut state, membership)?;
+        let fence = pipe.fence.borrow();
+        check(&fence, &pipe.name)?;
         let now = self.inner.clock.now();
         let Some(member) = state.members.get(&membership.member) else {
             return Err(GroupError::NotMember { group: membership.group.clone() });
         };
         let (until, auto_ack) = (now + member.options.lease, member.options.auto_ack);
         let partitions = state.owned(&membership.member);
-        let mut look = Look { claims: Vec::new(), partitions, due: None, dying: Vec::new(), auto_ack };
+        let (claims, epoch) = (Vec::new(), fence.epoch);
+        let mut look = Look { claims, epoch, partitions, due: None, dying: Vec::new(), auto_ack };
         let count = look.partitions.len();
         state.turn = state.turn.wrapping_add(1);
         let first = state.turn;
         let mut left = records_max;
         for turn in 0..count {
             let partition = look.partitions[(first + turn) % count];
-            let range = pipe.visible(&self.inner.journal, fence, partition);
+            let range = pipe.visible(&self.inner.journal, &fence, partition);
             let slot = &mut state.slots[partition as usize];
             slot.share.fence(range.start);
             let claims = slot.share.claim(range.end, left, now, until);
@@ -120,7 +121,7 @@ impl Broker {
         &self,
         pipe: &Arc<Pipe>,
         group: &Group,
-        fence: &Fence,
+        epoch: u32,
         claims: Vec<(u32, Claim)>,
         limits: Limits,
         auto_ack: bool,
@@ -147,7 +148,7 @@ impl Broker {
                         }
                         bytes_left = bytes_left.saturating_sub(bytes);
                         let given = Claim { range: claim.range.start..rest.1.range.start, ..claim.clone() };
-                        add(&mut deliveries, *partition, fence.epoch, given, batches);
+                        add(&mut deliveries, *partition, epoch, given, batches);
                     }
                     // What can't be read is never delivered: to hold everybody up for it for ever helps nobody.
                     Err(ReadError::Damaged { from, to }) => {
@@ -163,7 +164,7 @@ impl Broker {
             self.settle_all(pipe, group, &deliveries).await?;
         }
         // The second look: a reset that came between takes it all back.
-        if pipe.fence.borrow().epoch != fence.epoch {
+        if pipe.fence.borrow().epoch != epoch {
             return Ok(Vec::new());
         }
         held.claims = left;
@@ -202,6 +203,8 @@ impl Broker {
 
 struct Look {
     claims: Vec<(u32, Claim)>,
+    /// Of what is claimed.
+    epoch: u32,
     partitions: Vec<u32>,
     /// When there may be more without anything being pushed.
     due: Option<Moment>,

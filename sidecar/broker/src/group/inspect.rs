@@ -30,7 +30,6 @@ impl Broker {
     }
 
     async fn inspect(&self, pipe: &Pipe, group: &Group) -> GroupInfo {
-        let fence = pipe.fence();
         let (mut info, behind) = {
             let mut state = group.lock();
             if state.expire(self.inner.clock.now()) {
@@ -41,6 +40,7 @@ impl Broker {
                 .map(|name| MemberInfo { name: name.clone(), partitions: state.owned(name) })
                 .collect();
             let (mut cursors, mut lag_records, mut dying, mut behind) = (Vec::new(), 0, 0, Vec::new());
+            let fence = pipe.fence.borrow();
             for (at, slot) in state.slots.iter_mut().enumerate() {
                 let range = pipe.visible(&self.inner.journal, &fence, at as u32);
                 slot.share.fence(range.start);
@@ -82,9 +82,9 @@ impl Broker {
             return Err(PullError::UnknownPartition { partition, partitions }.into());
         }
         let these = partition.map_or(0..partitions, |partition| partition..partition + 1);
-        let (fence, mut places) = (pipe.fence(), Vec::new());
+        let mut places = Vec::new();
         for partition in these {
-            let range = pipe.visible(&self.inner.journal, &fence, partition);
+            let (_, range) = pipe.seen(&self.inner.journal, partition);
             let at = self.resolve(&pipe, partition, to, &range).await?;
             if !(range.start..=range.end).contains(&at) {
                 let Range { start: first, end } = range;

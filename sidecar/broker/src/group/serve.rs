@@ -60,9 +60,9 @@ impl Broker {
         if lock(&pipe.groups).len() >= limits::GROUPS_MAX {
             return Err(GroupError::TooMany);
         }
-        let (fence, mut cursors) = (pipe.fence(), Vec::new());
+        let mut cursors = Vec::new();
         for partition in 0..pipe.partitions.len() as u32 {
-            let range = pipe.visible(&self.inner.journal, &fence, partition);
+            let (_, range) = pipe.seen(&self.inner.journal, partition);
             let at = self.resolve(pipe, partition, from, &range).await?;
             if !(range.start..=range.end).contains(&at) {
                 return Err(PullError::OutOfRange { first: range.start, end: range.end }.into());
