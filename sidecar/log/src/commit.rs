@@ -31,7 +31,7 @@ use crate::{
     AppendError, Durability, PartitionId, around,
     control::Note,
     head::{Before, Head, file_name},
-    keep::RESERVE,
+    reserve::Rank,
     scan::{End, place, scan},
     settings::LARGE_GROUP,
     state::{Group, Phase, Segment, Shared, State},
@@ -104,6 +104,8 @@ struct Tail {
     chain: u32,
     /// Up to here the device has it.
     durable: u32,
+    /// Who may write to it.
+    rank: Rank,
     /// Since when something waits to be flushed.
     flush_since: Option<Moment>,
     /// Whether a mark says that all is durable.
@@ -113,8 +115,20 @@ struct Tail {
 /// A group that was taken, and where it goes.
 struct Taken {
     group: Group,
-    /// Another segment is to begin: its head, and what was removed before.
-    begin: Option<(Head, Vec<PartitionId>, u32)>,
+    /// Another segment is to begin.
+    begin: Option<Begin>,
+}
+
+/// A segment that is to begin.
+struct Begin {
+    head: Head,
+    /// What was removed before.
+    removed: Vec<PartitionId>,
+    /// Bytes of its file, and those that it needs at least.
+    size: u32,
+    needed: u32,
+    /// Who may write to it: not pushes, where there is no room but the reserve.
+    rank: Rank,
 }
 
 impl Committer {
@@ -172,6 +186,16 @@ impl Committer {
         let (header, body) = Note::Mark.batch();
         drop(self.shared.state().gather.push(header, &body, 0, Durability::Device, Some(Note::Mark)));
         while self.turn() {}
+        // Where there was no room for a mark, what was promised is kept all the same.
+        let Some(tail) = self.tail.as_mut().filter(|tail| !tail.is_settled) else { return };
+        tail.is_settled = true;
+        if tail.durable < tail.position {
+            let kept = tail.file.barrier(Barrier::Earlier);
+            (tail.durable, tail.flush_since) = (tail.position, None);
+            if let Err(error) = kept {
+                self.fail(Group::default(), &error);
+            }
+        }
     }
 
     /// In how long all should be noted as durable, if it is not.
@@ -210,8 +234,7 @@ impl Committer {
         let fresh = Group { bytes, ..Group::default() };
         let group = std::mem::replace(&mut state.gather, fresh);
         let padded = group.bytes.len().next_multiple_of(shared.disk.block()) as u32;
-        let fits = self.tail.as_ref().is_some_and(|tail| tail.position + padded <= tail.size);
-        if fits {
+        if self.fits(&group, padded) {
             state.tail_left = state.tail_left.saturating_sub(padded.into());
             return Some(Taken { group, begin: None });
         }
@@ -219,8 +242,13 @@ impl Committer {
         Some(Taken { group, begin })
     }
 
+    /// Whether a group of `padded` bytes goes into the segment that is written.
+    fn fits(&self, group: &Group, padded: u32) -> bool {
+        self.tail.as_ref().is_some_and(|tail| tail.position + padded <= tail.size && group.rank >= tail.rank)
+    }
+
     /// How the next segment begins, with room for a group of `padded` bytes.
-    fn plan(&mut self, state: &mut State, padded: u32) -> (Head, Vec<PartitionId>, u32) {
+    fn plan(&mut self, state: &mut State, padded: u32) -> Begin {
         let number = self.next_number;
         self.next_number += 1;
         let head = Head {
@@ -231,21 +259,34 @@ impl Committer {
             before: self.tail.as_ref().map_or(self.before, Tail::end),
             partitions: state.kept(number),
         };
-        let size = (head.bytes() + padded).max(self.shared.settings.segment_bytes).next_multiple_of(4096);
+        let settings = &self.shared.settings;
+        let needed = (head.bytes() + padded).next_multiple_of(4096);
+        let is_reserved = settings.reserve_bytes > 0 && !state.may_grow(settings);
+        let size = match is_reserved {
+            true => settings.piece(needed),
+            false => needed.max(settings.segment_bytes).next_multiple_of(4096),
+        };
         state.used += u64::from(size);
         state.tail_left = u64::from(size - head.bytes() - padded);
-        (head, state.removing.keys().copied().collect(), size)
+        state.tail_rank = if is_reserved { Rank::State } else { Rank::Push };
+        let removed = state.removing.keys().copied().collect();
+        Begin { head, removed, size, needed, rank: state.tail_rank }
     }
 
     fn commit(&mut self, taken: Taken) {
         let Taken { group, begin } = taken;
         let padded = group.bytes.len().next_multiple_of(self.shared.disk.block()) as u32;
-        if let Some((head, removed, size)) = begin {
-            match self.begin(&head, &removed, size, !group.is_ordinary) {
+        if let Some(mut begin) = begin {
+            if group.rank < begin.rank {
+                return self.refuse(group, begin.size);
+            }
+            match self.begin(&mut begin, group.rank) {
                 Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::StorageFull => return self.refuse(group, size),
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                    return self.refuse(group, begin.size);
+                }
                 Err(error) => {
-                    self.shared.state().used -= u64::from(size);
+                    self.shared.state().used -= u64::from(begin.size);
                     return self.fail(group, &error);
                 }
             }
@@ -257,33 +298,19 @@ impl Committer {
     }
 
     /// Begins a segment: its head and its name are durable before anything in it is.
-    fn begin(
-        &mut self,
-        head: &Head,
-        removed: &[PartitionId],
-        size: u32,
-        may_use_reserve: bool,
-    ) -> io::Result<()> {
+    fn begin(&mut self, begin: &mut Begin, group: Rank) -> io::Result<()> {
         // What the segment before it still owes the device; it will not be written again.
         if let Some(tail) = self.tail.as_ref().filter(|tail| tail.durable < tail.position) {
             tail.file.barrier(Barrier::Earlier)?;
         }
         let disk = self.shared.disk.clone();
-        let name = file_name(head.number, head.generation);
+        let name = file_name(begin.head.number, begin.head.generation);
         let file = disk.create(&name)?;
-        let mut allocated = file.allocate(size.into());
-        if allocated.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::StorageFull) {
-            self.shared.state().is_disk_full = true;
-            if may_use_reserve && self.shared.state().reserve > 0 {
-                disk.remove(RESERVE)?;
-                self.shared.state().reserve = 0;
-                allocated = file.allocate(size.into());
-            }
-        }
-        if let Err(error) = allocated {
+        if let Err(error) = self.allot(&*file, begin, group) {
             disk.remove(&name)?;
             return Err(error);
         }
+        let Begin { head, removed, size, rank, .. } = begin;
         // From here on the head may be found, and says that the segment before ends where it does now.
         if let Some(tail) = self.tail.take() {
             self.before = tail.end();
@@ -300,7 +327,7 @@ impl Committer {
             end: start,
             chain: Some(chain),
             end_chain: Some(chain),
-            size: size.into(),
+            size: (*size).into(),
             live: 0,
         };
         let strands = std::mem::take(&mut state.strands);
@@ -309,7 +336,7 @@ impl Committer {
             state.finished.push_back((self.before.segment, end, strands));
         }
         state.begin(head, removed, segment);
-        (state.zeroed, state.tail, state.taken) = (start, start, size);
+        (state.zeroed, state.tail, state.taken) = (start, start, *size);
         state.counts.segments += 1;
         state.counts.written_bytes += bytes.len() as u64;
         state.is_chore_due = true;
@@ -319,13 +346,58 @@ impl Committer {
             number: head.number,
             file,
             position: start,
-            size,
+            size: *size,
             chain,
             durable: start,
+            rank: *rank,
             flush_since: None,
             is_settled: true,
         });
         Ok(())
+    }
+
+    /// Has the disk set aside room for a segment: of the reserve, where there is no other and the group may.
+    fn allot(&self, file: &dyn DiskFile, begin: &mut Begin, group: Rank) -> io::Result<()> {
+        let settings = &self.shared.settings;
+        if begin.rank == Rank::Push {
+            let allocated = file.allocate(begin.size.into());
+            if !allocated.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::StorageFull) {
+                return allocated;
+            }
+            self.shared.state().reserve.is_disk_full = true;
+            if group == Rank::Push || settings.reserve_bytes == 0 {
+                return allocated;
+            }
+            self.resize(begin, settings.piece(begin.needed));
+        }
+        let spared = group.spared(settings);
+        // Within a capacity what is used is no longer reserved.
+        if let Some(capacity) = settings.capacity_bytes {
+            let (used, left) = {
+                let state = self.shared.state();
+                (state.used, state.reserve.bytes())
+            };
+            let over = (used + spared).saturating_sub(capacity).next_multiple_of(4096);
+            let size = u64::from(begin.size).saturating_sub(over) as u32;
+            if size < begin.needed {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.resize(begin, size);
+            self.shared.draw((used + left).saturating_sub(over + capacity), spared)?;
+        }
+        let size = self.shared.allot(file, begin.size.into(), begin.needed.into(), spared)?;
+        self.resize(begin, size as u32);
+        Ok(())
+    }
+
+    /// A segment is a piece of the reserve, of `size` bytes.
+    fn resize(&self, begin: &mut Begin, size: u32) {
+        let mut state = self.shared.state();
+        state.used = state.used + u64::from(size) - u64::from(begin.size);
+        state.tail_left = (state.tail_left + u64::from(size)).saturating_sub(begin.size.into());
+        let is_last = state.reserve.bytes() < self.shared.settings.last_piece();
+        state.tail_rank = if is_last { Rank::Note } else { Rank::State };
+        (begin.size, begin.rank) = (size, state.tail_rank);
     }
 
     fn write(&mut self, mut group: Group) {
@@ -468,37 +540,32 @@ impl Committer {
         self.shared.state().damage.extend(found.damage);
     }
 
-    /// No room for another segment: what may use the reserve does, the rest is refused.
+    /// No room for another segment: those of least rank in the group are refused, and what gathered behind them, for their
+    /// offsets are free again. The others may have more of the reserve.
     fn refuse(&mut self, group: Group, size: u32) {
         let shared = self.shared.clone();
         let mut state = shared.state();
         state.used -= u64::from(size);
         let full = AppendError::Full { used: state.used, capacity: None };
-        let (privileged, mut refused) = group.split();
-        let (gathered, mut gathered_refused) = std::mem::take(&mut state.gather).split();
+        let rank = group.rank;
+        let (mut refused, kept) = group.split(rank);
+        let (mut gathered_refused, gathered) = std::mem::take(&mut state.gather).split(rank);
         let reason: Arc<str> = full.to_string().into();
         state.roll_back(&refused, &reason);
         state.roll_back(&gathered_refused, &reason);
         state.gather = gathered;
         state.tail_left = self.tail.as_ref().map_or(0, |tail| u64::from(tail.size - tail.position));
-        let retried = (!refused.batches.is_empty() && !privileged.batches.is_empty()).then(|| {
-            let padded = privileged.bytes.len().next_multiple_of(shared.disk.block()) as u32;
-            let fits = self.tail.as_ref().is_some_and(|tail| tail.position + padded <= tail.size);
-            (!fits).then(|| self.plan(&mut state, padded))
+        state.tail_rank = self.tail.as_ref().map_or(Rank::Push, |tail| tail.rank);
+        let retried = (!kept.batches.is_empty()).then(|| {
+            let padded = kept.bytes.len().next_multiple_of(shared.disk.block()) as u32;
+            (!self.fits(&kept, padded)).then(|| self.plan(&mut state, padded))
         });
         drop(state);
         refused.fail(&full);
         gathered_refused.fail(&full);
         self.shared.room.notify_waiters();
-        match retried {
-            Some(begin) => self.commit(Taken { group: privileged, begin }),
-            None => {
-                let mut privileged = privileged;
-                let mut state = self.shared.state();
-                state.roll_back(&privileged, &reason);
-                drop(state);
-                privileged.fail(&full);
-            }
+        if let Some(begin) = retried {
+            self.commit(Taken { group: kept, begin });
         }
     }
 }

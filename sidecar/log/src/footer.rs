@@ -64,6 +64,12 @@ impl Footer {
         Ok(length)
     }
 
+    /// How much longer a file gets by it, at most.
+    pub(crate) fn bytes_max(strands: &Strands, block: usize) -> u64 {
+        let entries: usize = strands.values().map(|strand| SUMMARY + strand.entries.len() * ENTRY).sum();
+        (entries + TRAILER).next_multiple_of(block) as u64
+    }
+
     fn encode(number: u32, generation: u32, at: u32, end: End, strands: &Strands, block: usize) -> Aligned {
         let mut bytes = Aligned::default();
         for (partition, strand) in strands {

@@ -11,7 +11,7 @@ use std::{
 use sidestream_event::record::{BATCH_BYTES_MAX, HEADER_BYTES, Header};
 use sidestream_host::{
     Clock,
-    disk::{Disk, Driver},
+    disk::{Disk, Driver, SECTOR},
 };
 use tokio::sync::{Semaphore, oneshot, watch};
 
@@ -23,7 +23,8 @@ use crate::{
     keep::Keeper,
     read,
     recover::recover,
-    state::{Partition, Phase, Shared, State, UNBORN, is_privileged},
+    reserve::Rank,
+    state::{Partition, Phase, Shared, State, UNBORN},
     verify::verify,
 };
 
@@ -163,14 +164,15 @@ impl Journal {
         })
     }
 
-    /// Takes what is before `before` away. Nobody can read it from now on; the first offset is `before`, though the batch
-    /// that holds it may begin earlier. Trimming less than was trimmed changes nothing.
+    /// Takes what is before `before` away, of what can be read. Nobody can read it from now on; the first offset is `before`,
+    /// though the batch that holds it may begin earlier. Trimming less than was trimmed changes nothing.
     pub fn trim(&self, partition: PartitionId, before: u64) -> Done {
         let mut state = self.0.shared.state();
         let Some(known) = state.partitions.get_mut(&partition) else {
             return Done(Err(Some(AppendError::Unknown { partition })));
         };
-        known.first = known.first.max(before.min(known.next));
+        // What is on its way may be refused, and others get its offsets, which no trim must have taken.
+        known.first = known.first.max(before.min(known.readable));
         let before = known.first;
         drop(state);
         self.note(Note::Trim(partition, before), |_| Ok(0))
@@ -198,7 +200,7 @@ impl Journal {
             return Err(AppendError::Malformed);
         }
         let mut state = shared.state();
-        let was_empty = admit(&mut state, settings, bytes, is_privileged(partition))?;
+        let was_empty = admit(&mut state, settings, bytes, Rank::of(partition))?;
         let known = state.partitions.get_mut(&partition).ok_or(AppendError::Unknown { partition })?;
         if let Some(reason) = &known.failed {
             return Err(AppendError::Failed { reason: reason.clone() });
@@ -312,6 +314,19 @@ impl Journal {
         self.0.shared.state().usage(&self.0.shared.settings)
     }
 
+    /// Whether no more than half of the reserve is left: then who has state should write it anew and trim what is older, so
+    /// that the reserve lasts.
+    pub fn is_reserve_low(&self) -> bool {
+        let (left, whole) = self.reserve();
+        whole > 0 && left <= whole / 2
+    }
+
+    /// Bytes that are left of the reserve, and those of all of it.
+    pub fn reserve(&self) -> (u64, u64) {
+        let whole = self.0.shared.settings.reserve_bytes;
+        (self.0.shared.state().reserve.left.unwrap_or(whole).min(whole), whole)
+    }
+
     /// Which disk runs, and why.
     pub fn driver(&self) -> Driver {
         self.0.shared.disk.driver()
@@ -352,7 +367,7 @@ impl Journal {
     fn note(&self, note: Note, change: impl FnOnce(&mut State) -> Result<u32, AppendError>) -> Done {
         let shared = &self.0.shared;
         let mut state = shared.state();
-        let admitted = admit(&mut state, &shared.settings, 2 * (HEADER_BYTES + NOTE_BYTES), true)
+        let admitted = admit(&mut state, &shared.settings, 2 * (HEADER_BYTES + NOTE_BYTES), Rank::Note)
             .and_then(|was_empty| Ok((was_empty, change(&mut state)?)));
         let (was_empty, instance) = match admitted {
             Ok(admitted) => admitted,
@@ -389,26 +404,24 @@ impl Journal {
 }
 
 /// Whether a batch of `bytes` may gather; whether it is the first.
-fn admit(
-    state: &mut State,
-    settings: &Settings,
-    bytes: usize,
-    is_privileged: bool,
-) -> Result<bool, AppendError> {
+fn admit(state: &mut State, settings: &Settings, bytes: usize, rank: Rank) -> Result<bool, AppendError> {
     if state.phase != Phase::Open {
         return Err(AppendError::Closed);
     }
     let gathered = state.gather.bytes.len();
     // Notes are few and small, and what they free may be what is waited for.
-    if gathered >= settings.group_bytes_max && !(is_privileged && bytes < 1024) {
+    if gathered >= settings.group_bytes_max && !(rank > Rank::Push && bytes < 1024) {
         return Err(AppendError::Busy);
     }
-    let needed = (gathered + bytes) as u64 + sidestream_host::disk::SECTOR as u64;
-    let may_grow =
-        if is_privileged { state.may_grow_into_reserve(settings) } else { state.may_grow(settings) };
-    if needed > state.tail_left && !may_grow {
-        let capacity = settings.capacity_bytes.filter(|_| !state.is_disk_full);
-        return Err(AppendError::Full { used: state.used + state.reserve, capacity });
+    let needed = (gathered + bytes) as u64 + SECTOR as u64;
+    let may_grow = match rank {
+        Rank::Push => state.may_grow(settings),
+        Rank::State | Rank::Note => state.may_have(needed, rank, settings),
+    };
+    let left = if rank < state.tail_rank { 0 } else { state.tail_left };
+    if needed > left && !may_grow {
+        let capacity = settings.capacity_bytes.filter(|_| !state.reserve.is_disk_full);
+        return Err(AppendError::Full { used: state.used + state.reserve.bytes(), capacity });
     }
     Ok(gathered == 0)
 }
@@ -419,7 +432,12 @@ fn start(
     clock: Clock,
 ) -> Result<(Arc<Shared>, Committer, Recovered), OpenError> {
     let found = recover(&*disk)?;
+    let is_new = found.state.segments.is_empty();
     let shared = Arc::new(Shared::new(disk, settings.checked(), clock, found.journal, found.state));
+    if !is_new {
+        // Starts that follow each other quickly must not use up what the keepers between them would have given back.
+        Keeper::new(shared.clone()).restore();
+    }
     let committer = Committer::new(shared.clone(), found.before, found.next_number);
     Ok((shared, committer, found.recovered))
 }

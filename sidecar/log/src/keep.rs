@@ -5,7 +5,7 @@
 //!   zeros      ahead of the end while groups are small
 //!   freeing    segments that nobody can read any more
 //!   cleaning   segments that are mostly dead: what lives is copied into one that stands for them all
-//!   reserve    a file whose room is given to trims and cursors when the disk is full
+//!   reserve    what it lacks, as soon as there is room: see `reserve`
 //! ```
 //!
 //! A copy and its name are durable before what it stands for is removed; where both are found at a start, the finished copy
@@ -26,13 +26,12 @@ use crate::{
     footer::Footer,
     head::{Head, file_name},
     index::Strands,
+    reserve::LOOK,
     scan::{End, Found, place, scan, sum_of},
     state::{Phase, Segment, Shared},
     walk::is_of,
 };
 
-/// The file whose room is set aside.
-pub(crate) const RESERVE: &str = "reserve";
 /// Zeros are written so many bytes at a time: what a group may have to wait for.
 const ZEROS: u32 = 256 << 10;
 /// How long the keeper waits after a disk has failed it.
@@ -62,7 +61,11 @@ impl Keeper {
             if self.is_failing {
                 // What failed is tried again, but not as fast as it can.
                 drop(self.shared.chores.wait_timeout(state, RETRY).unwrap_or_else(PoisonError::into_inner));
-            } else if !(state.is_chore_due || state.wants_zeros || !state.finished.is_empty()) {
+            } else if state.is_chore_due || state.wants_zeros || !state.finished.is_empty() {
+                continue;
+            } else if state.is_reserve_lacking(&self.shared.settings) {
+                drop(self.shared.chores.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner));
+            } else {
                 drop(self.shared.chores.wait(state).unwrap_or_else(PoisonError::into_inner));
             }
         }
@@ -73,7 +76,7 @@ impl Keeper {
         // What becomes due from here on is seen by the next turn.
         self.shared.state().is_chore_due = false;
         let done = self.zero_ahead() || self.write_footer() || self.free();
-        let done = if done { Ok(true) } else { self.set_aside() };
+        let done = if done { Ok(true) } else { self.shared.refill() };
         let done = done.and_then(|done| if done { Ok(true) } else { self.clean() });
         self.is_failing = done.is_err();
         done.unwrap_or(false)
@@ -133,9 +136,9 @@ impl Keeper {
         if let Some(Ok(length)) = written
             && let Some(segment) = state.segments.get_mut(&number)
         {
-            let freed = segment.size.saturating_sub(length);
-            segment.size = length;
-            state.used -= freed;
+            let size = std::mem::replace(&mut segment.size, length);
+            state.used = state.used + length - size;
+            state.reserve.gain(size.saturating_sub(length), &self.shared.settings);
         }
         true
     }
@@ -149,36 +152,25 @@ impl Keeper {
         state.segments.remove(&number);
         state.finished.retain(|(finished, ..)| *finished != number);
         state.used -= segment.size;
-        state.is_disk_full = false;
         state.counts.freed += 1;
         drop(state);
         let key = (number, segment.generation);
         self.shared.files.forget(key);
         // One that can't be removed is removed at the next start.
-        let _ = self.shared.disk.remove(&file_name(key.0, key.1));
+        if self.shared.disk.remove(&file_name(key.0, key.1)).is_ok() {
+            self.shared.state().reserve.gain(segment.size, &self.shared.settings);
+        }
         self.shared.room.notify_waiters();
         true
     }
 
-    fn set_aside(&self) -> io::Result<bool> {
-        let wanted = self.shared.settings.reserve_bytes;
-        {
-            let state = self.shared.state();
-            if wanted == 0 || state.reserve > 0 || state.is_disk_full {
-                return Ok(false);
-            }
+    /// Gives the reserve back what nobody can read any more: at a start, before anything is written.
+    pub(crate) fn restore(&mut self) {
+        if self.shared.state().reserve.bytes() < self.shared.settings.reserve_bytes {
+            while self.write_footer() || self.free() {}
+            // What can't be had now may be had later.
+            let _ = self.shared.refill();
         }
-        let disk = &self.shared.disk;
-        let file = match disk.create(RESERVE) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => disk.open(RESERVE)?,
-            file => file?,
-        };
-        if let Err(error) = file.allocate(wanted) {
-            let _ = disk.remove(RESERVE);
-            return Err(error);
-        }
-        self.shared.state().reserve = wanted;
-        Ok(true)
     }
 
     /// Copies what lives of the segments that are mostly dead.
@@ -246,13 +238,17 @@ impl Keeper {
                 break;
             }
         }
-        (!victims.is_empty()).then_some(victims)
+        // Without room for the copy all that is read for it would be read in vain, again and again.
+        let has_room = !state.reserve.is_disk_full
+            || settings.reserve_bytes == 0
+            || state.reserve.bytes() >= live + u64::from(settings.piece(0));
+        (!victims.is_empty() && has_room).then_some(victims)
     }
 
     fn lives(&self, found: &Found, key: (u32, u32), last: u32) -> bool {
         let state = self.shared.state();
         state.partitions.get(&PartitionId(found.header.partition)).is_some_and(|partition| {
-            found.header.next_offset() > partition.first && is_of(partition.born, key, last, found.position)
+            found.header.next_offset() > partition.gone && is_of(partition.born, key, last, found.position)
         })
     }
 
@@ -264,7 +260,15 @@ impl Keeper {
         let end = End { position: bytes.len() as u32, chain };
         bytes.pad(disk.block());
         let file = disk.create(&name)?;
-        let written = file.allocate(bytes.len() as u64).and_then(|()| {
+        let size = bytes.len() as u64 + Footer::bytes_max(&strands, disk.block());
+        // The reserve lends it, for what it replaces is more; but not the last of what it has.
+        let may_lend = self.shared.state().reserve.bytes() >= size + u64::from(self.shared.settings.piece(0));
+        let allotted = if may_lend {
+            self.shared.allot(&*file, size, size, self.shared.settings.last_piece()).map(drop)
+        } else {
+            file.allocate(size)
+        };
+        let written = allotted.and_then(|()| {
             file.write(0, &bytes)?;
             let length = Footer::write(&*file, disk.block(), (number, generation), end, &strands)?;
             file.barrier(Barrier::Copy)?;
@@ -275,6 +279,7 @@ impl Keeper {
             Ok(length) => length,
             Err(error) => {
                 let _ = disk.remove(&name);
+                self.shared.state().reserve.gain(size, &self.shared.settings);
                 return Err(error);
             }
         };
@@ -302,7 +307,7 @@ impl Keeper {
             partition.spans.retain(|span| !is_replaced(span.segment));
             // What was trimmed while it was copied is dead in the copy.
             if let Some(span) =
-                strands.get(id).map(|strand| strand.span(number)).filter(|span| span.end > partition.first)
+                strands.get(id).map(|strand| strand.span(number)).filter(|span| span.end > partition.gone)
             {
                 segment.live += u64::from(span.bytes);
                 partition.spans.insert(at, span);
@@ -313,12 +318,13 @@ impl Keeper {
         }
         state.segments.insert(number, segment);
         state.counts.cleaned += victims.len() as u64;
-        state.is_disk_full = false;
         drop(state);
         for (victim, segment) in victims {
             self.shared.files.forget((*victim, segment.generation));
             let _ = disk.remove(&file_name(*victim, segment.generation));
         }
+        let replaced: u64 = victims.iter().map(|(_, segment)| segment.size).sum();
+        self.shared.state().reserve.gain(replaced, &self.shared.settings);
         Ok(true)
     }
 }

@@ -30,6 +30,7 @@ mod journal;
 mod keep;
 mod read;
 mod recover;
+mod reserve;
 mod scan;
 mod settings;
 mod state;

@@ -31,7 +31,7 @@ use crate::{
     footer::Footer,
     head::{self, Before, Head, HeadError, parse_file_name},
     index::Span,
-    keep::RESERVE,
+    reserve::RESERVE,
     scan::{End, Scanned, place, scan},
     state::{Partition, Segment, State},
     walk::{is_of, strands_of},
@@ -149,7 +149,7 @@ impl Recovery<'_> {
         let state = &mut self.found.state;
         state.partitions.values_mut().for_each(|partition| {
             partition.next = partition.next.max(partition.first);
-            partition.readable = partition.next;
+            (partition.readable, partition.gone) = (partition.next, partition.first);
         });
         let bounds = state.partitions.iter().map(|(id, partition)| (*id, partition.bounds()));
         self.found.recovered.partitions = bounds.collect();
@@ -166,7 +166,7 @@ impl Recovery<'_> {
             if name == RESERVE {
                 let length = if_readable(self.disk.open(RESERVE).and_then(|file| file.length()));
                 let length = length.map_err(|error| self.error("opening", &name, error))?;
-                self.found.state.reserve = length.unwrap_or_default();
+                self.found.state.reserve.left = Some(length.unwrap_or_default());
             }
             if let Some((number, generation)) = parse_file_name(&name) {
                 let opened = self.disk.open(&name).and_then(|file| {

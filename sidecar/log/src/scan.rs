@@ -36,7 +36,7 @@ pub struct Damage {
     pub to: u64,
     /// What was lost with it, where that is known and anything was.
     pub lost: Option<Lost>,
-    /// Whether nothing was lost: a second copy was read, or the bytes could be mended.
+    /// Whether nothing was lost: a second copy was read, the bytes could be mended, or were padding.
     pub is_mended: bool,
 }
 
@@ -219,6 +219,15 @@ struct Segment<'a> {
     number: u32,
 }
 
+/// What was damaged last was only padding: the batch behind it follows on the one before it.
+fn nothing_lost(items: &mut [Item]) {
+    if let Some(last) = items.last_mut()
+        && let Item::Bad { from, to, header: None } = *last
+    {
+        *last = Item::Mended { from, to };
+    }
+}
+
 enum At {
     Batch {
         header: Header,
@@ -243,6 +252,9 @@ impl Segment<'_> {
                 At::Batch { header, at, is_mended } => {
                     let to = at + header.length as usize;
                     let range = (at as u32, to.min(self.bytes.len()) as u32);
+                    if is_after_damage && expected == Some(header.chain) {
+                        nothing_lost(&mut items);
+                    }
                     // Something stood between the batch before and this one.
                     if expected.is_some_and(|expected| expected != header.chain) && !is_after_damage {
                         items.push(Item::Bad { from: position as u32, to: at as u32, header: None });
@@ -274,6 +286,9 @@ impl Segment<'_> {
                     position = to;
                 }
                 At::Nothing => {
+                    if is_after_damage && end.is_some_and(|end| expected == Some(end.chain)) {
+                        nothing_lost(&mut items);
+                    }
                     let is_missing = end.is_some_and(|end| expected.is_some_and(|sum| sum != end.chain));
                     if is_missing && !is_after_damage && position < self.bytes.len() {
                         let to = self.bytes.len() as u32;

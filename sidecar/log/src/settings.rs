@@ -36,7 +36,8 @@ pub struct Settings {
     /// Bytes ahead of the end that are zeroed while groups are small, so that writing them changes no metadata. 2 MiB.
     pub zero_ahead_bytes: u32,
     /// Bytes that pushes leave alone, so that trims, cursors and resets still work when the disk is full: set aside in a
-    /// file. As a segment by default; 0 is none.
+    /// file, of which a quarter at a time is used and comes back when what was written there is trimmed. It lasts where half
+    /// of it holds what [`PartitionId::STATE`](crate::PartitionId::STATE) has. As a segment by default; 0 is none.
     pub reserve_bytes: u64,
     /// Bytes that all segments and the reserve may have. None: what the disk has.
     pub capacity_bytes: Option<u64>,
@@ -64,5 +65,18 @@ impl Settings {
         self.segment_bytes = self.segment_bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
         self.group_bytes_max = self.group_bytes_max.clamp(4096, SEGMENT_BYTES_MAX as usize / 4);
         self
+    }
+
+    /// Bytes of a segment with room for `needed`, when only the reserve is left: a quarter of it, so that what is written there
+    /// can be written anew elsewhere in it, and the first quarter be had again. A segment where there is no reserve.
+    pub(crate) fn piece(&self, needed: u32) -> u32 {
+        let quarter = if self.reserve_bytes == 0 { u64::MAX } else { self.reserve_bytes / 4 };
+        let piece = quarter.clamp(SEGMENT_BYTES_MIN.into(), self.segment_bytes.into()) as u32;
+        piece.max(needed).next_multiple_of(4096)
+    }
+
+    /// Bytes of the reserve that only notes may have: whatever else it was used up with, a trim can give it back.
+    pub(crate) fn last_piece(&self) -> u64 {
+        (self.reserve_bytes / 16).max(8192).min(self.reserve_bytes)
     }
 }

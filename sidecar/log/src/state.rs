@@ -18,6 +18,7 @@ use crate::{
     control::Note,
     head::{Head, Kept},
     index::{Span, Strands},
+    reserve::{Rank, Reserve, Turn},
     scan::{End, place},
 };
 
@@ -40,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) room: Notify,
     pub(crate) cache: Cache,
     pub(crate) files: Files,
+    pub(crate) reserve_turn: Turn,
 }
 
 impl Shared {
@@ -62,6 +64,7 @@ impl Shared {
             room: Notify::new(),
             cache,
             files: Files::default(),
+            reserve_turn: Turn::default(),
         }
     }
 
@@ -105,10 +108,9 @@ pub(crate) struct State {
     pub(crate) tail_left: u64,
     /// Bytes of all files.
     pub(crate) used: u64,
-    /// The disk refused a segment; until one is freed only the reserve is left.
-    pub(crate) is_disk_full: bool,
-    /// Bytes set aside in the reserve's file.
-    pub(crate) reserve: u64,
+    pub(crate) reserve: Reserve,
+    /// Who may write to the last segment: where it is a piece of the reserve, pushes leave it alone as well.
+    pub(crate) tail_rank: Rank,
     /// Segments that want a footer.
     pub(crate) finished: VecDeque<(u32, End, Strands)>,
     /// Zeros are being written from this byte of the last segment on.
@@ -129,6 +131,8 @@ pub(crate) struct State {
 #[derive(Debug)]
 pub(crate) struct Partition {
     pub(crate) first: u64,
+    /// What is before this is durably trimmed; between it and `first` a start may find it again.
+    pub(crate) gone: u64,
     pub(crate) readable: u64,
     pub(crate) next: u64,
     /// Where its creation is noted; what stands before has nothing to do with it.
@@ -147,6 +151,7 @@ impl Partition {
     pub(crate) fn new(first: u64, next: u64, born: u64, instance: u32) -> Self {
         Self {
             first,
+            gone: first,
             readable: next,
             next,
             born,
@@ -241,6 +246,8 @@ pub struct Usage {
     pub live: u64,
     /// Bytes kept free for trims, cursors and resets.
     pub reserve: u64,
+    /// How many of those are left.
+    pub reserve_left: u64,
 }
 
 /// What happened since the journal was opened.
@@ -279,8 +286,8 @@ pub(crate) struct Group {
     pub(crate) is_durable: bool,
     /// Somebody was promised the device, later.
     pub(crate) is_flushed: bool,
-    /// Something in it may not use the reserve.
-    pub(crate) is_ordinary: bool,
+    /// The least of those whose batches are in it.
+    pub(crate) rank: Rank,
 }
 
 /// A batch in a group.
@@ -309,26 +316,26 @@ impl Group {
         self.bytes.extend(body);
         self.is_durable |= durability == Durability::Device;
         self.is_flushed |= durability == Durability::PageCache;
-        self.is_ordinary |= !is_privileged(PartitionId(header.partition));
+        self.rank = self.rank.min(Rank::of(PartitionId(header.partition)));
         self.batches.push(Placed { header, at, instance, note, done: Some(done) });
         waiting
     }
 
-    /// What may use the reserve, and what may not, each in its order.
-    pub(crate) fn split(self) -> (Group, Group) {
-        let (mut privileged, mut ordinary) = (Group::default(), Group::default());
+    /// What is of this rank or less, and the rest, each in its order.
+    pub(crate) fn split(self, rank: Rank) -> (Group, Group) {
+        let (mut refused, mut kept) = (Group::default(), Group::default());
         for mut batch in self.batches {
-            let is_privileged = is_privileged(PartitionId(batch.header.partition));
-            let group = if is_privileged { &mut privileged } else { &mut ordinary };
+            let own = Rank::of(PartitionId(batch.header.partition));
+            let group = if own <= rank { &mut refused } else { &mut kept };
             let from = batch.at as usize;
             batch.at = group.bytes.len() as u32;
             group.bytes.extend(&self.bytes[from..from + batch.header.length as usize]);
             group.batches.push(batch);
             group.is_durable |= self.is_durable;
             group.is_flushed |= self.is_flushed;
-            group.is_ordinary |= !is_privileged;
+            group.rank = group.rank.min(own);
         }
-        (privileged, ordinary)
+        (refused, kept)
     }
 
     /// Tells everybody who waits.
@@ -339,21 +346,18 @@ impl Group {
     }
 }
 
-/// Whether it may use the reserve.
-pub(crate) fn is_privileged(partition: PartitionId) -> bool {
-    [PartitionId::STATE, PartitionId::CONTROL].contains(&partition)
-}
-
 impl State {
-    /// Whether another segment is within the capacity, the reserve left alone.
+    /// Whether there may be another segment for pushes: within the capacity, and with the reserve whole, where it was made.
     pub(crate) fn may_grow(&self, settings: &Settings) -> bool {
         let needed = self.used + u64::from(settings.segment_bytes) + settings.reserve_bytes;
-        !self.is_disk_full && settings.capacity_bytes.is_none_or(|capacity| needed <= capacity)
+        let is_whole = self.reserve.left.is_none_or(|left| left >= settings.reserve_bytes);
+        let is_within = settings.capacity_bytes.is_none_or(|capacity| needed <= capacity);
+        is_whole && is_within && !self.reserve.is_disk_full
     }
 
-    /// The same, the reserve included.
-    pub(crate) fn may_grow_into_reserve(&self, settings: &Settings) -> bool {
-        let needed = self.used + u64::from(settings.segment_bytes);
+    /// Whether `bytes` are within the capacity, with what of the reserve is for this rank.
+    pub(crate) fn may_have(&self, bytes: u64, rank: Rank, settings: &Settings) -> bool {
+        let needed = self.used + bytes + rank.spared(settings);
         settings.capacity_bytes.is_none_or(|capacity| needed <= capacity)
     }
 
@@ -418,6 +422,7 @@ impl State {
     /// Forgets what is wholly before `before`, which is durably gone.
     fn drop_trimmed(&mut self, id: PartitionId, before: u64) {
         let Some(partition) = self.partitions.get_mut(&id) else { return };
+        partition.gone = partition.gone.max(before);
         while partition.spans.front().is_some_and(|span| span.end <= before) {
             let Some(span) = partition.spans.pop_front() else { break };
             release(&mut self.segments, &span);
@@ -452,9 +457,10 @@ impl State {
     pub(crate) fn usage(&self, settings: &Settings) -> Usage {
         Usage {
             capacity: settings.capacity_bytes,
-            used: self.used + self.reserve,
+            used: self.used + self.reserve.bytes(),
             live: self.segments.values().map(|segment| segment.live).sum(),
             reserve: settings.reserve_bytes,
+            reserve_left: self.reserve.left.unwrap_or(settings.reserve_bytes).min(settings.reserve_bytes),
         }
     }
 }

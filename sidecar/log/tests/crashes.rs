@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::{World, setting, small};
+use common::{World, all, setting, small};
 use sidestream_host::disk::{SimDisk, sim::Fault};
 use sidestream_log::{Durability, PartitionId};
 
@@ -95,6 +95,26 @@ fn every_state_a_short_life_can_be_cut_to_is_legal() {
     }
     println!("{operations} operations, {states} states");
     assert!(operations > 8 && states > 300);
+}
+
+#[test]
+fn what_is_trimmed_and_not_durably_so_is_not_cleaned_away() {
+    let mut world = World::new(3, small());
+    let (dead, trimmed, living) = (world.create(), world.create(), world.create());
+    while world.journal.counts().segments < 8 {
+        for (partition, length) in [(dead, 3000), (trimmed, 200), (living, 200)] {
+            world.append(partition, length, Durability::Device).unwrap();
+        }
+        world.commit();
+    }
+    world.trim(dead, world.journal.bounds(dead).unwrap().next);
+    // On its way, and the process is killed before it is written.
+    let trimming = world.journal.trim(trimmed, world.journal.bounds(trimmed).unwrap().next);
+    while world.steps().keep() {}
+    assert!(world.journal.counts().cleaned > 0);
+    drop(trimming);
+    world.kill();
+    assert_eq!(all(&world.journal, trimmed).1, []);
 }
 
 #[test]

@@ -327,7 +327,7 @@ impl SimFile {
                 "{at}+{} are not whole blocks",
                 data.len()
             );
-            if at + data.len() as u64 > limits.left {
+            if content.lacks_room(at + data.len() as u64, limits) {
                 return Err(error(Fault::NoSpace));
             }
             let whole = data.len() / SECTOR;
@@ -364,7 +364,7 @@ impl DiskFile for SimFile {
 
     fn allocate(&self, length: u64) -> io::Result<()> {
         self.change(|content, fault, limits| {
-            if length > limits.left {
+            if content.lacks_room(length, limits) {
                 return Err(error(Fault::NoSpace));
             }
             if fault.is_none_or(|fault| fault == Fault::PowerCut) {
@@ -424,6 +424,12 @@ impl DiskFile for SimFile {
 }
 
 impl Content {
+    /// Whether it can't be as long as this. What it has it keeps, also on a disk that is fuller than full because a cut gave
+    /// back what was removed.
+    fn lacks_room(&self, length: u64, limits: &Limits) -> bool {
+        length > self.view.len() as u64 && length > limits.left
+    }
+
     fn write(&mut self, first: usize, data: &[u8]) {
         let end = first * SECTOR + data.len();
         if end > self.view.len() {

@@ -1,6 +1,7 @@
 //! A journal on a simulated disk, stepped by its test, beside a model that knows what was promised.
 #![allow(dead_code, reason = "each test uses some of it")]
 
+pub(crate) mod device;
 pub(crate) mod pushing;
 
 use std::{
@@ -239,7 +240,7 @@ impl World {
     pub(crate) fn trim(&mut self, partition: PartitionId, before: u64) {
         let done = self.journal.trim(partition, before);
         let bounds = self.journal.bounds(partition).expect("a partition");
-        assert_eq!(bounds.first, before.min(bounds.next).max(self.promised[&partition].first));
+        assert_eq!(bounds.first, before.min(bounds.readable).max(self.promised[&partition].first));
         self.promised.get_mut(&partition).expect("promised").first = bounds.first;
         self.commit();
         // Otherwise it may have happened or not.
