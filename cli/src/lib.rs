@@ -34,7 +34,8 @@ pub use graph::{
 pub use sidestream_crds::{Diagnostic, Severity};
 pub use sidestream_event::{self as event, Batch, Event, Map, Mark, Value};
 pub use sidestream_plan::{
-    Duration, Expression, Input, Latency, OnError, Overflow, Plan, Priority, Retry, SecretRef, Size, stage,
+    Delivery, Duration, Expression, Input, Latency, OnError, Overflow, Plan, Priority, Retry, SecretRef,
+    Size, stage,
 };
 pub use sidestream_sidecar::{
     Door, Drained, Flow, Ledger, Output, Processor, PushError, ReloadError, Reloaded, RingView, Secrets,

@@ -2,73 +2,14 @@
 
 mod process;
 
-use std::{
-    collections::BTreeSet,
-    io::Write,
-    path::PathBuf,
-    process::{Command, Stdio},
-    thread,
-    time::Duration,
+use std::{collections::BTreeSet, path::PathBuf, thread, time::Duration};
+
+use process::{
+    dnpipes::{data, pull, push, serve, until, until_nothing_is_left},
+    folder, pipeline, run, sidestream, text,
 };
 
-use process::{Folder, Running, folder, pipeline, run, sidestream, text};
-
 const EXAMPLE: &str = include_str!("../../manifests/examples/bill-orders.yaml");
-
-fn serve(folder: &Folder, yaml: &str) -> Running {
-    let running = run(&folder.write("both.yaml", yaml), &["--data-dir", &data(folder)]);
-    running.until_err("INFO ready");
-    running
-}
-
-fn data(folder: &Folder) -> String {
-    folder.path("data").display().to_string()
-}
-
-fn push(folder: &Folder, dnpipe: &str, lines: &str) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_sidestream"))
-        .args(["push", dnpipe, "--patience", "60s", "--data-dir", &data(folder)])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
-    assert!(child.wait().unwrap().success());
-}
-
-fn pull(folder: &Folder, dnpipe: &str, more: &[&str]) -> String {
-    let data = data(folder);
-    let pulled = sidestream(&[&["pull", dnpipe, "--patience", "60s", "--data-dir", &data], more].concat());
-    assert!(pulled.status.success(), "{}", text(&pulled.stderr));
-    text(&pulled.stdout)
-}
-
-/// Waits until `dnpipe` holds as many records as that, and gives them.
-fn until(folder: &Folder, dnpipe: &str, count: usize) -> Vec<String> {
-    for _ in 0..600 {
-        let lines: Vec<String> = pull(folder, dnpipe, &[]).lines().map(str::to_owned).collect();
-        if lines.len() >= count {
-            return lines;
-        }
-        thread::sleep(Duration::from_millis(100));
-    }
-    panic!("{dnpipe} has too few records: {}", pull(folder, dnpipe, &[]));
-}
-
-/// Waits until everything is acknowledged.
-fn until_nothing_is_left(folder: &Folder, dnpipe: &str, group: &str) {
-    let data = data(folder);
-    let mut said = String::new();
-    for _ in 0..600 {
-        said = text(&sidestream(&["group", "list", dnpipe, "--data-dir", &data]).stdout);
-        let mut words = said.lines().filter(|line| line.starts_with(group)).map(str::split_whitespace);
-        if words.next().and_then(|mut words| words.nth(2)) == Some("0") {
-            return;
-        }
-        thread::sleep(Duration::from_millis(100));
-    }
-    panic!("{said}");
-}
 
 fn order(n: usize) -> String {
     format!("{{\"id\":{n},\"customer\":\"c{}\",\"total\":{}.0}}\n", n % 7, 50 + n % 100)

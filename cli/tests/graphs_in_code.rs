@@ -6,9 +6,11 @@ use std::{
 };
 
 use sidestream::{
-    Batch, Event, Flow, OnError, Output, Pipeline, Processor, PushError, Running, Sidecar, SidecarConfig,
-    StartError, Value,
-    stage::{Blackhole, Console, ConsoleFormat, FileSink, Filter, Generator, Map, Window},
+    Batch, Delivery, Event, Flow, OnError, Output, Pipeline, Processor, PushError, Running, Sidecar,
+    SidecarConfig, StartError, Value,
+    stage::{
+        Blackhole, Console, ConsoleFormat, DnpipeSink, DnpipeSource, FileSink, Filter, Generator, Map, Window,
+    },
 };
 
 fn sidecar() -> Sidecar {
@@ -193,4 +195,20 @@ fn a_running_graph_takes_another_form_and_its_door_stays_open() {
     assert_eq!(*seen.lock().unwrap(), [5.0]);
     assert!(running.drain(Duration::from_secs(5)).is_complete());
     wait(running.ended());
+}
+
+#[test]
+fn a_running_graph_does_not_become_one_that_delivers_exactly_once() {
+    let sidecar = sidecar();
+    let base = || Pipeline::new("live").push("in").sink("out", Blackhole {});
+    let running = base().start(&sidecar).unwrap();
+    let orders = DnpipeSource { name: "orders".into(), namespace: None, pool: None, group: "billing".into() };
+    let bills = DnpipeSink { name: "bills".into(), namespace: None, pool: None, key: None };
+    let once = Pipeline::new("live").delivery(Delivery::ExactlyOnce).source("in", orders).sink("out", bills);
+    let refused = running.reload(once).unwrap_err().to_string();
+    assert!(refused.contains("drain it, and start it anew"), "{refused}");
+    wait(running.door("in").unwrap().push(order(1))).unwrap();
+    let unproven = base().delivery(Delivery::ExactlyOnce);
+    assert!(matches!(running.reload(unproven), Err(StartError::Wrong(_))));
+    assert!(running.drain(Duration::from_secs(5)).is_complete());
 }

@@ -295,6 +295,8 @@ codes! {
     DeadLetterLoop "dead-letter-loop" Error "Dead letters of a sink would come back to it.",
     BadRetry "bad-retry" Error "The first wait of `retry` is longer than the longest.",
 
+    UnprovenDelivery "unproven-delivery" Error "A pipeline is to deliver exactly once, and that can't be proved of it.",
+
     // What the kinds ask for.
     ZeroDuration "zero-duration" Error "A duration is 0 where time must pass.",
     BadWindow "bad-window" Error "A `window` has not exactly one form, or one that does not divide.",

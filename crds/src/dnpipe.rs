@@ -33,6 +33,7 @@ use sidestream_plan::{
     printcolumn = r#"{"name": "Durable", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Durable\")].status"}"#,
     printcolumn = r#"{"name": "Epoch", "type": "integer", "priority": 1, "jsonPath": ".status.epoch"}"#,
     printcolumn = r#"{"name": "Pool", "type": "string", "priority": 1, "jsonPath": ".spec.pool"}"#,
+    printcolumn = r#"{"name": "Server", "type": "string", "priority": 1, "jsonPath": ".status.server"}"#,
     printcolumn = r#"{"name": "Reason", "type": "string", "priority": 1, "jsonPath": ".status.conditions[?(@.type==\"Ready\")].reason"}"#,
     printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#
 )]
@@ -50,6 +51,12 @@ pub struct DnpipeSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 44), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub pool: Option<String>,
+    /// How many servers its pool has: the largest number that any member asks for; 1 by default. Each dnpipe is whole with one of
+    /// them, and goes to another by itself when there are more or fewer. Those that are joined by dead letters are with one.
+    /// `sidestream run` is one server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = SERVERS_MAX))]
+    pub servers: Option<i32>,
     /// How many partitions; 1 by default, so that all records are in one order. Records of one key meet in one partition.
     /// It never changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -140,8 +147,12 @@ pub struct DnpipeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub size: Option<String>,
+    /// The server of its pool that has it, as its pod is called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub server: Option<String>,
     /// `Accepted`: the spec compiles. `Ready`: every partition is served. `Durable`: an acknowledgement means what
-    /// `spec.durability` says, as the disk was measured.
+    /// `spec.durability` says, as the disk was measured. `Placed`: it is with the server that is to have it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 16),
@@ -166,5 +177,7 @@ impl Dnpipe {
     }
 }
 
+/// Servers of a pool: each has a volume of its own, and knows of all the others.
+const SERVERS_MAX: i32 = 32;
 /// The pool of a dnpipe that names none.
 pub(crate) const DEFAULT_POOL: &str = "default";

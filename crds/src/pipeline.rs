@@ -8,7 +8,8 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sidestream_plan::{
-    Expression, Input, Kind, Latency, OnError, Priority, Process, Sink, Source, stage::EdgeTransport,
+    Delivery, Expression, Input, Kind, Latency, OnError, Priority, Process, Sink, Source,
+    stage::EdgeTransport,
 };
 
 use crate::selector::PodSelector;
@@ -60,6 +61,12 @@ pub struct PipelineSpec {
     /// and `deadLetter` go before these, each for itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_error: Option<OnError>,
+    /// How often the result of an event may be there, whatever crashes; AtLeastOnce by default. ExactlyOnce is taken where it can
+    /// be proved: dnpipes at both ends, each group read by this pipeline alone, all stages in one sidecar, and between them only
+    /// `filter`, `map`, `set`, `unset`, `rename`, `merge`, `parse`, `encode`, `sample` with `by`, and `throttle` with `mode: Block`.
+    /// What goes to `deadLetter` comes at least once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<Delivery>,
     /// How the workers wait for events; Park by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency: Option<Latency>,

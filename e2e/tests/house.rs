@@ -51,6 +51,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "log",
             "broker",
             "gateway",
+            "client",
         ],
     ),
     // Beyond the sidecar: what `eval` evaluates, and what graphs built in code handle.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use kube::core::DynamicObject;
 use serde_json::{Value, json};
-use sidestream_control::{Pool, Report, Served, Serving};
+use sidestream_control::{Owner, Pool, Report, Served, Serving};
 use sidestream_host::Clock;
 use sidestream_operator::{
     apply::Applier,
@@ -64,7 +64,12 @@ impl Keeper {
     }
 
     fn connect(&self) -> Connected {
-        self.pools.fleet.connect(("shop".into(), "dnpipes-default".into()), "dnpipes-default-0".into())
+        self.connect_server(0)
+    }
+
+    fn connect_server(&self, number: u32) -> Connected {
+        let pod = format!("dnpipes-default-{number}");
+        self.pools.fleet.connect(("shop".into(), "dnpipes-default".into()), pod)
     }
 }
 
@@ -106,6 +111,25 @@ fn serves(server: &Connected, told: &Pool) {
         ..Serving::default()
     };
     server.report(Report::Serving(serving));
+}
+
+/// The server has these, each moved so often, and knows of the others; on its volume there are so many.
+fn has(server: &Connected, told: &Pool, here: &[(&str, u32)], kept: u32) {
+    let served = told.dnpipes.iter().map(|own| {
+        let term = here.iter().find(|(name, _)| format!("shop/{name}") == own.name).map(|(_, term)| *term);
+        let (dnpipe, hash) = (own.name.clone(), own.hash.clone());
+        Served { dnpipe, hash, elsewhere: term.is_none(), term: term.unwrap_or(0), ..Served::default() }
+    });
+    server.report(Report::Serving(Serving { dnpipes: served.collect(), kept, ..Serving::default() }));
+}
+
+fn replicas(server: &Server) -> i64 {
+    server.get(SET).unwrap()["spec"]["replicas"].as_i64().unwrap()
+}
+
+/// By dnpipe, the number of the server that is to have it.
+fn homes(told: &Pool) -> Vec<(&str, u32)> {
+    told.dnpipes.iter().map(|own| (own.name.trim_start_matches("shop/"), own.home)).collect()
 }
 
 fn names(pool: &Pool) -> Vec<&str> {
@@ -274,4 +298,161 @@ async fn what_a_server_refuses_is_told_with_its_reason() {
     let (_, reason, message) = condition(&server, "orders", "Ready");
     assert!(reason == "Refused" && message.contains("which never changes"), "{reason} {message}");
     assert_eq!(condition(&server, "orders", "Durable").1, "Volatile");
+}
+
+#[tokio::test]
+async fn a_pool_grows_at_once_and_shrinks_by_those_that_say_that_they_are_empty() {
+    let server = Server::default();
+    for name in ["notes", "orders", "returns"] {
+        apply(&server, name, json!({}));
+    }
+    let keeper = Keeper::new(&server);
+    keeper.settle().await;
+    server.makes_ready(SET);
+    let mut first = keeper.connect();
+    let told = first.hand_out_pool().unwrap();
+    assert_eq!(homes(&told), [("notes", 0), ("orders", 0), ("returns", 0)]);
+    assert_eq!(told.servers, ["dnpipes-default-0.dnpipes-default.shop.svc:7420"]);
+    has(&first, &told, &[("notes", 0), ("orders", 0), ("returns", 0)], 3);
+    keeper.settle().await;
+    assert_eq!(condition(&server, "orders", "Placed").1, "Settled");
+
+    apply(&server, "orders", json!({"servers": 3}));
+    keeper.settle().await;
+    assert_eq!(replicas(&server), 3);
+    let told = first.hand_out_pool().unwrap();
+    assert_eq!(
+        homes(&told),
+        [("notes", 0), ("orders", 1), ("returns", 2)],
+        "the pool has the most any asks for"
+    );
+    assert_eq!((told.servers.len(), told.wanted), (3, 3));
+    let (is, reason, message) = condition(&server, "orders", "Placed");
+    assert_eq!((is.as_str(), reason.as_str()), ("False", "Moving"));
+    assert!(message.contains("`dnpipes-default-0` to `dnpipes-default-1`"), "{message}");
+    assert_eq!(condition(&server, "orders", "Ready").0, "True", "it is served all the while");
+
+    let (mut second, mut third) = (keeper.connect_server(1), keeper.connect_server(2));
+    assert_eq!(homes(&second.hand_out_pool().unwrap()), homes(&told), "each hears all of it");
+    third.hand_out_pool().unwrap();
+    has(&first, &told, &[("notes", 0)], 1);
+    has(&second, &told, &[("orders", 1)], 1);
+    has(&third, &told, &[("returns", 1)], 1);
+    keeper.settle().await;
+    for (name, pod) in [("notes", 0), ("orders", 1), ("returns", 2)] {
+        assert_eq!(condition(&server, name, "Placed").1, "Settled");
+        let status = server.get(&path(name)).unwrap()["status"].clone();
+        assert_eq!(status["server"], format!("dnpipes-default-{pod}"));
+    }
+
+    apply(&server, "orders", json!({}));
+    keeper.settle().await;
+    assert_eq!(replicas(&server), 3, "each of them has something");
+    let told = first.hand_out_pool().unwrap();
+    assert_eq!((homes(&told), told.wanted), (vec![("notes", 0), ("orders", 0), ("returns", 0)], 1));
+    assert_eq!(told.servers.len(), 3, "those that are to be emptied are found");
+    // The second is empty before the third; a set loses its last first.
+    has(&first, &told, &[("notes", 0), ("orders", 2)], 2);
+    has(&second, &told, &[], 0);
+    keeper.settle().await;
+    assert_eq!(replicas(&server), 3);
+    has(&first, &told, &[("notes", 0), ("orders", 2), ("returns", 2)], 3);
+    has(&third, &told, &[], 1);
+    keeper.settle().await;
+    assert_eq!(replicas(&server), 3, "what was deleted and stays is on its volume");
+    has(&third, &told, &[], 0);
+    keeper.settle().await;
+    assert_eq!(replicas(&server), 1);
+    assert_eq!(condition(&server, "returns", "Placed").1, "Settled");
+}
+
+#[tokio::test]
+async fn a_server_that_is_silent_has_what_it_had_also_for_a_new_leader() {
+    let server = Server::default();
+    apply(&server, "orders", json!({"servers": 2}));
+    apply(&server, "returns", json!({}));
+    let keeper = Keeper::new(&server);
+    keeper.settle().await;
+    let mut first = keeper.connect();
+    let told = first.hand_out_pool().unwrap();
+    assert!(
+        told.dnpipes.iter().all(|own| own.owner.is_none()),
+        "nobody has had it: it begins with the first"
+    );
+    let second = keeper.connect_server(1);
+    has(&first, &told, &[("orders", 0)], 1);
+    has(&second, &told, &[("returns", 1)], 1);
+    keeper.settle().await;
+
+    let keeper = Keeper::new(&server);
+    keeper.settle().await;
+    let told = keeper.connect().hand_out_pool().unwrap();
+    let owner = |server| Some(Owner { server, term: 0 });
+    assert_eq!(told.dnpipes.iter().map(|own| own.owner).collect::<Vec<_>>(), [owner(0), owner(1)]);
+    apply(&server, "orders", json!({}));
+    keeper.settle().await;
+    assert_eq!(replicas(&server), 2, "whether the second is empty it has not said");
+    // Of two that say that they have it the one to which it went later does.
+    let (first, second) = (keeper.connect(), keeper.connect_server(1));
+    has(&first, &told, &[("orders", 0), ("returns", 2)], 2);
+    has(&second, &told, &[("returns", 1)], 1);
+    keeper.settle().await;
+    let told = keeper.connect().hand_out_pool().unwrap();
+    assert_eq!(told.dnpipes[1].owner, Some(Owner { server: 0, term: 2 }));
+}
+
+#[tokio::test]
+async fn a_dnpipe_that_cannot_come_says_why() {
+    let server = Server::default();
+    apply(&server, "orders", json!({"servers": 2}));
+    apply(&server, "returns", json!({}));
+    let keeper = Keeper::new(&server);
+    keeper.settle().await;
+    let mut first = keeper.connect();
+    let told = first.hand_out_pool().unwrap();
+    has(&first, &told, &[("orders", 0), ("returns", 0)], 2);
+    let second = keeper.connect_server(1);
+    let stuck = Some("the disk is full".to_owned());
+    let served = Served { dnpipe: "shop/returns".into(), elsewhere: true, stuck, ..Served::default() };
+    second.report(Report::Serving(Serving { dnpipes: vec![served], ..Serving::default() }));
+    keeper.settle().await;
+    let (is, reason, message) = condition(&server, "returns", "Placed");
+    assert!(is == "False" && reason == "Stuck" && message.contains("the disk is full"), "{reason} {message}");
+}
+
+#[tokio::test]
+async fn a_set_that_is_made_anew_has_the_servers_that_had_something() {
+    let server = Server::default();
+    apply(&server, "orders", json!({"servers": 3}));
+    let keeper = Keeper::new(&server);
+    keeper.settle().await;
+    let mut first = keeper.connect();
+    let told = first.hand_out_pool().unwrap();
+    let third = keeper.connect_server(2);
+    has(&first, &told, &[], 0);
+    has(&third, &told, &[("orders", 1)], 1);
+    keeper.settle().await;
+    apply(&server, "orders", json!({}));
+    server.delete(SET);
+    Keeper::new(&server).settle().await;
+    assert_eq!(replicas(&server), 3, "what the third has is on its volume");
+}
+
+/// It was given a dnpipe a moment before it went, and had said before that it has nothing.
+#[tokio::test]
+async fn a_server_that_went_with_what_it_was_given_is_made_again() {
+    let server = Server::default();
+    apply(&server, "orders", json!({}));
+    let keeper = Keeper::new(&server);
+    keeper.settle().await;
+    assert_eq!(replicas(&server), 1);
+    let mut first = keeper.connect();
+    let served =
+        Served { dnpipe: "shop/orders".into(), elsewhere: true, at: Some(2), term: 1, ..Served::default() };
+    first.report(Report::Serving(Serving { dnpipes: vec![served], ..Serving::default() }));
+    keeper.settle().await;
+    assert_eq!(replicas(&server), 3);
+    let told = first.hand_out_pool().unwrap();
+    assert_eq!(told.dnpipes[0].owner, Some(Owner { server: 2, term: 1 }));
+    assert_eq!(homes(&told), [("orders", 0)]);
 }

@@ -177,6 +177,11 @@ impl Dnpipes {
         self.broker.list().iter().map(ToString::to_string).collect()
     }
 
+    /// Who keeps them.
+    pub(crate) fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
     /// Which disk runs underneath, and why.
     pub fn disk(&self) -> DiskView {
         self.stored.disk()

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::future::{FutureExt, select_all};
-use sidestream_plan::Plan;
+use sidestream_plan::{Delivery, Plan};
 
 use crate::{AssembleError, Drained, Pipeline, Registry, World, observe::Observed, reload::Ports};
 
@@ -113,20 +113,46 @@ impl Fleet {
                 Ok(())
             }
             (Some(running), None) if !running.has_ended() => {
+                if [running.plan().delivery, wanted.plan.delivery].contains(&Delivery::ExactlyOnce) {
+                    return self.begin_anew(&running.clone(), wanted, given, grace);
+                }
                 self.open.remove(&name);
                 reload(running, wanted.plan, given)
             }
-            _ => match self.start_wanted(wanted) {
-                Ok(()) => {
-                    tracing::info!(pipeline = name, "started");
-                    Ok(())
-                }
-                Err(error) => {
-                    tracing::error!(pipeline = name, "not started: {error}");
-                    Err(error.to_string())
-                }
-            },
+            _ => self.begin(wanted),
         }
+    }
+
+    fn begin(&mut self, wanted: Wanted) -> Result<(), String> {
+        let name = wanted.plan.pipeline.clone();
+        match self.start_wanted(wanted) {
+            Ok(()) => {
+                tracing::info!(pipeline = name, "started");
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!(pipeline = name, "not started: {error}");
+                Err(error.to_string())
+            }
+        }
+    }
+
+    /// Ends a pipeline and starts it with another plan. What it had not delivered when its time was over comes again, and where
+    /// it delivers all the same, whoever took over its producers has fenced it.
+    fn begin_anew(
+        &mut self,
+        running: &Pipeline,
+        wanted: Wanted,
+        given: &Ports,
+        grace: Duration,
+    ) -> Result<(), String> {
+        let name = wanted.plan.pipeline.clone();
+        if let Err(error) = running.would_take(&wanted.plan, given) {
+            tracing::error!(pipeline = name, "not started anew: {error}");
+            return Err(format!("{error}; the old plan is running"));
+        }
+        self.remove(&name, grace);
+        self.begin(wanted)
     }
 
     fn start_wanted(&mut self, Wanted { plan, halted }: Wanted) -> Result<(), AssembleError> {

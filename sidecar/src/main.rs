@@ -112,7 +112,8 @@ fn run(arguments: Arguments) -> Result<bool, Box<dyn std::error::Error>> {
     let mut signals = Signals::catch(world)?;
     let observed = Observed::new(world);
     let _server = observe::serve(observed.clone(), &arguments.metrics, world)?;
-    let server = arguments.data_dir.map(|folder| PoolServer::open(world, &folder)).transpose()?;
+    let number = number(&settings.pod);
+    let mut server = arguments.data_dir.map(|folder| PoolServer::open(world, &folder, number)).transpose()?;
     let enrolled = world.sockets().block_on(async {
         tokio::select! {
             enrolled = cluster::enrol(&settings, world.clock()) => Some(enrolled),
@@ -128,7 +129,8 @@ fn run(arguments: Arguments) -> Result<bool, Box<dyn std::error::Error>> {
         node: arguments.node,
     }))?;
     world.take_part(peering.clone());
-    if let Some(server) = &server {
+    world.use_pools(cluster::pools(enrolled.identity.clone()));
+    if let Some(server) = &mut server {
         let address = server.listen(&arguments.dnpipes, enrolled.identity.clone())?;
         tracing::info!(%address, "serving dnpipes");
     }
@@ -170,6 +172,11 @@ impl Arguments {
             cache: self.cache.clone(),
         }
     }
+}
+
+/// The number of a pod of a StatefulSet, which is at the end of its name.
+fn number(pod: &str) -> u32 {
+    pod.rsplit('-').next().and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
 /// How long the other ends of edges may take to hear what is settled.

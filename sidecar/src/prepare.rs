@@ -2,11 +2,13 @@
 
 use std::{collections::HashMap, fmt};
 
-use sidestream_connector::{InlineSink, Sink, Source, build as connector};
+use sidestream_connector::{ExactlyOnce, InlineSink, Sink, Source, build as connector};
 use sidestream_event::Batch;
 use sidestream_expr::{Program, Type};
 use sidestream_graph::{Flow, Output, Processor, operator};
-use sidestream_plan::{Kind, PLAN_VERSION, Plan, Process, Sink as SinkKind, Source as SourceKind, Stage};
+use sidestream_plan::{
+    Delivery, Kind, PLAN_VERSION, Plan, Process, Sink as SinkKind, Source as SourceKind, Stage,
+};
 
 use crate::{Door, Registry, World, edge};
 
@@ -50,6 +52,7 @@ pub(crate) fn prepare(
         return Err(AssembleError::Version { plan: plan.version });
     }
     let environment = world.environment(&plan.pipeline);
+    let exactly_once = (plan.delivery == Delivery::ExactlyOnce).then(ExactlyOnce::default);
     let mut prepared = Prepared::default();
     for (index, stage) in plan.stages.iter().enumerate() {
         let refuse = |reason: String| AssembleError::Stage { stage: stage.name.clone(), reason };
@@ -61,6 +64,11 @@ pub(crate) fn prepare(
         }
         if kept(stage) {
             continue;
+        }
+        let mut environment = environment.clone();
+        if matches!(stage.kind, Kind::Source(_)) || !stage.from.is_empty() {
+            // A sink that takes only dead letters gets them at least once.
+            environment.exactly_once = exactly_once.as_ref().map(|once| once.of(&stage.name));
         }
         match &stage.kind {
             Kind::Source(SourceKind::Push(_)) => {

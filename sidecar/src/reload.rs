@@ -23,7 +23,7 @@ pub(crate) use change::{Ports, ports_beyond};
 use parts::{Retired, dismantle, pass_on, retire, take_over};
 use sidestream_graph::Run;
 use sidestream_host::Moment;
-use sidestream_plan::{Plan, Stage};
+use sidestream_plan::{Delivery, Plan, Stage};
 
 use crate::{
     AssembleError, Pipeline, Registry,
@@ -55,6 +55,8 @@ pub struct Reloaded {
 pub enum ReloadError {
     /// The pipeline is draining, or has ended.
     Draining,
+    /// The pipeline delivers exactly once, or is to: its stages begin together.
+    ExactlyOnce,
     /// A stage of the new plan cannot be made.
     Assemble(AssembleError),
     /// The machine has no room for either plan.
@@ -82,6 +84,10 @@ impl Pipeline {
         let mut running = self.running();
         if running.draining {
             return Err(ReloadError::Draining);
+        }
+        if [running.plan.delivery, plan.delivery].contains(&Delivery::ExactlyOnce) {
+            // A sink that came alone would not know what the one before it still had in its hand.
+            return Err(ReloadError::ExactlyOnce);
         }
         self.replace(&mut running, plan, registry, given)
     }
@@ -342,6 +348,9 @@ impl fmt::Display for ReloadError {
             ReloadError::Draining => {
                 out.write_str("the pipeline is draining: start it anew with the new plan")
             }
+            ReloadError::ExactlyOnce => out.write_str(
+                "a pipeline that delivers exactly once is not changed while it runs: drain it, and start it anew with the new plan",
+            ),
             ReloadError::Stuck { stage } => write!(
                 out,
                 "stage `{stage}` does not take the events on their way to it; the old plan is running: try again when it does"

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use sidestream_connector::{Address, Environment, Secrets};
+use sidestream_connector::{Address, Environment, Secrets, Servers};
 use sidestream_edge::Peering;
 use sidestream_expr::{Program, Type};
 use sidestream_graph::Processor;
@@ -43,7 +43,7 @@ pub struct World {
     pub(crate) clock: Clock,
     pub(crate) secrets: Secrets,
     peering: Arc<OnceLock<Peering>>,
-    dnpipes: Arc<OnceLock<Address>>,
+    dnpipes: Arc<OnceLock<Arc<Servers>>>,
     /// Set when somebody at the other end of this process has gone for good.
     pub(crate) closed: Latch,
 }
@@ -109,8 +109,13 @@ impl World {
 
     /// Lets stages use the dnpipes of the server at `address` from now on. Before that, a plan that names one is refused.
     pub fn use_dnpipes(&self, address: Address) {
+        self.use_pools(Arc::new(move |_, _| Ok(address.clone())));
+    }
+
+    /// Lets stages use dnpipes of several pools from now on.
+    pub fn use_pools(&self, servers: Arc<Servers>) {
         // Who knows a server already keeps it.
-        let _ = self.dnpipes.set(address);
+        let _ = self.dnpipes.set(servers);
     }
 
     pub(crate) fn environment(&self, pipeline: &str) -> Environment {
@@ -119,6 +124,7 @@ impl World {
             clock: self.clock.clone(),
             secrets: self.secrets.clone(),
             dnpipes: self.dnpipes.get().cloned(),
+            exactly_once: None,
             compile: Arc::new(|expression| {
                 let program = Program::compile(expression.source(), &Type::Dyn).map_err(|problems| {
                     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")

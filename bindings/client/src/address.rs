@@ -32,6 +32,17 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 impl Address {
+    /// Another server of the same pool; none from a socket of this machine, which leads to one server.
+    pub(crate) fn at(&self, host: &str) -> Option<Address> {
+        match self {
+            Address::Local(_) => None,
+            Address::Peer { identity, expected, .. } => {
+                let (identity, expected) = (identity.clone(), expected.clone());
+                Some(Address::Peer { host: host.to_owned(), identity, expected })
+            }
+        }
+    }
+
     pub(crate) async fn call(&self, alpn: &[u8]) -> Result<Box<dyn Stream>, ClientError> {
         match self {
             Address::Local(path) => call_local(path).await,
@@ -44,8 +55,11 @@ impl Address {
                 tcp.set_nodelay(true).map_err(|error| self.unreachable(&error))?;
                 let stream = TlsConnector::from(config).connect(server_name(), tcp).await;
                 Ok(Box::new(stream.map_err(|error| {
-                    let own = error.get_ref().and_then(|own| own.downcast_ref());
-                    ClientError::NotTrusted(own.map_or_else(|| error.to_string(), reason))
+                    match error.get_ref().and_then(|own| own.downcast_ref()) {
+                        Some(own) => ClientError::NotTrusted(reason(own)),
+                        // It ended amid the handshake: a server that stops says nothing of trust.
+                        None => self.unreachable(&error),
+                    }
                 })?))
             }
         }

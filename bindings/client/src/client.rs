@@ -1,17 +1,19 @@
-//! The way to a server: one connection, opened when it is needed and opened again when it breaks.
+//! The way to a server, or to the servers of a pool: connections, opened when they are needed and opened again when they break.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use sidestream_event::native::{
-    Answer, Conditions, DnpipeName, DnpipeView, From, GroupView, Request, Verified,
+    Answer, Conditions, DnpipeName, DnpipeView, From, GroupView, Incarnation, MoveAnswer, MoveRequest,
+    Request, Verified,
 };
 use sidestream_host::{Clock, Random};
-use tokio::{sync::Mutex, time::sleep};
+use tokio::time::sleep;
 
 use crate::{
     Address, ClientError, GroupConfig, GroupReader, Producer, ProducerConfig, Reader, ReaderConfig, Receipt,
-    connection::{Answered, Answering, Connection},
+    connection::{Answered, Connection},
+    owners::{Owners, Routed},
 };
 
 /// How a client behaves.
@@ -29,7 +31,7 @@ impl Default for ClientConfig {
     }
 }
 
-/// A client of one server. Clones share its connection.
+/// A client of one server, or of the servers of a pool. Clones share its connections.
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -38,13 +40,13 @@ pub struct Client {
 struct Shared {
     address: Address,
     config: ClientConfig,
-    connection: Mutex<Option<Connection>>,
+    owners: Arc<Owners>,
 }
 
 impl Client {
     /// A client of the server at `address`. Nothing is opened yet.
     pub fn new(address: Address, config: ClientConfig) -> Client {
-        Client { shared: Arc::new(Shared { address, config, connection: Mutex::default() }) }
+        Client { shared: Arc::new(Shared { address, config, owners: Arc::default() }) }
     }
 
     /// A client of the server that listens at the socket `path` of this machine.
@@ -80,9 +82,21 @@ impl Client {
                     asked = Some(dnpipe.clone());
                     request = Request::ListBehind { dnpipe };
                 }
-                _ => return Ok(found),
+                _ => break,
             }
         }
+        let mut all = Vec::with_capacity(found.len());
+        for view in found {
+            match self.note_owner(&view) {
+                false => all.push(view),
+                // Its server knows how it is.
+                true => match self.describe(&view.name.to_string()).await {
+                    Err(ClientError::Refused(crate::Refusal::UnknownDnpipe(_))) => {}
+                    described => all.push(described?),
+                },
+            }
+        }
+        Ok(all)
     }
 
     /// One dnpipe as it is.
@@ -90,9 +104,33 @@ impl Client {
     /// # Errors
     /// [`Refusal::UnknownDnpipe`](crate::Refusal::UnknownDnpipe), and those of the connection.
     pub async fn describe(&self, dnpipe: &str) -> Result<DnpipeView, ClientError> {
-        match self.ask(Request::Describe { dnpipe: dnpipe.parse()? }).await? {
-            Answer::Dnpipe(found) => Ok(found),
-            other => Err(unexpected(&other)),
+        let (name, mut patience) = (dnpipe.parse::<DnpipeName>()?, self.patience());
+        loop {
+            match self.ask(Request::Describe { dnpipe: name.clone() }).await? {
+                Answer::Dnpipe(found) if !self.note_owner(&found) => return Ok(found),
+                Answer::Dnpipe(found) => {
+                    let owner = found.partitions.into_iter().find_map(|own| own.owner);
+                    patience.wait(crate::Refusal::NotOwner { owner }.into()).await?;
+                }
+                other => return Err(unexpected(&other)),
+            }
+        }
+    }
+
+    /// Whether another server has the dnpipe than the one that described it: that one is asked from now on.
+    fn note_owner(&self, view: &DnpipeView) -> bool {
+        let owner = view.partitions.iter().find_map(|own| own.owner.as_deref());
+        owner.map(|owner| self.shared.owners.note(&view.name, owner)).is_some()
+    }
+
+    /// Asks for a step of a move: of the server at this client's address, by another one of its pool.
+    ///
+    /// # Errors
+    /// Why it is refused, and those of the connection: then it may have been done or not.
+    pub async fn move_step(&self, request: MoveRequest) -> Result<(MoveAnswer, Bytes), ClientError> {
+        match self.try_ask(Request::Move(request)).await? {
+            (Answer::Move(answer), tail) => Ok((answer, tail)),
+            (other, _) => Err(unexpected(&other)),
         }
     }
 
@@ -119,6 +157,24 @@ impl Client {
         let request = Request::Push { dnpipe: dnpipe.clone(), partition, only_if };
         match self.send(request, batch).await?.answered().await?.0 {
             Answer::Pushed { base_offset, epoch } => Ok(Receipt { partition, offset: base_offset, epoch }),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Takes over a producer of a partition: earlier incarnations of it push nothing more, and what they pushed is in the answer.
+    /// For who works from one dnpipe into another, and says in the header of each batch how far he has come.
+    ///
+    /// # Errors
+    /// Those of a dnpipe that is not there or may not be pushed to, and those of the connection.
+    pub async fn open_producer(
+        &self,
+        dnpipe: &DnpipeName,
+        partition: u32,
+        producer: u64,
+    ) -> Result<Incarnation, ClientError> {
+        // Opened twice it is the second incarnation that counts, which is the one that is answered for.
+        match self.ask(Request::Open { dnpipe: dnpipe.clone(), partition, producer }).await? {
+            Answer::Opened(opened) => Ok(opened),
             other => Err(unexpected(&other)),
         }
     }
@@ -242,18 +298,24 @@ impl Client {
         self.send(request, Bytes::new()).await?.answered().await
     }
 
-    /// Sends a request on the connection there is, or on a new one.
-    pub(crate) async fn send(&self, request: Request, tail: Bytes) -> Result<Answering, ClientError> {
-        self.connection().await?.send(request, tail).await
+    /// Sends a request to whom it is for, on the connection there is, or on a new one.
+    pub(crate) async fn send(&self, request: Request, tail: Bytes) -> Result<Routed, ClientError> {
+        let connection = self.connection(request.dnpipe()).await?;
+        self.send_on(&connection, request, tail).await
     }
 
-    /// The connection there is, or a new one.
-    pub(crate) async fn connection(&self) -> Result<Connection, ClientError> {
-        let mut current = self.shared.connection.lock().await;
-        match &*current {
-            Some(open) if open.is_open() => Ok(open.clone()),
-            _ => Ok(current.insert(Connection::open(&self.shared.address).await?).clone()),
-        }
+    pub(crate) async fn send_on(
+        &self,
+        connection: &Connection,
+        request: Request,
+        tail: Bytes,
+    ) -> Result<Routed, ClientError> {
+        self.shared.owners.send(connection, request, tail).await
+    }
+
+    /// The connection to whoever has a dnpipe, as far as that is known: the one there is, or a new one.
+    pub(crate) async fn connection(&self, dnpipe: Option<&DnpipeName>) -> Result<Connection, ClientError> {
+        self.shared.owners.connection(&self.shared.address, dnpipe).await
     }
 
     pub(crate) fn patience(&self) -> Patience {

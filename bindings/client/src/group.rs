@@ -342,11 +342,12 @@ impl Seat {
     }
 
     async fn try_ask(&self, request: Request) -> Result<(u64, Answered), ClientError> {
-        let connection = self.client.connection().await?;
+        let connection = self.client.connection(Some(&self.member.dnpipe)).await?;
         let joined = {
             let mut place = self.place.lock().await;
             if !place.connection.as_ref().is_some_and(|own| own.is_same(&connection)) {
-                let answer = connection.send(self.join(), sidestream_event::Bytes::new()).await?;
+                let answer =
+                    self.client.send_on(&connection, self.join(), sidestream_event::Bytes::new()).await?;
                 match answer.answered().await?.0 {
                     Answer::Joined { partitions } => place.partitions = partitions,
                     other => return Err(unexpected(&other)),
@@ -356,7 +357,7 @@ impl Seat {
             }
             place.joined
         };
-        let answer = connection.send(request, sidestream_event::Bytes::new()).await?;
+        let answer = self.client.send_on(&connection, request, sidestream_event::Bytes::new()).await?;
         Ok((joined, answer.answered().await?))
     }
 

@@ -34,6 +34,7 @@ mod error;
 mod group;
 mod lane;
 mod once;
+mod owners;
 mod producer;
 mod reader;
 mod record;
@@ -50,6 +51,6 @@ pub use reader::{Reader, ReaderConfig};
 pub use record::{Pulled, Record};
 pub use seal::{DataKey, SealError};
 pub use sidestream_event::native::{
-    BadName, Conditions, DamageView, DiskView, DnpipeName, DnpipeView, From, GroupView, MemberView,
-    PartitionView, Refusal, Verified,
+    BadName, Conditions, DamageView, DiskView, DnpipeName, DnpipeView, From, GroupView, Incarnation,
+    MemberView, MoveAnswer, MoveRequest, PartitionView, Refusal, Verified,
 };

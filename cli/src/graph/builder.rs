@@ -4,7 +4,7 @@ use std::fmt;
 
 use sidestream_crds::{Diagnostic, Pipeline as Resource, PipelineSpec, StageSpec, compile_pipeline};
 use sidestream_plan::{
-    Expression, Input, Kind, Latency, OnError, Plan, Priority, Process, Source,
+    Delivery, Expression, Input, Kind, Latency, OnError, Plan, Priority, Process, Source,
     stage::{Custom, Push},
 };
 use sidestream_sidecar::{Pipeline as Started, Processor, Registry, Sidecar};
@@ -36,6 +36,12 @@ impl Pipeline {
     /// How the workers wait. It is the [`Sidecar`] that has workers: this is for plans that are run elsewhere.
     pub fn latency(mut self, latency: Latency) -> Pipeline {
         self.resource.spec.latency = Some(latency);
+        self
+    }
+
+    /// How often the result of an event may be there, whatever crashes.
+    pub fn delivery(mut self, delivery: Delivery) -> Pipeline {
+        self.resource.spec.delivery = Some(delivery);
         self
     }
 

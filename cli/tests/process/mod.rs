@@ -1,6 +1,8 @@
 //! The real program, driven from outside: start it, read what it says, ask it, signal it.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod dnpipes;
+
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,

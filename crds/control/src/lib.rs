@@ -31,7 +31,7 @@ use std::fmt;
 
 pub use v1::{
     Anchored, Anchors, Applied, CertifyRequest, CertifyResponse, Counts, Dnpipe, Drained, Elsewhere, Halting,
-    Hello, Leaving, Plan, Plans, Pool, Ready, Served, Serving, SidecarOrders, SidecarReport, Suspend,
+    Hello, Leaving, Owner, Plan, Plans, Pool, Ready, Served, Serving, SidecarOrders, SidecarReport, Suspend,
     certify_client::CertifyClient,
     certify_server::{Certify, CertifyServer},
     sidecar_orders::Orders,
@@ -106,7 +106,7 @@ impl Dnpipe {
             uid: uid.into(),
             hash: hash.into(),
             body: serde_json::to_vec(dnpipe).unwrap_or_default(),
-            is_removed_when_deleted: false,
+            ..Self::default()
         }
     }
 

@@ -9,7 +9,7 @@ use sidestream_control::{
     SyncClient, SyncServer,
 };
 use sidestream_plan::{
-    Input, Kind, Latency, OnError, PLAN_VERSION, Priority, Run, Sink, Source, Stage,
+    Delivery, Input, Kind, Latency, OnError, PLAN_VERSION, Priority, Run, Sink, Source, Stage,
     stage::{Blackhole, Generator},
 };
 use tokio::sync::mpsc;
@@ -32,6 +32,7 @@ fn plan() -> sidestream_plan::Plan {
         pipeline: "shop/hello".into(),
         kinds: vec!["sink/blackhole".into(), "source/generator".into()],
         latency: Latency::Park,
+        delivery: Delivery::default(),
         stages: vec![
             stage("tick", vec![], Kind::Source(Source::Generator(Generator::default()))),
             stage("drop", vec![0], Kind::Sink(Sink::Blackhole(Blackhole::default()))),

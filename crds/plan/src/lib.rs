@@ -13,6 +13,8 @@ pub mod stage;
 mod union;
 
 pub use dnpipe::Dnpipe;
-pub use plan::{Input, Latency, OnError, Overflow, PLAN_VERSION, Plan, Priority, Retry, Run, Stage};
+pub use plan::{
+    Delivery, Input, Latency, OnError, Overflow, PLAN_VERSION, Plan, Priority, Retry, Run, Stage,
+};
 pub use quantity::{Duration, Expression, SecretKey, SecretRef, Size};
 pub use stage::{Kind, Process, Sink, Source};

@@ -8,14 +8,16 @@ use serde_json::Value;
 
 use crate::{Duration, Expression, Kind, SecretRef};
 
-/// The version of this form; a sidecar refuses a plan of a later one.
-pub const PLAN_VERSION: u32 = 1;
+/// The newest version of this form; a sidecar refuses a plan of a later one.
+pub const PLAN_VERSION: u32 = 2;
+/// The version from which on a plan may have another [`Delivery`]: what an older sidecar would not see, it must refuse.
+const VERSION_OF_DELIVERY: u32 = 2;
 
 /// Everything one sidecar needs to run one pipeline. Made by the compiler, so every reference in it holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Plan {
-    /// [`PLAN_VERSION`].
+    /// The oldest version that knows all of it: [`PLAN_VERSION`] at most.
     pub version: u32,
     /// `namespace/name` of the Pipeline.
     pub pipeline: String,
@@ -23,6 +25,9 @@ pub struct Plan {
     pub kinds: Vec<String>,
     /// How the workers wait.
     pub latency: Latency,
+    /// How often a result may be there.
+    #[serde(default, skip_serializing_if = "Delivery::is_default")]
+    pub delivery: Delivery,
     /// Stages in the order they were written: each takes input only from stages before it.
     pub stages: Vec<Stage>,
     /// Which stages are fused: every stage is in exactly one run.
@@ -58,6 +63,27 @@ pub struct Stage {
     pub on_error: OnError,
     /// What it does.
     pub kind: Kind,
+}
+
+/// How often the result of an event may be there, whatever crashes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Delivery {
+    /// Nothing is missing; after a crash some of it is there twice.
+    #[default]
+    AtLeastOnce,
+    /// Nothing is missing and nothing is there twice: from dnpipes to dnpipes, through stages that make the same of the same event.
+    ExactlyOnce,
+}
+
+impl Delivery {
+    /// The oldest version of a plan that may have it.
+    pub fn version(self) -> u32 {
+        if self.is_default() { 1 } else { VERSION_OF_DELIVERY }
+    }
+
+    fn is_default(&self) -> bool {
+        *self == Delivery::AtLeastOnce
+    }
 }
 
 /// How workers wait for events.

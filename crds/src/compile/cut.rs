@@ -36,7 +36,7 @@ pub(super) fn at_borders(
         .map(|(index, sidecar)| SidecarPlan {
             name: sidecar.name.clone(),
             host: sidecar.host().unwrap_or_default(),
-            plan: plan(whole.pipeline.clone(), whole.latency, cut.stages_of(index)),
+            plan: plan(whole.pipeline.clone(), whole.latency, whole.delivery, cut.stages_of(index)),
         })
         .collect()
 }

@@ -294,7 +294,7 @@ fn reads_envelope_alone(key: &str) -> bool {
 }
 
 /// What `key` reads that is told to nobody: events are numbered anew where they arrive.
-fn untold(key: &str) -> Option<&'static str> {
+pub(super) fn untold(key: &str) -> Option<&'static str> {
     let read = reads(key)?;
     let is_untold = |path: &Vec<String>| path[0] == "meta" && path.get(1).is_none_or(|own| own == "sequence");
     read.iter().any(is_untold).then_some("meta.sequence")

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use sidestream_plan::{Kind, Plan, Source, Stage};
+use sidestream_plan::{Delivery, Kind, Plan, Source, Stage};
 
 use super::plan;
 
@@ -21,7 +21,9 @@ pub fn with_leaving(new: &Plan, old: &Plan, edges: &BTreeSet<String>) -> Plan {
         stage.from.extend(before.into_iter().flatten().filter_map(place));
         stages.push(stage);
     }
-    plan(new.pipeline.clone(), new.latency, stages)
+    // What comes by an edge has no place in a dnpipe by which it is known when it comes again.
+    let delivery = if beside.is_empty() { new.delivery } else { Delivery::AtLeastOnce };
+    plan(new.pipeline.clone(), new.latency, delivery, stages)
 }
 
 /// The stages of `old` that `new` does not have and that what comes by `edges` goes through, the edges among them, in their

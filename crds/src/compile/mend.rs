@@ -106,6 +106,8 @@ impl Doubts {
                 Code::NoSidecar | Code::SpreadState | Code::NoService | Code::SamePods | Code::LongName => {
                     !self.sidecars && self.inputs.is_empty() && self.kinds.is_empty()
                 }
+                // Of everything together.
+                Code::UnprovenDelivery => false,
                 _ => true,
             }
     }

@@ -8,6 +8,7 @@
 //!                                                    +-> settings --> what a kind asks for beyond its schema
 //!                                                    +-> flow ------> what is in the events, and do expressions fit it
 //!                                                    +-> keyed -----> which of several pods owns which events
+//!                                                    +-> once ------> can each result be there exactly once
 //!                                                    \-> fuse ------> which stages one worker calls in a row --> Plan
 //!                                                          \-> cut -> the part of each sidecar, with edges between
 //! ```
@@ -28,6 +29,7 @@ mod keyed;
 mod leaving;
 mod mend;
 pub mod names;
+mod once;
 mod placement;
 mod resource;
 mod settings;
@@ -38,7 +40,7 @@ pub use dnpipe::{CompiledDnpipe, compile_dnpipe};
 pub use leaving::with_leaving;
 use mend::Doubts;
 use serde::{Deserialize, Serialize};
-use sidestream_plan::{Input, Kind, Latency, PLAN_VERSION, Plan, Stage};
+use sidestream_plan::{Delivery, Input, Kind, Latency, Plan, Stage};
 
 use crate::{
     crd::PIPELINE_SCHEMA,
@@ -159,6 +161,15 @@ fn compile_sound(pipeline: &Pipeline, doubts: &Doubts) -> (Option<Parts>, Vec<Di
     settings::check(&kinds, &mut report);
     flow::check(spec, &mut kinds, &wiring, doubts, &mut report);
     let owners = keyed::resolve(spec, &kinds, &wiring, &placement, &mut report);
+    let graph = once::Graph {
+        own: once::namespace_of(pipeline),
+        spec,
+        kinds: &kinds,
+        wiring: &wiring,
+        on_error: &on_error,
+        placement: &placement,
+    };
+    once::check(&graph, &mut report);
     placement.check_names(pipeline, &owners, &mut report);
     if report.diagnostics.iter().any(Diagnostic::is_error) {
         // What is worth knowing of a pipeline that runs is noise beside what keeps it from running.
@@ -178,19 +189,20 @@ fn compile_sound(pipeline: &Pipeline, doubts: &Doubts) -> (Option<Parts>, Vec<Di
             kind,
         })
         .collect();
-    let plan = plan(pipeline.full_name(), spec.latency.unwrap_or(Latency::Park), stages);
+    let latency = spec.latency.unwrap_or(Latency::Park);
+    let plan = plan(pipeline.full_name(), latency, spec.delivery.unwrap_or_default(), stages);
     let sidecars = cut::at_borders(&plan, &placement, &owners, pipeline);
     (Some((plan, sidecars)), report.diagnostics)
 }
 
 /// The plan of stages that are in order.
-fn plan(pipeline: String, latency: Latency, stages: Vec<Stage>) -> Plan {
+fn plan(pipeline: String, latency: Latency, delivery: Delivery, stages: Vec<Stage>) -> Plan {
     let mut kinds: Vec<String> =
         stages.iter().map(|stage| format!("{}/{}", stage.kind.role(), stage.kind.name())).collect();
     kinds.sort();
     kinds.dedup();
     let runs = fuse::runs(&stages);
-    Plan { version: PLAN_VERSION, pipeline, kinds, latency, stages, runs }
+    Plan { version: delivery.version(), pipeline, kinds, latency, delivery, stages, runs }
 }
 
 /// Where the steps write down what they find.

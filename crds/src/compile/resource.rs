@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-use super::{Compiled, CompiledPipeline, compile_sound, dnpipe, look_beyond, mend::Doubts};
+use super::{Compiled, CompiledPipeline, compile_sound, dnpipe, look_beyond, mend::Doubts, once};
 use crate::{
     crd::PIPELINE_SCHEMA,
     diagnostic::{Code, Diagnostic, Place},
@@ -78,7 +78,16 @@ fn compile_document(
     let repeated = full_name.clone().and_then(|name| repeated(kind, name, names));
     let runs = repeated.is_none();
     match kind {
-        Known::Pipeline => compiled.pipelines.extend(pipeline(document, &mut found, runs)),
+        Known::Pipeline => {
+            let pipeline = pipeline(document, &mut found, runs).map(|own| {
+                let shared = once::check_groups(&own.resource, &compiled.pipelines);
+                let parts = (own.plan, own.sidecars);
+                let (plan, sidecars) = if shared.is_empty() { parts } else { (None, Vec::new()) };
+                found.extend(shared);
+                CompiledPipeline { plan, sidecars, ..own }
+            });
+            compiled.pipelines.extend(pipeline);
+        }
         Known::Dnpipe => compiled.dnpipes.extend(dnpipe::compile(document, &mut found, runs)),
     }
     found.extend(repeated);

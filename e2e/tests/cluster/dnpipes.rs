@@ -1,9 +1,11 @@
 //! Dnpipes on a cluster: pushed from one pod, pulled from another, through DNS and mTLS, and there as long as their volume is.
 
 use std::{
+    collections::BTreeSet,
     env, fs,
     os::unix::fs::chown,
     path::{Path, PathBuf},
+    sync::Mutex,
     time::Duration,
 };
 
@@ -92,6 +94,99 @@ fn a_dnpipe_moves_with_its_volume_off_a_node_that_is_drained() {
     assert_eq!(shop.pull("clerk", "orders"), lines(0..110));
 }
 
+#[test]
+#[ignore = "needs a cluster: make e2e"]
+fn a_pipeline_works_from_one_dnpipe_into_another_as_who_it_is() {
+    let shop = Shop::open(Namespace::new("e2e-dnpipes-stages"));
+    shop.apply("orders", "{}");
+    let who = "access: [{allow: [push], from: {serviceAccount: billing-main-spl}}, {allow: [pull], from: {serviceAccount: clerk}}]";
+    shop.apply("bills", &format!("{{{who}}}"));
+    for name in ["orders", "bills"] {
+        shop.wait_ready(name);
+    }
+    shop.namespace.apply(
+        "
+apiVersion: sidestream.dev/v1alpha1
+kind: Pipeline
+metadata: {name: billing}
+spec:
+  stages:
+  - {name: in, source: {dnpipe: {name: orders, group: billing}}}
+  - {name: bill, process: {map: {body: \"'bill of ' + event\"}}}
+  - {name: out, sink: {dnpipe: {name: bills}}}
+",
+    );
+    shop.push("till", "orders", 0..100).expect("pushed");
+    let expected: String = (0..100).map(|number| format!("bill of order {number}\n")).collect();
+    let pulled = eventually("each order has a bill", BACK, || {
+        let pulled = shop.ask("clerk", &["pull"], "bills", "")?;
+        if pulled.lines().count() >= 100 { Ok(pulled) } else { Err(pulled) }
+    });
+    assert_eq!(pulled, expected);
+    let refusal = shop.push("till", "bills", 0..1).expect_err("nobody else may push bills");
+    assert!(refusal.contains("/sa/till` may not"), "{refusal}");
+}
+
+#[test]
+#[ignore = "needs a cluster: make e2e"]
+fn a_pool_grows_to_three_servers_and_shrinks_to_one_under_load_and_loses_nothing() {
+    let mut shop = Shop::open(Namespace::new("e2e-dnpipes-servers"));
+    shop.add_volumes(2);
+    for name in ["orders", "returns"] {
+        shop.apply(name, "{}");
+        shop.wait_ready(name);
+    }
+    let first = || {
+        let pod = shop.namespace.get(&["pod", SERVER]).expect("a server");
+        (pod["metadata"]["uid"].clone(), pod["status"]["containerStatuses"][0]["restartCount"].clone())
+    };
+    let before = first();
+    let is_over = Mutex::new(false);
+    let servers = || {
+        let path = "jsonpath={range .items[*]}{.status.server}{\"\\n\"}{end}";
+        shop.namespace.kubectl(&["get", "dnpipes", "-o", path])
+    };
+    let pushed = std::thread::scope(|scope| {
+        let push = |name: &'static str| {
+            let (shop, is_over) = (&shop, &is_over);
+            move || {
+                let mut next = 0;
+                while !*is_over.lock().unwrap() {
+                    shop.push("till", name, next..next + 50).expect("pushed, wherever it is");
+                    next += 50;
+                }
+                next
+            }
+        };
+        let pushing = [scope.spawn(push("orders")), scope.spawn(push("returns"))];
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            shop.apply("orders", "{servers: 3}");
+            eventually("each of three has one of three dnpipes", 2 * BACK, || {
+                let said = servers()?;
+                let has: BTreeSet<&str> = said.lines().collect();
+                if has.len() == 3 { Ok(()) } else { Err(said) }
+            });
+            println!("{}", shop.namespace.kubectl(&["get", "dnp", "-o", "wide"]).expect("a table"));
+            shop.apply("orders", "{}");
+            eventually("one has all of them, and is alone", 2 * BACK, || {
+                let replicas = ["get", "statefulset", "dnpipes-default", "-o", "jsonpath={.spec.replicas}"];
+                let (said, replicas) = (servers()?, shop.namespace.kubectl(&replicas)?);
+                let is_alone = replicas == "1" && said.lines().all(|server| server == SERVER);
+                if is_alone { Ok(()) } else { Err(format!("{replicas} replicas: {said}")) }
+            });
+        }));
+        *is_over.lock().unwrap() = true;
+        let pushed = pushing.map(|pushing| pushing.join().expect("every push was acknowledged"));
+        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        pushed
+    });
+    println!("pushed meanwhile: {pushed:?}");
+    for (name, count) in ["orders", "returns"].into_iter().zip(pushed) {
+        assert_eq!(shop.pull("clerk", name), lines(0..count), "each once and in order");
+    }
+    assert_eq!(first(), before, "the server that stays is not started again");
+}
+
 const SERVER: &str = "dnpipes-default-0";
 
 /// The same as `eventually`, for who has something to put right before it fails.
@@ -109,12 +204,13 @@ fn eventually_else<T>(what: &str, mut so: impl FnMut() -> Result<T, String>) -> 
 struct Shop {
     namespace: Namespace,
     volume: Option<Volume>,
+    more_volumes: Vec<Volume>,
 }
 
 impl Shop {
     fn open(namespace: Namespace) -> Shop {
-        let volume = state().map(|state| Volume::make(&namespace.name, &state));
-        let shop = Shop { namespace, volume };
+        let volume = state().map(|state| Volume::make(&namespace.name, &namespace.name, &state));
+        let shop = Shop { namespace, volume, more_volumes: Vec::new() };
         // What the users' pods follow, so that they stay.
         shop.apply("idle", "{}");
         shop.wait_for("dnpipe/idle");
@@ -127,9 +223,19 @@ impl Shop {
         shop
     }
 
+    /// Of the same class, for as many more servers.
+    fn add_volumes(&mut self, count: usize) {
+        let class = &self.namespace.name;
+        let more = |state: PathBuf| {
+            (0..count).map(move |number| Volume::make(&format!("{class}-{number}"), class, &state))
+        };
+        self.more_volumes = state().into_iter().flat_map(more).collect();
+    }
+
     fn apply(&self, name: &str, spec: &str) {
         let inner = spec.trim_start_matches('{').trim_end_matches('}');
-        let class = self.volume.as_ref().map(|own| format!("storage: {{storageClassName: {}}}", own.name));
+        let class = &self.namespace.name;
+        let class = self.volume.as_ref().map(|_| format!("storage: {{storageClassName: {class}}}"));
         let fields: Vec<&str> =
             class.as_deref().into_iter().chain([inner]).filter(|own| !own.is_empty()).collect();
         self.namespace.apply(&format!(
@@ -221,12 +327,11 @@ fn state() -> Option<PathBuf> {
 /// A volume that every node of the raised cluster reaches, as one on a network: its nodes are on one machine. Nobody there
 /// makes volumes, and none comes with the cluster.
 struct Volume {
-    /// Also of its class.
     name: String,
 }
 
 impl Volume {
-    fn make(name: &str, state: &Path) -> Volume {
+    fn make(name: &str, class: &str, state: &Path) -> Volume {
         let folder = state.join("volumes").join(name);
         fs::create_dir_all(&folder).expect("a folder");
         // The kubelet gives a folder of a node's to nobody.
@@ -237,7 +342,7 @@ apiVersion: v1
 kind: PersistentVolume
 metadata: {{name: {name}}}
 spec:
-  storageClassName: {name}
+  storageClassName: {class}
   capacity: {{storage: 100Gi}}
   accessModes: [ReadWriteOnce]
   persistentVolumeReclaimPolicy: Retain

@@ -42,7 +42,7 @@ pub use anchors::{ANCHORS_KEY, ROTATION, TRUST_CONFIG_MAP, anchors};
 pub use container::{CONTAINER, Secrets};
 pub use edges::{edge_sinks, edge_sources, edges_in, edges_out, is_keyed, receives, sends};
 pub use object::{applied_hash, is_contained};
-pub use pool::{Claim, Pool, dnpipe_hash, pool_objects};
+pub use pool::{Claim, Pool, dnpipe_hash, homes, pool_objects};
 pub use revision::{REVISIONS_KEPT, hash, plan_hash, read_revision, revision, revision_name};
 
 /// Who applies: the field manager of everything that the operator writes.

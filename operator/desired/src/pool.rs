@@ -29,8 +29,11 @@ use sidestream_plan::Dnpipe as Kept;
 
 use crate::{Facts, labels, object, ports};
 
+mod placement;
 mod policy;
 mod set;
+
+pub use placement::homes;
 
 /// What a pool without quotas asks of its volume.
 const VOLUME_BYTES: u64 = 10 << 30;
@@ -50,6 +53,8 @@ pub struct Pool<'a> {
     pub members: &'a [&'a Kept],
     /// The volume of each server.
     pub claim: &'a Claim,
+    /// How many servers there are.
+    pub servers: u32,
 }
 
 /// What a server asks of its volume. It is asked once: Kubernetes takes no other claim for a set that is there.

@@ -33,7 +33,8 @@ fn made_of(text: &[u8]) -> String {
     let owners: Vec<&Dnpipe> = resources.iter().collect();
     let members: Vec<_> = compiled.dnpipes.iter().filter_map(|own| own.plan.as_ref()).collect();
     let claim = Claim::for_members(owners.iter().copied());
-    let pool = Pool { namespace: "shop", name: "default", owners: &owners, members: &members, claim: &claim };
+    let (namespace, name, servers) = ("shop", "default", 1);
+    let pool = Pool { namespace, name, owners: &owners, members: &members, claim: &claim, servers };
     let made = pool_objects(&pool, &facts);
     let documents: Vec<String> = made
         .iter()

@@ -11,6 +11,8 @@
 //! not in it was deleted; so nothing is told before every Dnpipe there is has been seen. Volumes are not this program's to
 //! remove, and it asks for no right to.
 
+mod servers;
+
 use std::{
     collections::{BTreeMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
@@ -34,6 +36,8 @@ use sidestream_desired::{Claim, FIELD_MANAGER, Facts, Pool, anchors, dnpipe_hash
 use sidestream_host::{Clock, Moment};
 use sidestream_plan::Dnpipe as Kept;
 use tokio::{sync::watch, time::sleep};
+
+use servers::{Servers, pod};
 
 use super::{DEBOUNCE, ReconcileError, backoff::Backoff, events, pipeline::EARLY};
 use crate::{
@@ -216,18 +220,22 @@ pub async fn reconcile_pool(
     }
 
     let claim = claim(set.as_ref(), &mut members);
-    let (conflict, failure) = context.apply(namespace, pool, &members, &claim).await;
+    let running = set.as_ref().and_then(|set| u32::try_from(set.pods.wanted).ok()).unwrap_or_default();
+    let servers = Servers::of(&account, &members, running, &context.fleet.serving(&account));
+    let (conflict, failure) = context.apply(namespace, pool, &members, &claim, servers.replicas).await;
     // The account is whom the dnpipes are told to: one that is not ours hears nothing.
     let is_ours = context.observed.get(&group, &("ServiceAccount", account.1.clone())).is_some();
     match is_ours {
-        true => context.fleet.publish_pool(&account, order(&members)),
+        true => {
+            context.fleet.publish_pool(&account, order(&members, &servers, servers.addresses(&account, pool)))
+        }
         false => context.fleet.withdraw_pool(&account),
     }
     if let Some(failure) = failure {
         return Err(failure);
     }
     let pods = context.observed.get(&group, &("StatefulSet", account.1.clone())).map(|seen| seen.pods);
-    context.say_all(&members, &account, conflict.as_deref(), pods).await?;
+    context.say_all(&members, &account, conflict.as_deref(), pods, &servers).await?;
     Ok(conflict.is_none())
 }
 
@@ -239,7 +247,7 @@ impl Pools {
             true => self.fleet.publish_pool(account, Order::default()),
             false => self.fleet.withdraw_pool(account),
         }
-        self.say_all(members, account, None, None).await
+        self.say_all(members, account, None, None, &Servers::default()).await
     }
 
     /// Makes the cluster serve the pool. Gives an object that is somebody else's, and what else kept it from being made.
@@ -249,6 +257,7 @@ impl Pools {
         pool: &str,
         members: &[Member],
         claim: &Claim,
+        servers: u32,
     ) -> (Option<String>, Option<ReconcileError>) {
         let owners: Vec<&Dnpipe> = members.iter().map(|own| &own.resource).collect();
         let kept: Vec<&Kept> = members
@@ -256,7 +265,7 @@ impl Pools {
             .filter(|own| own.contradicts.is_none())
             .filter_map(|own| own.kept.as_ref())
             .collect();
-        let desired = Pool { namespace, name: pool, owners: &owners, members: &kept, claim };
+        let desired = Pool { namespace, name: pool, owners: &owners, members: &kept, claim, servers };
         let trust = {
             let roots = self.roots.borrow();
             anchors(namespace, &roots.anchors.to_pem(), roots.phase().name())
@@ -281,6 +290,7 @@ impl Pools {
         account: &Account,
         conflict: Option<&str>,
         pods: Option<crate::observed::Pods>,
+        place: &Servers,
     ) -> Result<(), ReconcileError> {
         let serving = self.fleet.serving(account);
         let of_servers: Vec<(&str, Option<&Serving>, BTreeMap<&str, &Served>)> = serving
@@ -310,6 +320,8 @@ impl Pools {
                 conflict,
                 pods,
                 servers: &servers,
+                owner: place.owners.get(&name).map(|owner| pod(account, owner.server)),
+                home: place.homes.get(&name).map(|home| pod(account, *home)),
                 is_early: self.is_early(),
             };
             let before = member.resource.status.as_ref();
@@ -400,18 +412,24 @@ fn claim(set: Option<&Seen>, members: &mut [Member]) -> Claim {
 }
 
 /// What the servers are told.
-fn order(members: &[Member]) -> Order {
+fn order(members: &[Member], servers: &Servers, addresses: Vec<String>) -> Order {
     let told = members.iter().map(|own| {
         let uid = own.resource.uid().unwrap_or_default();
         let reclaim = own.resource.spec.storage.as_ref().and_then(|storage| storage.reclaim);
         let is_removed_when_deleted = reclaim == Some(Reclaim::Delete);
         let kept = own.kept.as_ref().filter(|_| own.contradicts.is_none());
-        match kept {
-            Some(kept) => Told { is_removed_when_deleted, ..Told::wrap(kept, uid, dnpipe_hash(kept)) },
-            None => Told { name: own.resource.full_name(), uid, is_removed_when_deleted, ..Told::default() },
-        }
+        let name = own.resource.full_name();
+        let owner = servers.owners.get(&name).copied();
+        // What stays as it is stays where it is, if that server does.
+        let stays = owner.unwrap_or_default().server.min(servers.wanted.saturating_sub(1));
+        let home = servers.homes.get(&name).copied().unwrap_or(stays);
+        let told = match kept {
+            Some(kept) => Told::wrap(kept, uid, dnpipe_hash(kept)),
+            None => Told { name, uid, ..Told::default() },
+        };
+        Told { is_removed_when_deleted, home, owner, ..told }
     });
-    Order { dnpipes: told.collect() }
+    Order { dnpipes: told.collect(), servers: addresses, wanted: servers.wanted }
 }
 
 /// The group of the pool that a Dnpipe is of, whatever else cannot be read of it.

@@ -5,6 +5,7 @@
 //! | `Accepted` | `Compiled`, `Invalid`, `PoolConflict` |
 //! | `Ready` | `Serving`, `NotAccepted`, `NameConflict`, `Creating`, `PodsNotReady`, `NotConnected`, `Pending`, `Refused` |
 //! | `Durable` | the disk that runs (`Uring`, `File`), `Volatile`, `Unknown` |
+//! | `Placed` | `Settled`, `Moving`, `Stuck`, `Unknown` |
 
 use k8s_openapi::jiff::Timestamp;
 use sidestream_control::{Served, Serving};
@@ -31,6 +32,10 @@ pub struct Known<'a> {
     pub pods: Option<Pods>,
     /// The servers of the pool that are connected.
     pub servers: &'a [Server<'a>],
+    /// The pod of the server that has it, as was last said.
+    pub owner: Option<String>,
+    /// The pod of the server that is to have it.
+    pub home: Option<String>,
     /// Whether the servers may not have had the time to connect to this replica yet.
     pub is_early: bool,
 }
@@ -50,7 +55,8 @@ pub struct Server<'a> {
 pub fn status(known: &Known<'_>, name: &str, before: Option<&DnpipeStatus>, now: Timestamp) -> DnpipeStatus {
     let none = DnpipeStatus::default();
     let before = before.unwrap_or(&none);
-    let served = || known.servers.iter().filter_map(|server| server.served);
+    // Those that only know of it have nothing to add up.
+    let served = || known.servers.iter().filter_map(|server| server.served).filter(|own| !own.elsewhere);
     let is_heard = served().next().is_some();
     let sum = |of: fn(&Served) -> u64| {
         let sum: u64 = served().map(of).sum();
@@ -59,12 +65,13 @@ pub fn status(known: &Known<'_>, name: &str, before: Option<&DnpipeStatus>, now:
     let partitions = known.kept.and_then(|(kept, _)| i32::try_from(kept.partitions).ok());
     // What nobody says at the moment was last said before.
     let or = |now: Option<i64>, before: Option<i64>| if is_heard { now } else { before };
-    let said = [accepted(known), ready(known, name, before), durable(known, before)];
+    let said = [accepted(known), ready(known, name, before), durable(known, before), placed(known)];
     DnpipeStatus {
         observed_generation: known.generation,
         partitions: partitions.or(before.partitions),
         epoch: or(served().map(|own| i64::from(own.epoch)).max(), before.epoch),
         records: or(Some(sum(|own| own.records)), before.records),
+        server: known.owner.clone().or_else(|| before.server.clone()),
         size: if is_heard { Some(size(sum(|own| own.bytes))) } else { before.size.clone() },
         conditions: said
             .into_iter()
@@ -93,15 +100,24 @@ fn ready(known: &Known<'_>, name: &str, before: &DnpipeStatus) -> Said {
         let goes_on = "what is asked for cannot be; where it was served before, it goes on as it was";
         return no("NotAccepted", goes_on.into());
     };
+    let at = sidestream_crds::names::pool_service(&kept.namespace, &kept.pool);
+    let port = sidestream_crds::names::DNPIPES_PORT;
+    let serves = ("Ready", Is::True, "Serving", format!("`{name}` is served at {at}:{port}"));
+    // Of several servers it needs one: the others may come and go.
+    let of_owner = known.servers.iter().filter_map(|server| server.served).find(|own| !own.elsewhere);
+    if known.pods.is_some_and(|pods| pods.wanted > 1)
+        && of_owner.is_some_and(|own| own.error.is_none() && own.hash == hash)
+    {
+        return serves;
+    }
     let wanted = match made(&sidestream_crds::names::pool(&kept.pool), known.pods) {
         Ok(wanted) => wanted,
         Err((reason, message)) => return no(reason, message),
     };
     if known.servers.len() < wanted {
         // A replica that has just become the leader does not know yet what the servers will say.
-        let was = said_in(&before.conditions, "Ready").filter(|(is, _, _)| known.is_early && *is == "True");
-        if let Some((_, _, message)) = was.filter(|_| before.observed_generation == known.generation) {
-            return ("Ready", Is::True, "Serving", message.to_owned());
+        if known.is_early && was_serving(known, before) {
+            return serves;
         }
         let message = format!("{} of {wanted} servers are connected to the operator", known.servers.len());
         return ("Ready", Is::Unknown, "NotConnected", message);
@@ -115,9 +131,42 @@ fn ready(known: &Known<'_>, name: &str, before: &DnpipeStatus) -> Said {
             _ => return no("Pending", format!("server `{pod}` has not said yet that it serves it")),
         }
     }
-    let at = sidestream_crds::names::pool_service(&kept.namespace, &kept.pool);
-    let port = sidestream_crds::names::DNPIPES_PORT;
-    ("Ready", Is::True, "Serving", format!("`{name}` is served at {at}:{port}"))
+    match of_owner {
+        Some(_) => serves,
+        // On its way it is with nobody for a moment.
+        None if known.owner != known.home && was_serving(known, before) => serves,
+        None => no("Pending", "no server has said that it has it: it goes from one to another".into()),
+    }
+}
+
+fn was_serving(known: &Known<'_>, before: &DnpipeStatus) -> bool {
+    let is_so = said_in(&before.conditions, "Ready").is_some_and(|(is, _, _)| is == "True");
+    is_so && before.observed_generation == known.generation
+}
+
+/// Where it is, and where it is to be.
+fn placed(known: &Known<'_>) -> Said {
+    let unknown = |message: &str| ("Placed", Is::Unknown, "Unknown", message.to_owned());
+    let Some(home) = &known.home else { return unknown("nothing says where it is to be") };
+    let Some(owner) = &known.owner else { return unknown("no server has said yet that it has it") };
+    if owner == home {
+        return ("Placed", Is::True, "Settled", format!("server `{owner}` has it"));
+    }
+    let to_come = known.servers.iter().find(|server| server.pod == home);
+    let stuck = to_come.and_then(|server| server.served).and_then(|own| own.stuck.as_ref());
+    match (to_come, stuck) {
+        (_, Some(why)) => {
+            ("Placed", Is::False, "Stuck", format!("it does not go from server `{owner}` to `{home}`: {why}"))
+        }
+        (None, _) => {
+            let message =
+                format!("it is to go from server `{owner}` to `{home}`, which is not connected yet");
+            ("Placed", Is::False, "Moving", message)
+        }
+        (Some(_), None) => {
+            ("Placed", Is::False, "Moving", format!("it goes from server `{owner}` to `{home}`"))
+        }
+    }
 }
 
 /// As the servers have measured it. What none of them says at the moment stays as it was said.

@@ -11,7 +11,7 @@ use crate::{
     group::Group,
     pipe::{Pipe, lock},
     spec::DnpipeSpec,
-    state::Change,
+    state::{Change, StateLog},
 };
 
 /// A dnpipe as it is.
@@ -43,12 +43,14 @@ pub struct PartitionInfo {
 }
 
 impl Broker {
-    /// Makes a dnpipe, or changes what it is to be. It is durable when this returns.
+    /// Makes a dnpipe, or changes what it is to be. It is durable when this returns. Of one that another server has it is only
+    /// remembered.
     pub async fn apply(&self, spec: DnpipeSpec) -> Result<(), ApplyError> {
         spec.check()?;
         let mut numbers = self.inner.numbers.lock().await;
         match self.pipe(&spec.name) {
             Some(pipe) => self.change(&pipe, spec).await,
+            None if self.set_spec_elsewhere(&spec) => Ok(()),
             None => self.create(&mut numbers, spec).await,
         }
     }
@@ -84,6 +86,7 @@ impl Broker {
         if *pipe.spec() == spec {
             return Ok(());
         }
+        pipe.stays().map_err(ApplyError::Write)?;
         let fence = pipe.fence();
         let change = pipe.change(spec.clone(), fence.epoch, &fence.starts);
         let write = self.inner.state.write(|state| state.append(&change, self.inner.clock.wall_nanos()));
@@ -113,7 +116,7 @@ impl Broker {
     /// Removes a dnpipe with its records and its groups. Who waits for it is told; its partitions' room comes back.
     pub async fn remove(&self, name: &DnpipeName) -> Result<(), ApplyError> {
         let _numbers = self.inner.numbers.lock().await;
-        let pipe = self.pipe(name).ok_or_else(|| ApplyError::Unknown(name.clone()))?;
+        let Some(pipe) = self.pipe(name) else { return self.forget(name).await };
         let _turn = pipe.turn.lock().await;
         let change = Change::Removed { name: name.clone() };
         for partition in &pipe.partitions {
@@ -127,6 +130,7 @@ impl Broker {
             return Err(ApplyError::Write(error));
         }
         self.pipes_mut().remove(name);
+        self.homes().of.remove(name);
         pipe.fence.send_modify(|fence| fence.is_removed = true);
         pipe.all_groups().iter().for_each(|group| group.end());
         for partition in &pipe.partitions {
@@ -136,7 +140,25 @@ impl Broker {
         Ok(())
     }
 
-    /// The dnpipes there are, by name.
+    /// Forgets where a dnpipe is that is not here, with what has come of it.
+    async fn forget(&self, name: &DnpipeName) -> Result<(), ApplyError> {
+        let is_written = match self.homes().of.get(name) {
+            Some(known) => known.is_written,
+            None => return Err(ApplyError::Unknown(name.clone())),
+        };
+        if is_written {
+            let change = Change::Removed { name: name.clone() };
+            let append = |state: &StateLog| state.append(&change, self.inner.clock.wall_nanos());
+            self.inner.state.write(append).await.map_err(ApplyError::Write)?;
+        }
+        let known = self.homes().of.remove(name);
+        for id in known.and_then(|known| known.arrival).into_iter().flat_map(|arrival| arrival.ids) {
+            drop(self.inner.journal.remove(PartitionId(id)));
+        }
+        Ok(())
+    }
+
+    /// The dnpipes that are here, by name.
     pub fn list(&self) -> Vec<DnpipeName> {
         self.pipes().keys().cloned().collect()
     }

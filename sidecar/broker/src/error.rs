@@ -64,6 +64,8 @@ pub enum PushError {
         /// The most it may have.
         max: u64,
     },
+    /// The dnpipe is about to go to another server: push the same batch again in a moment, to whoever has it then.
+    Moving,
     /// More is on its way to the disk than may be: wait for room and push the same batch before any later one.
     Busy,
     /// The disk failed; the batch may be in the dnpipe or not.
@@ -313,6 +315,9 @@ impl fmt::Display for PushError {
             ),
             PushError::TooLarge { bytes, max } => {
                 write!(out, "{bytes} bytes are more than the {max} a batch may have; push smaller batches")
+            }
+            PushError::Moving => {
+                out.write_str("the dnpipe is about to go to another server; try again in a moment")
             }
             PushError::Busy => {
                 out.write_str("more is on its way to the disk than may be; push the batch again in a moment")

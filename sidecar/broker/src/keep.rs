@@ -1,5 +1,5 @@
 //! What a broker does by itself, once a second: retention, leases and sessions, dead letters that had to wait, partitions
-//! whose disk failed, and writing its state anew before there is too much of it.
+//! whose disk failed, and writing its state anew before there is too much of it, or too little room for more.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,18 +20,26 @@ impl Broker {
         let mut turns = tokio::time::interval(limits::MAINTENANCE);
         turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            turns.tick().await;
-            self.maintain().await;
+            // Acknowledgements on a full disk may use up the reserve in less than a turn.
+            tokio::select! {
+                _ = turns.tick() => self.maintain().await,
+                () = self.inner.state.low() => if self.inner.state.is_snapshot_due() {
+                    self.write_anew().await;
+                }
+            }
         }
     }
 
     /// One turn of [`Broker::run`]. What fails is said in the log and tried again in the next turn.
     pub async fn maintain(&self) {
         let pipes: Vec<Arc<Pipe>> = self.pipes().values().cloned().collect();
+        // Before this is written no partition that waits for it takes anything: see `Broker::open`.
+        let owes = self.inner.state.owes() && self.catch_up().await.is_err();
         for pipe in &pipes {
+            self.thaw_late(pipe);
             self.keep_groups(pipe);
             let mut failed = None;
-            for (at, partition) in pipe.partitions.iter().enumerate() {
+            for (at, partition) in pipe.partitions.iter().enumerate().filter(|_| !owes) {
                 let kept = self.keep_partition(pipe, at, partition).await;
                 failed = failed.or(kept.err());
             }
@@ -39,11 +47,36 @@ impl Broker {
                 tracing::warn!(dnpipe = %pipe.name, %error, "a dnpipe could not be looked after");
             }
         }
-        if self.inner.state.written() >= limits::STATE_BYTES
-            && let Err(error) = self.snapshot().await
-        {
+        if self.inner.state.is_snapshot_due() {
+            self.write_anew().await;
+        }
+    }
+
+    /// Writes all state anew, or says why not.
+    pub(crate) async fn write_anew(&self) {
+        let written = self.snapshot().await;
+        self.inner.state.end_snapshot(written.is_ok());
+        if let Err(error) = written {
             tracing::warn!(%error, "the state of the dnpipes could not be written anew");
         }
+    }
+
+    /// Writes what a start had no room for: that it was, and where each dnpipe begins.
+    async fn catch_up(&self) -> Result<(), PushError> {
+        let numbers = self.inner.numbers.lock().await;
+        let (state, now) = (&self.inner.state, self.inner.clock.wall_nanos());
+        let leader_epoch = self.inner.leader_epoch;
+        let broker = Change::Broker { leader_epoch, next_partition: *numbers };
+        state.write(|state| state.append(&broker, now)).await?;
+        let pipes: Vec<Arc<Pipe>> = self.pipes().values().cloned().collect();
+        for pipe in pipes {
+            let _turn = pipe.turn.lock().await;
+            let fence = pipe.fence();
+            let change = pipe.change((*pipe.spec()).clone(), fence.epoch, &fence.starts);
+            state.write(|state| state.append(&change, now)).await?;
+        }
+        state.set_owes(false);
+        Ok(())
     }
 
     fn keep_groups(&self, pipe: &Arc<Pipe>) {
@@ -146,10 +179,10 @@ impl Broker {
         let fresh = self.read_tail(partition, changes).await.map_err(|error| lost(error.to_string()))?;
         let epoch = {
             let mut tail = partition.tail();
-            let is_removed = tail.is_removed;
+            let (is_removed, is_moving) = (tail.is_removed, tail.is_moving);
             let append_time = fresh.append_time.max(tail.append_time);
-            *tail =
-                Tail { epoch: tail.epoch, is_removed, append_time, rolled_back: tail.rolled_back, ..fresh };
+            let (epoch, rolled_back) = (tail.epoch, tail.rolled_back);
+            *tail = Tail { epoch, is_removed, is_moving, append_time, rolled_back, ..fresh };
             tail.epoch
         };
         let start = pipe.fence().starts[pipe.place(partition)];
@@ -171,10 +204,14 @@ impl Broker {
     pub(crate) async fn snapshot(&self) -> Result<(), PushError> {
         let numbers = self.inner.numbers.lock().await;
         let (state, now) = (&self.inner.state, self.inner.clock.wall_nanos());
+        let Some(homes) = self.home_changes() else { return Ok(()) };
         let before = state.begin_snapshot();
         let leader_epoch = self.inner.leader_epoch;
         let broker = Change::Broker { leader_epoch, next_partition: *numbers };
         state.write(|state| state.append(&broker, now)).await?;
+        for home in homes {
+            state.write(|state| state.append(&home, now)).await?;
+        }
         let pipes: Vec<Arc<Pipe>> = self.pipes().values().cloned().collect();
         for pipe in pipes {
             // Nobody resets or changes it, or makes or removes a group of it, meanwhile.
@@ -212,7 +249,7 @@ impl Pipe {
 
 /// All producers of a partition. Of what does not fit into one record the oldest runs are left out: repeats of those are
 /// known to be repeats, and where they are is not.
-fn producers_change(partition: PartitionId, tail: &Tail, upto: u64) -> Change {
+pub(crate) fn producers_change(partition: PartitionId, tail: &Tail, upto: u64) -> Change {
     let all = tail.producers.all();
     let runs_max = (limits::STATE_RECORD_BYTES / RUN_BYTES / all.len().max(1)).clamp(1, limits::RUNS_MAX);
     let producers = all.into_iter().map(|(id, producer)| (id, producer.newest(runs_max))).collect();

@@ -16,11 +16,15 @@
 
 pub mod access;
 mod admin;
+mod arrivals;
+mod bring;
 mod error;
 mod group;
+mod homes;
 mod ids;
 mod keep;
 mod limits;
+mod moves;
 mod news;
 mod open;
 mod pipe;
@@ -35,12 +39,15 @@ mod state;
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, RwLock},
+    sync::{Arc, Mutex, RwLock},
 };
 
 pub use admin::{Described, PartitionInfo};
+pub use bring::{HOLD, Owner};
 pub use error::{ApplyError, GroupError, OpenError, PullError, PushError, ResetError, Room};
 pub use group::{Claimed, Delivery, GroupInfo, JoinOptions, MemberInfo, Membership, Redriven, dead::Origin};
+pub use homes::{Elsewhere, Home};
+pub use moves::{Copied, Frozen, MoveError};
 pub use producer::OpenProducer;
 pub use pull::{Limits, Pulled};
 pub use push::Pushed;
@@ -63,7 +70,12 @@ pub(crate) struct Inner {
     /// Grows with every start: says in each batch whose reign it was.
     pub(crate) leader_epoch: u32,
     pipes: RwLock<BTreeMap<DnpipeName, Arc<pipe::Pipe>>>,
-    /// One at a time makes or removes dnpipes: the next number of a partition in the journal.
+    homes: Mutex<homes::Homes>,
+    /// How many dnpipes came or went since the start.
+    moved: tokio::sync::watch::Sender<u64>,
+    /// How many freezes there were since the start.
+    tokens: Mutex<u64>,
+    /// One at a time makes, removes or moves dnpipes: the next number of a partition in the journal.
     pub(crate) numbers: tokio::sync::Mutex<u32>,
 }
 
@@ -76,7 +88,11 @@ impl fmt::Debug for Broker {
 impl Broker {
     /// What may `caller`, a SPIFFE ID, do to a dnpipe? None where there is no such dnpipe.
     pub fn allowed(&self, name: &DnpipeName, caller: &str) -> Option<access::Verbs> {
-        let spec = self.pipe(name)?.spec();
+        let spec = match self.pipe(name) {
+            Some(pipe) => pipe.spec(),
+            // Who has it decides; who may do nothing with it is not even told who that is.
+            None => self.elsewhere(name)?.spec?,
+        };
         Some(access::allowed(&spec.access, name.namespace(), caller))
     }
 

@@ -11,10 +11,13 @@ pub(crate) const MEMBERS_MAX: usize = 4096;
 /// Bytes of the name of a group or a member.
 pub(crate) const GROUP_NAME_BYTES_MAX: usize = 128;
 
-/// Producers that a partition remembers. One that was idle for [`PRODUCER_IDLE`] makes room for another.
+/// Producers that a partition remembers. One that was idle for [`PRODUCER_IDLE`], or for
+/// [`POSITION_IDLE`], makes room for another.
 pub(crate) const PRODUCERS_MAX: usize = 2048;
 /// How long an idle producer is remembered whatever happens.
 pub(crate) const PRODUCER_IDLE: Duration = Duration::from_secs(3600);
+/// The same for one that says in its batches how far it has come in its source: a pipeline may stand still over a holiday.
+pub(crate) const POSITION_IDLE: Duration = Duration::from_secs(30 * 86_400);
 /// Pieces of a producer's past whose offsets are known: as many batches as a client may have in flight, and then some.
 pub(crate) const RUNS_MAX: usize = 256;
 /// Ids of messages that a partition remembers; beyond, the oldest go before their window ends.

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, RwLock},
+    sync::{Arc, Mutex, RwLock},
 };
 
 use sidestream_event::{
@@ -18,8 +18,10 @@ use sidestream_log::{Journal, PartitionId, ReadError, Recovered};
 
 use crate::{
     Broker, Inner,
-    error::OpenError,
+    arrivals::Whole,
+    error::{OpenError, PushError},
     group::{Group, Saved},
+    homes::{Homes, Known, Stance},
     limits,
     pipe::{Partition, Pipe, Tail, lock},
     producers::Producer,
@@ -30,13 +32,16 @@ use crate::{
 impl Broker {
     /// The dnpipes of a journal that was just opened.
     pub async fn open(journal: Journal, recovered: &Recovered, clock: Clock) -> Result<Broker, OpenError> {
-        let read = read_state(&journal).await?;
+        let mut read = read_state(&journal).await?;
         let highest = recovered.partitions.keys().map(|id| id.0).max().unwrap_or_default();
         let next_partition = read.next_partition.max(highest.saturating_add(1)).max(1);
         let inner = Inner {
             state: StateLog::new(journal.clone()),
             leader_epoch: read.leader_epoch + 1,
             pipes: RwLock::default(),
+            homes: Mutex::new(Homes::default()),
+            moved: tokio::sync::watch::Sender::default(),
+            tokens: Mutex::new(0),
             numbers: tokio::sync::Mutex::new(next_partition),
             journal,
             clock,
@@ -44,8 +49,22 @@ impl Broker {
         let broker = Broker { inner: Arc::new(inner) };
         let started = Change::Broker { leader_epoch: broker.inner.leader_epoch, next_partition };
         let now = broker.inner.clock.wall_nanos();
-        broker.inner.state.write(|state| state.append(&started, now)).await.map_err(OpenError::Write)?;
+        broker.or_owe(broker.inner.state.write(|state| state.append(&started, now)).await)?;
         let mut named = BTreeSet::from([PartitionId::STATE]);
+        for (name, (term, stance)) in std::mem::take(&mut read.homes) {
+            let known = match stance {
+                Stance::Here => Known::new(term, stance),
+                Stance::Ready { .. } => Known::found(term, stance, read.take_pipe(&name)),
+                Stance::Coming { .. } | Stance::Away { .. } => {
+                    // What came before a crash is not whole, and what went is another's.
+                    drop(read.take_pipe(&name));
+                    Known::new(term, stance)
+                }
+            };
+            let ids = known.arrival.iter().flat_map(|arrival| &arrival.ids);
+            named.extend(ids.map(|id| PartitionId(*id)));
+            broker.homes().of.insert(name, known);
+        }
         for (name, saved) in read.pipes {
             named.extend(saved.partitions.iter().map(|id| PartitionId(*id)));
             let pipe = broker.open_pipe(saved, &read.producers).await?;
@@ -56,10 +75,26 @@ impl Broker {
                 drop(broker.inner.journal.remove(*orphan));
             }
         }
+        if broker.inner.journal.is_reserve_low() && !broker.inner.state.owes() {
+            // Here, for one that never lives long enough to do it later.
+            broker.write_anew().await;
+        }
         Ok(broker)
     }
 
-    async fn open_pipe(
+    /// Reads, and whatever needs no room, go on where a start has none to write what it has to: see `catch_up`. Whether it had.
+    fn or_owe(&self, written: Result<(), PushError>) -> Result<bool, OpenError> {
+        match written {
+            Err(error @ PushError::Full { .. }) => {
+                tracing::warn!(%error, "the start could not be written down, and will be when there is room");
+                self.inner.state.set_owes(true);
+                Ok(false)
+            }
+            written => written.map(|()| true).map_err(OpenError::Write),
+        }
+    }
+
+    pub(crate) async fn open_pipe(
         &self,
         saved: SavedPipe,
         producers: &BTreeMap<u32, Vec<Change>>,
@@ -67,10 +102,11 @@ impl Broker {
         let SavedPipe { spec, partitions, epoch, starts: written, groups } = saved;
         let starts = self.reached(partitions.iter().map(|id| PartitionId(*id)), &written).to_vec();
         let pipe = Pipe::new(spec.clone(), &partitions, epoch, starts.clone());
+        let mut is_written = true;
         if starts != written {
             // A reset that stands, of pushes that do not: see `reset`.
             let (change, now) = (pipe.change(spec.clone(), epoch, &starts), self.inner.clock.wall_nanos());
-            self.inner.state.write(|state| state.append(&change, now)).await.map_err(OpenError::Write)?;
+            is_written = self.or_owe(self.inner.state.write(|state| state.append(&change, now)).await)?;
         }
         for (partition, start) in pipe.partitions.iter().zip(&starts) {
             if self.inner.journal.bounds(partition.id).is_none() {
@@ -86,10 +122,17 @@ impl Broker {
                 let now = self.inner.clock.wall_nanos();
                 let append =
                     |state: &StateLog| self.write_producers(state, partition, &mut partition.tail(), now);
-                self.inner.state.write(append).await.map_err(OpenError::Write)?;
+                is_written &= self.or_owe(self.inner.state.write(append).await)?;
             }
-            self.let_go(partition, *start).await.map_err(OpenError::Write)?;
+            let let_go = self.let_go(partition, *start).await;
+            if !matches!(let_go, Err(PushError::Full { .. })) {
+                let_go.map_err(OpenError::Write)?;
+            }
             self.read_ids(&pipe, partition, &spec, *start).await.map_err(OpenError::Read)?;
+        }
+        if !is_written {
+            // What is pushed comes behind it: until then they are as after a failure of the disk.
+            pipe.partitions.iter().for_each(|partition| partition.tail().rolled_back = NEVER);
         }
         let now = self.inner.clock.now();
         for (name, group) in groups {
@@ -215,6 +258,9 @@ impl Broker {
     }
 }
 
+/// As often no partition was ever taken back.
+const NEVER: u64 = u64::MAX;
+
 fn is_of(header: &Header, pipe: &Pipe) -> bool {
     header.flags == Flags::PLAIN && header.reset_epoch == pipe.fence.borrow().epoch
 }
@@ -225,16 +271,17 @@ pub(crate) struct ReadState {
     leader_epoch: u32,
     next_partition: u32,
     pipes: BTreeMap<DnpipeName, SavedPipe>,
+    homes: BTreeMap<DnpipeName, (u32, Stance)>,
     /// By their partitions' numbers in the journal, in order.
     pub(crate) producers: BTreeMap<u32, Vec<Change>>,
     /// Whether all of it could be read.
     is_whole: bool,
 }
 
-#[derive(Debug)]
-struct SavedPipe {
+#[derive(Clone, Debug)]
+pub(crate) struct SavedPipe {
     spec: DnpipeSpec,
-    partitions: Vec<u32>,
+    pub(crate) partitions: Vec<u32>,
     epoch: u32,
     starts: Vec<u64>,
     groups: BTreeMap<String, Saved>,
@@ -272,7 +319,14 @@ pub(crate) async fn read_state(journal: &Journal) -> Result<ReadState, OpenError
 }
 
 impl ReadState {
-    fn take(&mut self, change: Change) {
+    /// A dnpipe, and what is known of its producers.
+    pub(crate) fn take_pipe(&mut self, name: &DnpipeName) -> Option<Whole> {
+        let saved = self.pipes.remove(name)?;
+        let producers = saved.partitions.iter().filter_map(|id| self.producers.remove_entry(id)).collect();
+        Some((saved, producers))
+    }
+
+    pub(crate) fn take(&mut self, change: Change) {
         match change {
             Change::Broker { leader_epoch, next_partition } => {
                 self.leader_epoch = self.leader_epoch.max(leader_epoch);
@@ -284,7 +338,14 @@ impl ReadState {
                 let saved = SavedPipe { spec: *spec, partitions, epoch, starts, groups };
                 self.pipes.insert(saved.spec.name.clone(), saved);
             }
+            Change::Home { dnpipe, term, stance } => {
+                if matches!(stance, Stance::Coming { .. } | Stance::Away { .. }) {
+                    drop(self.take_pipe(&dnpipe));
+                }
+                self.homes.insert(dnpipe, (term, stance));
+            }
             Change::Removed { name } => {
+                self.homes.remove(&name);
                 for partition in self.pipes.remove(&name).into_iter().flat_map(|pipe| pipe.partitions) {
                     self.producers.remove(&partition);
                 }

@@ -14,7 +14,8 @@ use sidestream_log::{Bounds, Journal, PartitionId};
 use tokio::sync::watch;
 
 use crate::{
-    error::PushError, group::Group, ids::Ids, producers::Producers, spec::DnpipeSpec, state::Change,
+    error::PushError, group::Group, ids::Ids, moves::Freeze, producers::Producers, spec::DnpipeSpec,
+    state::Change,
 };
 
 /// A dnpipe.
@@ -27,6 +28,8 @@ pub(crate) struct Pipe {
     pub(crate) fence: watch::Sender<Fence>,
     /// One at a time resets the dnpipe or changes what it is.
     pub(crate) turn: tokio::sync::Mutex<()>,
+    /// Stands still, because another server is to have it. Set by whoever has the turn.
+    pub(crate) freeze: Mutex<Option<Freeze>>,
     pub(crate) groups: Mutex<BTreeMap<String, Arc<Group>>>,
     /// Bytes it has on the disk, as far as was counted: pushes add to it, and it is counted anew before it refuses one.
     used: Mutex<u64>,
@@ -51,6 +54,8 @@ pub(crate) struct Tail {
     /// is not what the disk has: nothing goes by it until it is read anew.
     pub(crate) rolled_back: u64,
     pub(crate) is_removed: bool,
+    /// Nothing is taken in: the dnpipe is about to go to another server.
+    pub(crate) is_moving: bool,
     /// Bytes pushed since producers were written down.
     pub(crate) bytes_since: u64,
 }
@@ -80,6 +85,7 @@ impl Pipe {
             partitions: partitions.collect(),
             fence: watch::channel(fence).0,
             turn: tokio::sync::Mutex::new(()),
+            freeze: Mutex::new(None),
             groups: Mutex::default(),
             used: Mutex::new(0),
         }

@@ -45,6 +45,9 @@ impl Broker {
             if tail.is_removed {
                 return Err(PushError::Unknown(name.clone()));
             }
+            if tail.is_moving {
+                return Err(PushError::Moving);
+            }
             let bounds = tail.bounds(&self.inner.journal, own.id)?;
             let known = tail.producers.open(id, wall)?;
             let opened =

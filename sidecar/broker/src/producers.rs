@@ -187,10 +187,15 @@ impl Producers {
         self.by_id.clear();
     }
 
+    /// Who makes room: of those that were idle for long enough the idlest, and one with a position only where there is no other.
+    /// Where that is forgotten, a pipeline that comes back has some of its results twice.
     fn idlest(&self, now: i64) -> Option<u64> {
-        let (id, producer) = self.by_id.iter().min_by_key(|(_, producer)| producer.seen)?;
-        let idle = now.saturating_sub(producer.seen);
-        (idle >= limits::PRODUCER_IDLE.as_nanos() as i64).then_some(*id)
+        let is_due = |producer: &Producer| {
+            let idle = if producer.position > 0 { limits::POSITION_IDLE } else { limits::PRODUCER_IDLE };
+            now.saturating_sub(producer.seen) >= idle.as_nanos() as i64
+        };
+        let due = self.by_id.iter().filter(|(_, producer)| is_due(producer));
+        due.min_by_key(|(_, producer)| (producer.position > 0, producer.seen)).map(|(id, _)| *id)
     }
 }
 
@@ -281,6 +286,27 @@ mod tests {
         producers.note(&Header { append_time: idle + 1, ..new });
         assert!(producers.get(1).is_none() && producers.get(2).is_some());
         assert_eq!(producers.all().len(), limits::PRODUCERS_MAX);
+    }
+
+    #[test]
+    fn where_a_pipeline_stands_is_forgotten_last() {
+        let mut producers = Producers::default();
+        let (hour, week) = (limits::PRODUCER_IDLE.as_nanos() as i64, limits::POSITION_IDLE.as_nanos() as i64);
+        for id in 1..=limits::PRODUCERS_MAX as u64 {
+            // The first two are of pipelines; the others push later.
+            let position = if id <= 2 { 40 } else { 0 };
+            producers.note(&Header { append_time: id as i64, position, ..batch(id, 0, 0, 1) });
+        }
+        producers.note(&Header { append_time: 2 * hour, ..batch(1 << 20, 0, 0, 1) });
+        let has = |producers: &Producers, id| producers.get(id).is_some();
+        assert!(has(&producers, 1) && has(&producers, 2) && !has(&producers, 3));
+        for id in 4..=limits::PRODUCERS_MAX as u64 {
+            producers.note(&Header { append_time: week, ..batch(id, 0, 1, 1) });
+        }
+        producers.note(&Header { append_time: week, ..batch(1 << 20, 0, 1, 1) });
+        assert_eq!(producers.check(&batch(1 << 21, 0, 0, 1), week), Err(PushError::TooManyProducers));
+        producers.note(&Header { append_time: week + 2, ..batch(1 << 21, 0, 0, 1) });
+        assert!(!has(&producers, 1) && has(&producers, 2) && has(&producers, 4));
     }
 
     proptest! {

@@ -80,6 +80,9 @@ impl Broker {
         if tail.is_removed {
             return Err(PushError::Unknown(pipe.name.clone()));
         }
+        if tail.is_moving {
+            return Err(PushError::Moving);
+        }
         let Bounds { next, rolled_back, .. } = tail.bounds(journal, partition.id)?;
         let now = wall.max(tail.append_time);
         if let Verdict::Repeat { offset, reset_epoch, skipped } = tail.producers.check(&header, now)? {

@@ -37,6 +37,7 @@ impl Broker {
 
     async fn reset_pipe(&self, pipe: &Arc<Pipe>) -> Result<u32, ResetError> {
         let _turn = pipe.turn.lock().await;
+        pipe.stays().map_err(ResetError::Write)?;
         let state = &self.inner.state;
         let Begun { appending, producers, epoch, mut starts, ids } = loop {
             match self.begin_reset(pipe) {

@@ -9,7 +9,7 @@
 //! refuse to start with. Because a change says all of its thing, it can be written twice, and a snapshot is nothing but
 //! every thing once more, after which the older records are let go.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use sidestream_event::{
@@ -17,10 +17,13 @@ use sidestream_event::{
     record::{BatchWriter, Header, RecordError, records, split},
 };
 use sidestream_log::{AppendError, Appending, Durability, Journal, PartitionId, StoredBatch};
+use tokio::sync::Notify;
 
 use crate::{
-    error::{PushError, write_error},
+    error::{PushError, Room, write_error},
     group::{Intent, Written},
+    homes::Stance,
+    limits,
     producers::Producer,
     spec::{DnpipeSpec, GroupSpec},
 };
@@ -37,6 +40,9 @@ pub(crate) enum Change {
     Dnpipe { spec: Box<DnpipeSpec>, partitions: Vec<u32>, epoch: u32, starts: Vec<u64> },
     /// A dnpipe is no more, nor are its groups.
     Removed { name: DnpipeName },
+    /// Where a dnpipe of a pool is: that it is here, or not. What is behind it is of that place.
+    #[serde(rename_all = "camelCase")]
+    Home { dnpipe: DnpipeName, term: u32, stance: Stance },
     /// A group that somebody joined, and where it began.
     #[serde(rename_all = "camelCase")]
     Group { dnpipe: DnpipeName, spec: GroupSpec, cursors: Vec<u64> },
@@ -72,13 +78,26 @@ fn is_zero(number: &u64) -> bool {
 /// order of the records is that of the changes.
 pub(crate) struct StateLog {
     journal: Journal,
-    /// Bytes since the last snapshot.
-    written: Mutex<u64>,
+    written: Mutex<Sizes>,
+    /// Told when the reserve is low, so that everything is written anew before what is left is used up.
+    low: Notify,
+}
+
+/// How much state there is, about.
+#[derive(Debug, Default)]
+struct Sizes {
+    /// Bytes since the last snapshot, and of it.
+    since: u64,
+    snapshot: u64,
+    /// A start had no room to write what it had to.
+    owes: bool,
+    /// Everything is being written anew.
+    is_snapshot: bool,
 }
 
 impl StateLog {
     pub(crate) fn new(journal: Journal) -> Self {
-        Self { journal, written: Mutex::new(0) }
+        Self { journal, written: Mutex::default(), low: Notify::new() }
     }
 
     /// Appends a change; it is durable when the future says so.
@@ -91,14 +110,30 @@ impl StateLog {
         let batch = writer.finish(Header::default())?;
         let (header, body) = split(&batch)?;
         let header = Header { append_time: now, ..header };
-        *self.written.lock().unwrap_or_else(PoisonError::into_inner) += batch.len() as u64;
+        let (left, whole) = self.journal.reserve();
+        {
+            let mut sizes = self.sizes();
+            if left < whole / 4 && !sizes.is_snapshot {
+                // What is left is for writing everything anew, after which there is room again.
+                return Err(PushError::Full { what: Room::Disk, limit: whole });
+            }
+            sizes.since += batch.len() as u64;
+        }
         let append = || self.journal.append(PartitionId::STATE, header, &body, Durability::Device);
         // After a failure the journal asks to be told that its offsets are known: here nothing goes by them.
         let appending = append().or_else(|error| match error {
             AppendError::Failed { .. } if self.journal.resume(PartitionId::STATE).is_some() => append(),
             error => Err(error),
         });
+        if self.journal.is_reserve_low() {
+            self.low.notify_one();
+        }
         appending.map_err(write_error)
+    }
+
+    /// Resolves once the reserve was low at a write.
+    pub(crate) async fn low(&self) {
+        self.low.notified().await;
     }
 
     /// Appends by `append`, which takes the lock it needs, until it is durable. A refusal that passes is waited for, and what
@@ -121,15 +156,42 @@ impl StateLog {
         }
     }
 
-    /// Bytes since the last snapshot.
-    pub(crate) fn written(&self) -> u64 {
-        *self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether everything should be written anew: there is much that is of no use any more, or little room for more.
+    pub(crate) fn is_snapshot_due(&self) -> bool {
+        let least = if self.journal.is_reserve_low() { 1 } else { limits::STATE_BYTES };
+        let sizes = self.sizes();
+        // Less than the last one had would not be worth another.
+        sizes.since >= sizes.snapshot.max(least)
     }
 
     /// A snapshot begins: the offset before which everything may go once it is durable.
     pub(crate) fn begin_snapshot(&self) -> u64 {
-        *self.written.lock().unwrap_or_else(PoisonError::into_inner) = 0;
+        let mut sizes = self.sizes();
+        (sizes.since, sizes.is_snapshot) = (0, true);
         self.journal.bounds(PartitionId::STATE).map_or(0, |bounds| bounds.next)
+    }
+
+    /// A snapshot has ended; where it is durable, what was before it is gone.
+    pub(crate) fn end_snapshot(&self, is_durable: bool) {
+        let mut sizes = self.sizes();
+        sizes.is_snapshot = false;
+        if is_durable {
+            sizes.snapshot = std::mem::take(&mut sizes.since);
+        }
+    }
+
+    /// Whether a start had no room to write what it had to.
+    pub(crate) fn owes(&self) -> bool {
+        self.sizes().owes
+    }
+
+    /// Says so, or that it is written.
+    pub(crate) fn set_owes(&self, owes: bool) {
+        self.sizes().owes = owes;
+    }
+
+    fn sizes(&self) -> MutexGuard<'_, Sizes> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -140,7 +202,7 @@ pub(crate) fn read(batch: &StoredBatch) -> Result<Vec<Change>, String> {
         .collect()
 }
 
-fn change(text: &[u8]) -> Result<Change, String> {
+pub(crate) fn change(text: &[u8]) -> Result<Change, String> {
     serde_json::from_slice(text).map_err(|error| {
         let start: String = String::from_utf8_lossy(text).chars().take(SHOWN_CHARS).collect();
         format!("{error} in {start}")
@@ -177,6 +239,18 @@ mod tests {
                 r#"{"kind":"dnpipe","spec":{"name":["shop","orders"],"partitions":1,"durability":"Device","retention":{"time":null,"bytes":null},"quotaBytes":null,"dedupeWindow":null,"groups":[],"access":[]},"partitions":[4],"epoch":2,"starts":[70]}"#,
             ),
             (Change::Removed { name: name() }, r#"{"kind":"removed","name":["shop","orders"]}"#),
+            (
+                Change::Home { dnpipe: name(), term: 4, stance: Stance::Away { to: 2, token: 9 } },
+                r#"{"kind":"home","dnpipe":["shop","orders"],"term":4,"stance":{"away":{"to":2,"token":9}}}"#,
+            ),
+            (
+                Change::Home { dnpipe: name(), term: 4, stance: Stance::Ready { from: 0, token: 9 } },
+                r#"{"kind":"home","dnpipe":["shop","orders"],"term":4,"stance":{"ready":{"from":0,"token":9}}}"#,
+            ),
+            (
+                Change::Home { dnpipe: name(), term: 4, stance: Stance::Here },
+                r#"{"kind":"home","dnpipe":["shop","orders"],"term":4,"stance":"here"}"#,
+            ),
             (
                 Change::Group { dnpipe: name(), spec: GroupSpec::new("billing"), cursors: vec![70] },
                 r#"{"kind":"group","dnpipe":["shop","orders"],"spec":{"name":"billing","maxDeliveries":null,"deadLetter":null,"backoff":{"secs":1,"nanos":0}},"cursors":[70]}"#,

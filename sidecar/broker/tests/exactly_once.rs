@@ -4,7 +4,7 @@
 mod local;
 
 use local::{Local, name, values};
-use sidestream_broker::{Broker, Limits, OpenProducer, PushError};
+use sidestream_broker::{Broker, JoinOptions, Limits, OpenProducer, PushError};
 use sidestream_conformance::{Client, Dnpipe, From, Push, Service};
 use sidestream_event::{
     native::Conditions,
@@ -121,4 +121,34 @@ async fn a_process_that_was_taken_over_can_push_no_more() {
     assert_eq!(push(broker, first, 50).err(), Some(PushError::Fenced { current: 2 }));
     push(broker, second, 50).unwrap().await.unwrap();
     assert_eq!(broker.position(&output, 0, PRODUCER), Ok(50));
+}
+
+#[tokio::test]
+async fn what_comes_again_comes_in_its_order_however_little_of_it_an_answer_has_room_for() {
+    let service = Local::simulated(9).await;
+    service.create(Dnpipe::named("orders")).await;
+    let kib = [128, 100, 75, 12, 50, 175, 12, 5];
+    for size in kib {
+        service.client().await.push(Push::one("orders", "x".repeat(size << 10))).await.unwrap();
+    }
+    let (broker, orders) = (service.broker(), name("orders"));
+    let member = broker.join(&orders, "billing", "a", JoinOptions::default()).await.unwrap();
+    // Handed out in pieces of several batches, and not acknowledged.
+    for max_records in [3, 1, 2, 1, 1] {
+        let limits = Limits { max_bytes: 8 << 20, max_records };
+        broker.next(&member, limits, None).await.unwrap();
+    }
+    let member = broker.join(&orders, "billing", "a", JoinOptions::default()).await.unwrap();
+    let (mut found, mut answers) = (Vec::new(), 0);
+    while found.len() < kib.len() {
+        let limits = Limits { max_bytes: 256 << 10, ..Limits::default() };
+        let claimed = broker.next(&member, limits, None).await.unwrap();
+        let ranges = claimed.deliveries.iter().flat_map(|given| &given.ranges);
+        let before = found.len();
+        found.extend(ranges.flat_map(|(from, to, _)| *from..*to));
+        assert!(found.len() > before, "{found:?}");
+        answers += 1;
+    }
+    assert_eq!(found, (0..kib.len() as u64).collect::<Vec<_>>(), "{answers} answers");
+    assert!(answers > 1);
 }

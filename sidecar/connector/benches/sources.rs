@@ -17,6 +17,7 @@ fn env() -> Environment {
         clock: Clock::machine(),
         secrets: Secrets::default(),
         dnpipes: None,
+        exactly_once: None,
         compile: Arc::new(|_| Err("no expression is needed".into())),
     }
 }

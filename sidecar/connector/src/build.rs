@@ -7,7 +7,7 @@ use crate::{
     alertmanager::Alerts,
     blackhole::Blackhole,
     console::Console,
-    dnpipe::{Pulls, Pushes},
+    dnpipe::{Pulls, Pushes, PushesOnce},
     file::{FileSink, FileSource},
     generator::Generator,
     host_metrics,
@@ -43,7 +43,10 @@ pub fn sink(kind: &plan::Sink, env: &Environment) -> Result<Sink, BuildError> {
         plan::Sink::Blackhole(_) => Sink::Inline(Box::new(Blackhole)),
         plan::Sink::Webhook(stage) => Sink::Async(Box::new(Requests::new(stage, env)?)),
         plan::Sink::Alertmanager(stage) => Sink::Async(Box::new(Alerts::new(stage, env)?)),
-        plan::Sink::Dnpipe(stage) => Sink::Async(Box::new(Pushes::new(stage, env)?)),
+        plan::Sink::Dnpipe(stage) => match &env.exactly_once {
+            Some(once) => Sink::Async(Box::new(PushesOnce::new(stage, once, env)?)),
+            None => Sink::Async(Box::new(Pushes::new(stage, env)?)),
+        },
         plan::Sink::Edge(_) => return Err(no_peers()),
     })
 }

@@ -30,6 +30,7 @@ mod source;
 mod stdin;
 mod webhook;
 
+pub use dnpipe::ExactlyOnce;
 pub use error::{BuildError, Failure, Undelivered};
 pub use intake::{Intake, Receipt, Refusal, Stop, Stopped, intake};
 pub use origin::{Ledger, Origin};
@@ -54,6 +55,9 @@ pub type Evaluate = Box<dyn Fn(&Event) -> Result<Value, String> + Send + Sync>;
 /// What makes an expression ready, or says what is wrong with it.
 pub type Compile = dyn Fn(&Expression) -> Result<Evaluate, String> + Send + Sync;
 
+/// Where a server of a dnpipe is, by the namespace and the pool of that; or why nobody knows.
+pub type Servers = dyn Fn(&str, &str) -> Result<Address, String> + Send + Sync;
+
 /// What connectors are built in.
 #[derive(Clone)]
 pub struct Environment {
@@ -63,8 +67,10 @@ pub struct Environment {
     pub clock: Clock,
     /// Where secrets are read.
     pub secrets: Secrets,
-    /// The server of dnpipes, where this process knows one.
-    pub dnpipes: Option<Address>,
+    /// The servers of dnpipes, where this process knows some.
+    pub dnpipes: Option<Arc<Servers>>,
+    /// For a stage by which each result is to be there exactly once.
+    pub exactly_once: Option<ExactlyOnce>,
     /// Compiles an expression; the error is its text. Given from outside, because this room knows no expressions.
     pub compile: Arc<Compile>,
 }

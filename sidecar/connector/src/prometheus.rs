@@ -183,6 +183,7 @@ mod tests {
             clock: Clock::machine(),
             secrets: Secrets::default(),
             dnpipes: None,
+            exactly_once: None,
             compile: Arc::new(|_| Err("no expression here".into())),
         };
         let stage = Prometheus {

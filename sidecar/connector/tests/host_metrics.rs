@@ -18,6 +18,7 @@ async fn samples_come_every_interval_until_the_source_is_stopped() {
         clock: clock.clone(),
         secrets: Secrets::default(),
         dnpipes: None,
+        exactly_once: None,
         compile: Arc::new(|_| Err("no expression is needed".into())),
     };
     let interval = Some(plan::Duration::from_millis(50));
@@ -56,6 +57,7 @@ fn an_interval_of_nothing_is_refused() {
         clock: Clock::machine(),
         secrets: Secrets::default(),
         dnpipes: None,
+        exactly_once: None,
         compile: Arc::new(|_| Err("no expression is needed".into())),
     };
     let stage = HostMetrics { interval: Some(plan::Duration::from_secs(0)), groups: None };

@@ -18,6 +18,7 @@
 
 mod answer;
 mod frame;
+mod moving;
 mod name;
 mod places;
 mod preamble;
@@ -27,9 +28,11 @@ mod request;
 use std::time::Duration;
 
 pub use answer::{
-    Answer, Claimed, DamageView, DiskView, DnpipeView, GroupView, MemberView, PartitionView, Share, Verified,
+    Answer, Claimed, DamageView, DiskView, DnpipeView, GroupView, Incarnation, MemberView, PartitionView,
+    Share, Verified,
 };
 pub use frame::{FRAME_BYTES_MAX, Frame, FrameError, Frames, HEAD_BYTES_MAX, PREFIX_BYTES, write_frame};
+pub use moving::{MoveAnswer, MoveRequest};
 pub use name::{BadName, DnpipeName, NAME_BYTES_MAX, NAMESPACE_BYTES_MAX};
 pub use places::{read_places, write_places};
 pub use preamble::{MAGIC, PREAMBLE_BYTES, Preamble, PreambleError, Verdict, choose};

@@ -5,7 +5,8 @@ use std::fmt::Write;
 
 use sidestream_event::native::{
     Answer, Claimed, Conditions, DamageView, DiskView, DnpipeName, DnpipeView, Frames, From, GroupView,
-    Member, MemberView, PartitionView, Refusal, Request, Share, Verified, write_frame,
+    Incarnation, Member, MemberView, MoveAnswer, MoveRequest, PartitionView, Refusal, Request, Share,
+    Verified, write_frame,
 };
 
 fn name() -> DnpipeName {
@@ -48,6 +49,17 @@ fn requests() -> Vec<Request> {
         Request::Verify { dnpipe: None },
         Request::ListBehind { dnpipe: name() },
         Request::JoinToHold { member: member() },
+        Request::Open { dnpipe: name(), partition: 2, producer: 300 },
+        Request::Move(MoveRequest::Copy {
+            dnpipe: name(),
+            partition: 2,
+            from: Some(300),
+            max_bytes: 1 << 20,
+        }),
+        Request::Move(MoveRequest::Freeze { dnpipe: name(), to: 1 }),
+        Request::Move(MoveRequest::State { dnpipe: name(), token: 300, from: 4, max_bytes: 1 << 20 }),
+        Request::Move(MoveRequest::Release { dnpipe: name(), token: 300, to: 1 }),
+        Request::Move(MoveRequest::Thaw { dnpipe: name(), token: 300 }),
     ]
 }
 
@@ -89,6 +101,24 @@ fn answers() -> Vec<Answer> {
         Answer::Verified(Verified { batches: 2, bytes: 400, damage: vec![damage] }),
     ];
     answers.extend(refusals().into_iter().map(Answer::Refused));
+    answers.push(Answer::Opened(Incarnation { epoch: 2, next_sequence: 300, position: 7 }));
+    let owner = Some("dnpipes-default-1.dnpipes-default.shop.svc:7420".into());
+    answers.extend([owner, None].map(|owner| Answer::Refused(Refusal::NotOwner { owner })));
+    let moves = [
+        MoveAnswer::Copied { life: 300, first: 1, end: 9 },
+        MoveAnswer::Frozen {
+            token: 300,
+            term: 2,
+            ends: vec![9, 300],
+            lives: vec![300, 1 << 64],
+            state_bytes: 1000,
+        },
+        MoveAnswer::State,
+        MoveAnswer::Done,
+        MoveAnswer::Stale { what: "why".into() },
+        MoveAnswer::Busy { what: "why".into() },
+    ];
+    answers.extend(moves.map(Answer::Move));
     answers
 }
 

@@ -3,11 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use sidestream_broker::{Broker, Described, Limits, PullError, Pulled};
+use sidestream_broker::{Broker, Described, Limits, OpenProducer, PullError, Pulled};
 use sidestream_event::{
     native::{
-        Answer, DiskView, DnpipeName, DnpipeView, Frame, From, HEAD_BYTES_MAX, PartitionView, Refusal,
-        Request, write_places,
+        Answer, DiskView, DnpipeName, DnpipeView, Frame, From, HEAD_BYTES_MAX, Incarnation, PartitionView,
+        Refusal, Request, write_places,
     },
     record::{HEADER_BYTES, Header},
 };
@@ -18,6 +18,7 @@ use tokio::{
 
 use crate::{
     caller::Verb,
+    elsewhere,
     limits::{PULL_BYTES_MAX, ROOM_WITHIN, WAIT_MAX},
     refusals::{of_pull, of_push, of_reset},
     session::{Done, Session, Work, never_held_up, to_its_end},
@@ -30,6 +31,8 @@ impl Session<'_> {
             Ok(request) => request,
             Err(error) => return now(Err(Refusal::Bad { reason: error.to_string() })),
         };
+        // Where there is one server, each request is for that.
+        let place = if self.broker().is_shared() { request.dnpipe().cloned() } else { None };
         let begun = match request {
             Request::Ping => Ok(now(Ok(Answer::Pong))),
             Request::List => Ok(now(Ok(Answer::Dnpipes(page(self.views(None)))))),
@@ -45,15 +48,24 @@ impl Session<'_> {
                 let limits = limits(max_bytes, max_records);
                 self.pull(dnpipe, partition, from, limits, wait(wait_millis))
             }
+            Request::Open { dnpipe, partition, producer } => self.open(dnpipe, partition, producer),
             Request::Reset { dnpipe } => self.reset(dnpipe),
             Request::Verify { dnpipe } => self.verify(dnpipe),
+            Request::Move(request) => self.begin_move(request),
             Request::Next { ref member, .. } => {
                 let name = member.dnpipe.clone();
                 self.begin_group(request).map(|claiming| self.claim(name, claiming))
             }
             of_group => self.begin_group(of_group),
         };
-        begun.unwrap_or_else(|refusal| now(Err(refusal)))
+        let work = begun.unwrap_or_else(|refusal| now(Err(refusal)));
+        match place {
+            None => work,
+            Some(name) => {
+                let shared = self.shared.clone();
+                Box::pin(async move { shared.redirected(&name, work.await) })
+            }
+        }
     }
 
     pub(crate) fn broker(&self) -> &Broker {
@@ -66,15 +78,24 @@ impl Session<'_> {
 
     /// What the caller may see, in the order of the names.
     fn views(&self, behind: Option<DnpipeName>) -> impl Iterator<Item = DnpipeView> {
-        let names = self.broker().list();
+        let mut names = self.broker().list();
+        names.extend(self.broker().all_elsewhere().into_iter().map(|own| own.name));
+        names.sort();
         let names = names.into_iter().filter(move |name| behind.as_ref().is_none_or(|behind| name > behind));
         names.filter_map(|name| self.describe(&name).ok())
     }
 
     pub(crate) fn describe(&self, name: &DnpipeName) -> Result<DnpipeView, Refusal> {
         self.caller.check_any(self.broker(), name)?;
-        let found = self.broker().describe(name).ok_or_else(|| Refusal::UnknownDnpipe(name.clone()))?;
-        Ok(view(name, &found, self.shared.storage.disk()))
+        let disk = self.shared.storage.disk();
+        match self.broker().describe(name) {
+            Some(found) => Ok(view(name, &found, disk)),
+            None => {
+                let elsewhere = self.broker().elsewhere(name);
+                let view = elsewhere.and_then(|elsewhere| elsewhere::view(elsewhere, disk));
+                view.ok_or_else(|| Refusal::UnknownDnpipe(name.clone()))
+            }
+        }
     }
 
     async fn push(
@@ -101,6 +122,19 @@ impl Session<'_> {
                 }
                 Err(error) => Done::refused(of_push(error)),
             }
+        }))
+    }
+
+    fn open(&self, name: DnpipeName, partition: u32, producer: u64) -> Result<Work, Refusal> {
+        self.caller.check(self.broker(), &name, Verb::Push)?;
+        if producer == 0 {
+            return Err(Refusal::Bad { reason: "producer 0 is nobody; choose another number".into() });
+        }
+        let broker = self.broker().clone();
+        Ok(to_its_end(async move {
+            let opened = broker.open_producer(&name, partition, producer).await.map_err(of_push)?;
+            let OpenProducer { epoch, next_sequence, position } = opened;
+            Ok(Answer::Opened(Incarnation { epoch, next_sequence, position }))
         }))
     }
 
@@ -163,7 +197,7 @@ impl Session<'_> {
         let shared = self.shared.clone();
         Ok(to_its_end(async move {
             let epoch = shared.broker.reset(&name).await.map_err(of_reset)?;
-            shared.leases.end(&name).await;
+            shared.handed_out(&name).await;
             Ok(Answer::Reset { epoch })
         }))
     }
@@ -215,7 +249,8 @@ fn page(views: impl Iterator<Item = DnpipeView>) -> Vec<DnpipeView> {
     let fits = |view: &DnpipeView| {
         let texts = view.name.namespace().len() + view.name.name().len() + view.durability.len();
         let disk = view.disk.driver.len() + view.disk.reason.len();
-        let bytes = VIEW_BYTES_MAX + texts + disk + PARTITION_BYTES_MAX * view.partitions.len();
+        let owners: usize = view.partitions.iter().flat_map(|own| &own.owner).map(|own| own.len() + 2).sum();
+        let bytes = VIEW_BYTES_MAX + texts + disk + owners + PARTITION_BYTES_MAX * view.partitions.len();
         left.checked_sub(bytes).map(|rest| left = rest).is_some()
     };
     views.take_while(fits).collect()

@@ -12,6 +12,7 @@
 
 mod body;
 mod dnpipes;
+mod elsewhere;
 mod events;
 mod guarded;
 mod place;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use axum::{
     Router,
     extract::DefaultBodyLimit,
+    middleware::from_fn_with_state,
     routing::{get, post},
 };
 use hyper::server::conn::http1;
@@ -65,7 +67,7 @@ pub(crate) async fn serve(
     let stream = TokioIo::new(Guarded::new(stream, begun, shared.limits.silence));
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(shared.limits.frame).max_buf_size(HEAD_BYTES_MAX);
-    let connection = builder.serve_connection(stream, TowerToHyperService::new(doors().with_state(asked)));
+    let connection = builder.serve_connection(stream, TowerToHyperService::new(doors(asked)));
     tokio::pin!(connection);
     let served = tokio::select! {
         served = &mut connection => served,
@@ -77,18 +79,20 @@ pub(crate) async fn serve(
     served.map_or_else(|error| error.to_string(), |()| "the caller closed it".into())
 }
 
-fn doors() -> Router<Asked> {
+fn doors(asked: Asked) -> Router {
     let of_dnpipe = Router::new()
         .route("/", get(dnpipes::describe))
         .route("/records", get(records::pull).post(records::push))
         .route("/events", get(events::follow))
-        .route("/reset", post(dnpipes::reset));
+        .route("/reset", post(dnpipes::reset))
+        .layer(from_fn_with_state(asked.clone(), elsewhere::redirect));
     Router::new()
         .route("/v1/openapi.json", get(dnpipes::openapi))
         .route("/v1/dnpipes", get(dnpipes::list))
         .nest("/v1/dnpipes/{namespace}/{name}", of_dnpipe)
         .fallback(problem::no_such_path)
         .layer(DefaultBodyLimit::max(RECORD_BYTES_MAX))
+        .with_state(asked)
 }
 
 const METHODS: [&[u8]; 7] = [b"GET ", b"POST ", b"HEAD ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH "];

@@ -53,6 +53,6 @@ fn after(span: Duration) -> Instant {
 }
 
 /// For clocks that go faster than others.
-const MARGIN: Duration = Duration::from_millis(10);
+pub(crate) const MARGIN: Duration = Duration::from_millis(10);
 /// Names that are remembered before those are looked for that need not be.
 const NAMES_MAX: usize = 4096;

@@ -15,6 +15,7 @@
 
 mod answers;
 mod caller;
+mod elsewhere;
 mod groups;
 mod http;
 mod leases;
@@ -23,7 +24,14 @@ mod listen;
 mod refusals;
 mod session;
 
-use std::{future::Future, io, path::Path, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    path::Path,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use sidestream_broker::Broker;
 use sidestream_event::native::{DiskView, Refusal, Verified};
@@ -79,6 +87,8 @@ pub(crate) struct Shared {
     /// What was given and may not be handed out yet.
     pub(crate) leases: leases::Leases,
     pub(crate) phase: watch::Receiver<Phase>,
+    /// Who this is to those who come over TCP: the other servers of the pool are the same.
+    pub(crate) own: OnceLock<Identity>,
 }
 
 impl Gateway {
@@ -95,6 +105,7 @@ impl Gateway {
             limits,
             leases: leases::Leases::default(),
             phase,
+            own: OnceLock::new(),
         };
         Gateway { shared: Arc::new(shared), phase: sender }
     }
@@ -120,6 +131,8 @@ impl Gateway {
 
     /// Opens a TCP port for those who prove who they are to `identity`. Must be called in a tokio runtime.
     pub fn open_tcp(&self, listener: TcpListener, identity: Identity) {
+        // Who it is already, it stays.
+        let _ = self.shared.own.set(identity.clone());
         tokio::spawn(listen::tcp(self.shared.clone(), listener, identity));
     }
 

@@ -58,6 +58,9 @@ pub(crate) const PULLED_WAITING: usize = 16;
 /// Requests of one connection for records of a group that are being done. What they claim waits to be written, and cannot be
 /// read again.
 pub(crate) const CLAIMS_IN_FLIGHT_MAX: usize = 64;
+/// How long the members of a connection by the local socket stay members when it has ended: as long as a client takes to open
+/// another, with room for a busy machine.
+pub(crate) const COMES_BACK_WITHIN: Duration = Duration::from_secs(3);
 /// Members of groups on one connection.
 pub(crate) const MEMBERS_MAX: usize = 256;
 

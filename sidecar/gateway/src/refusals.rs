@@ -22,6 +22,7 @@ pub(crate) fn of_push(error: PushError) -> Refusal {
             Refusal::Full { what: what.into(), limit }
         }
         PushError::TooLarge { bytes, max } => Refusal::TooLarge { bytes, max },
+        PushError::Moving => Refusal::NotOwner { owner: None },
         PushError::Busy => Refusal::Busy,
         PushError::Failed { reason } => Refusal::Failed { reason: reason.to_string() },
         PushError::Closed => Refusal::Stopping,

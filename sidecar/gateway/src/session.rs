@@ -24,7 +24,10 @@ use tokio::{
 
 use crate::{
     Caller, Phase, Shared,
-    limits::{ANSWERS_WAITING, CLAIMS_IN_FLIGHT_MAX, IN_FLIGHT_MAX, PULLED_WAITING, SMALL_FRAME_BYTES},
+    limits::{
+        ANSWERS_WAITING, CLAIMS_IN_FLIGHT_MAX, COMES_BACK_WITHIN, IN_FLIGHT_MAX, PULLED_WAITING,
+        SMALL_FRAME_BYTES,
+    },
 };
 
 /// What was asked on a connection so far.
@@ -64,6 +67,28 @@ impl<'a> Session<'a> {
         let turns = Arc::new(Semaphore::new(PULLED_WAITING));
         let claims = Arc::new(Semaphore::new(CLAIMS_IN_FLIGHT_MAX));
         Session { shared, caller, members: HashMap::new(), turns, claims }
+    }
+}
+
+/// Who hung up at the local socket has ended, or comes back at once: as another member, where it does. Over a network the line
+/// may have broken, and the member is missed when it has been silent for long.
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        let members = std::mem::take(&mut self.members);
+        if members.is_empty() || *self.caller != Caller::Local || !self.shared.is_open() {
+            return;
+        }
+        let shared = self.shared.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = sleep(COMES_BACK_WITHIN) => {}
+                () = shared.reached(Phase::Closing) => return,
+            }
+            for membership in members.into_values() {
+                // Refused where it is another's by now.
+                let _ = shared.broker.leave(membership).await;
+            }
+        });
     }
 }
 

@@ -5,10 +5,13 @@ mod world;
 use std::{collections::BTreeMap, time::Duration};
 
 use sidestream_client::{
-    ClientError, DataKey, From, GroupConfig, ProducerConfig, Pulled, ReaderConfig, Record, Refusal,
+    ClientError, DataKey, From, GroupConfig, Incarnation, ProducerConfig, Pulled, ReaderConfig, Record,
+    Refusal,
 };
+use sidestream_event::record::{BatchWriter, Header};
 use sidestream_gateway::Limits;
-use world::world;
+use sidestream_host::Clock;
+use world::{world, world_by};
 
 async fn all(reader: &mut sidestream_client::Reader) -> Vec<Pulled> {
     let mut found = Vec::new();
@@ -272,4 +275,54 @@ async fn a_receipt_names_its_own_record_although_others_of_its_batch_were_there_
     for (offset, text) in told {
         assert_eq!(found[&offset].value, text, "at {offset}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_takes_a_producer_over_hears_how_far_it_had_come_and_ends_the_one_before() {
+    let world = world(Limits::default()).await;
+    let (client, notes) = (world.local(), "shop/notes".parse().unwrap());
+    let pushed = |own: Incarnation, value: &str, position| {
+        let mut writer = BatchWriter::new();
+        let none: [(&str, &[u8]); 0] = [];
+        writer.push(0, None, &none, value.as_bytes()).unwrap();
+        let header = Header {
+            producer_id: 7,
+            producer_epoch: own.epoch,
+            first_sequence: own.next_sequence,
+            position,
+            ..Header::default()
+        };
+        let batch = writer.finish(header).unwrap();
+        let (client, notes) = (client.clone(), &notes);
+        async move { client.push_batch(notes, 0, batch).await }
+    };
+    let first = client.open_producer(&notes, 0, 7).await.unwrap();
+    assert_eq!(first, Incarnation { epoch: 1, next_sequence: 0, position: 0 });
+    assert_eq!(pushed(first, "one", 40).await.unwrap().offset, 0);
+    let second = world.local().open_producer(&notes, 0, 7).await.unwrap();
+    assert_eq!(second, Incarnation { epoch: 2, next_sequence: 1, position: 40 });
+    assert_eq!(pushed(first, "late", 50).await, Err(ClientError::Refused(Refusal::Fenced)));
+    assert_eq!(pushed(second, "two", 50).await.unwrap().offset, 1);
+    let refused = client.open_producer(&notes, 1, 7).await;
+    assert_eq!(refused, Err(ClientError::Refused(Refusal::UnknownPartition { partition: 1, partitions: 1 })));
+    assert!(matches!(
+        client.open_producer(&notes, 0, 0).await,
+        Err(ClientError::Refused(Refusal::Bad { .. }))
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_member_has_that_hangs_up_at_the_local_socket_goes_to_the_next_soon() {
+    // To a server whose time stands still nobody is ever silent for too long.
+    let (clock, _still) = Clock::simulated(1);
+    let world = world_by(Limits::default(), clock).await;
+    let client = world.local();
+    let producer = client.producer("shop/notes", ProducerConfig::default()).await.unwrap();
+    producer.push(Record::new("note")).await.unwrap().await.unwrap();
+    let mut gone = world.local().join("shop/notes", "readers", GroupConfig::default()).await.unwrap();
+    assert_eq!(gone.next().await.unwrap().attempt, 1);
+    drop(gone);
+    let mut next = client.join("shop/notes", "readers", GroupConfig::default()).await.unwrap();
+    let again = tokio::time::timeout(Duration::from_secs(60), next.next()).await;
+    assert_eq!(again.expect("it comes").unwrap().attempt, 2);
 }

@@ -92,8 +92,11 @@ impl Duty {
             }
         };
         let grown = async {
-            match self.server {
-                Some(_) => tokio::time::sleep(COUNT_AGAIN).await,
+            match &self.server {
+                Some(server) => tokio::select! {
+                    () = tokio::time::sleep(COUNT_AGAIN) => None,
+                    order = server.moved() => order,
+                },
                 None => std::future::pending().await,
             }
         };
@@ -126,9 +129,9 @@ impl Duty {
                 None
             }
             order = again => Some(order),
-            () = grown => {
+            order = grown => {
                 self.tell_serving();
-                None
+                order.map(Order::Pool)
             }
         }
     }

@@ -17,8 +17,10 @@ mod cache;
 mod call;
 mod duty;
 mod enrol;
+mod moves;
 mod orders;
 mod pool;
+mod pools;
 mod whole;
 
 use std::{fmt, path::PathBuf};
@@ -30,6 +32,7 @@ pub use duty::Duty;
 pub use enrol::{Enrolled, enrol};
 pub use orders::{Order, Orders, Standing, follow};
 pub use pool::PoolServer;
+pub use pools::pools;
 pub(crate) use whole::write_whole;
 
 /// Where the operator is, and where this pod keeps what it hears.

@@ -9,6 +9,9 @@
 //!   not told of any more ───────────▶ removed with its records where they were to go with it; else closed to everybody
 //! ```
 //!
+//! A pool of several servers has each dnpipe in one of them. This one knows of all, makes those that begin here, brings those here
+//! that it is to have ([`moves`](super::moves)), and says of the others who has them.
+//!
 //! It serves what it keeps from its first moment; the operator may be away. What it is told is written down before it is done, so
 //! that a crash in between leaves nothing that is not known. Records are removed only on the word of a full set that the one
 //! dnpipe is missing from, and only where that dnpipe had asked for it while it was there.
@@ -19,23 +22,40 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     slice,
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
-use sidestream_control::{Pool, Served, Serving};
+use sidestream_broker::Home;
+use sidestream_control::{Owner, Pool, Served, Serving};
+use sidestream_event::native::DnpipeName;
+use sidestream_host::Clock;
 use sidestream_plan::{
     Dnpipe,
     dnpipe::{AccessRule, Participant},
 };
 use sidestream_trust::Identity;
+use tokio::runtime::Handle;
 
-use super::write_whole;
+use super::{
+    moves::{Mover, Wanted},
+    write_whole,
+};
 use crate::{Dnpipes, ServeDnpipesError, World};
 
 /// The dnpipes of a pool, in one of its servers.
 pub struct PoolServer {
     dnpipes: Dnpipes,
+    clock: Clock,
+    sockets: Handle,
+    /// Which of the servers this is.
+    number: u32,
+    mover: Mover,
+    /// What it was last told.
+    told: Option<Pool>,
+    /// How many dnpipes had come or gone when somebody last heard of it.
+    seen: Mutex<u64>,
     kept: Kept,
     /// Why those that are not as they were told to be are not.
     errors: BTreeMap<String, String>,
@@ -63,24 +83,43 @@ struct Member {
 }
 
 impl PoolServer {
-    /// Serves what is in `folder` through a local socket there. Blocks while the journal is read.
+    /// Serves what is in `folder` through a local socket there, as server `number` of the pool. Blocks while the journal is
+    /// read.
     ///
     /// # Errors
     /// A folder that cannot be used, or holds what is of a newer version.
-    pub fn open(world: &World, folder: &Path) -> Result<PoolServer, ServeDnpipesError> {
+    pub fn open(world: &World, folder: &Path, number: u32) -> Result<PoolServer, ServeDnpipesError> {
         let of_folder = |error| ServeDnpipesError::Folder { path: folder.to_owned(), error };
         let kept = Kept::read(folder.join(KEPT)).map_err(of_folder)?;
         let dnpipes = Dnpipes::open(world, folder)?;
-        let volatile = volatile(folder);
-        Ok(PoolServer { dnpipes, kept, errors: BTreeMap::new(), volatile })
+        // Also before it hears of others: what it has may be wanted by one of them.
+        dnpipes.broker().share();
+        let (errors, volatile) = (BTreeMap::new(), volatile(folder));
+        let (clock, sockets, mover) = (world.clock().clone(), world.sockets().clone(), Mover::new());
+        let (told, seen) = (None, Mutex::default());
+        Ok(PoolServer { dnpipes, clock, sockets, number, mover, told, seen, kept, errors, volatile })
     }
 
-    /// Opens the port of the pool, and says which.
+    /// Opens the port of the pool, and says which. From now on it brings here what it is to have.
     ///
     /// # Errors
     /// A port that is not to be had.
-    pub fn listen(&self, address: &str, identity: Identity) -> Result<SocketAddr, ServeDnpipesError> {
-        self.dnpipes.listen(address, identity)
+    pub fn listen(&mut self, address: &str, identity: Identity) -> Result<SocketAddr, ServeDnpipesError> {
+        let bound = self.dnpipes.listen(address, identity.clone())?;
+        let broker = self.dnpipes.broker().clone();
+        self.mover.start((broker, self.clock.clone()), self.number, identity, &self.sockets);
+        Ok(bound)
+    }
+
+    /// Waits until a dnpipe has come or gone, and says what it was last told, for it to be done again: one that has come is as
+    /// the server before had it.
+    pub async fn moved(&self) -> Option<Pool> {
+        let mut moved = self.dnpipes.broker().moved();
+        let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        // An error would mean that there is no broker.
+        let count = moved.wait_for(|count| *count != seen).await.map_or(seen, |count| *count);
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = count;
+        self.told.clone()
     }
 
     /// Makes the dnpipes what they are to be. Blocks.
@@ -94,7 +133,11 @@ impl PoolServer {
             self.errors.extend(after.into_keys().map(|name| (name, error.clone())));
             return;
         }
+        self.place(pool);
         for (name, member) in after {
+            if self.is_not_to_be_made(&name, &member, pool) && !removed.contains(&name) {
+                continue;
+            }
             let is_same = before.get(&name) == Some(&member) && !removed.contains(&name);
             // Also one that is known is made again: the last time may have failed, or ended halfway.
             if let Err(error) = self.dnpipes.apply(slice::from_ref(&member.as_served())) {
@@ -104,6 +147,68 @@ impl PoolServer {
                 tracing::info!(dnpipe = name, closed = member.is_closed, "serving");
             }
         }
+        self.mover.want(self.wanted_here(pool));
+        self.told = Some(pool.clone());
+    }
+
+    /// Whether nothing of a dnpipe is here that this server had, or that was deleted: an empty one is not what it was.
+    fn is_not_to_be_made(&mut self, name: &str, member: &Member, pool: &Pool) -> bool {
+        let parsed = name.parse::<DnpipeName>();
+        if !parsed.is_ok_and(|name| self.dnpipes.broker().home(&name).is_none()) {
+            return false;
+        }
+        let told = pool.dnpipes.iter().find(|told| told.name == name);
+        let is_own = told.and_then(|told| told.owner).is_some_and(|owner| owner.server == self.number);
+        if is_own {
+            let error = "this server had it, and nothing of it is on its volume: bring the volume back, or delete the dnpipe \
+                         and make it anew";
+            tracing::error!(dnpipe = name, "{error}");
+            self.errors.insert(name.to_owned(), error.to_owned());
+        }
+        is_own || member.is_closed
+    }
+
+    /// Notes who has what, before anything is made: what is with another server, or begins there, is not made here.
+    fn place(&self, pool: &Pool) {
+        let broker = self.dnpipes.broker();
+        if !pool.servers.is_empty() {
+            broker.name_servers(pool.servers.iter().cloned());
+        }
+        let told = pool.dnpipes.iter().map(|told| (told.name.as_str(), told.owner.unwrap_or_default()));
+        // Of what was deleted and stays nobody says who has it. It is the first server's to know.
+        let closed = self.kept.members.iter().filter(|(_, member)| member.is_closed);
+        let closed = closed.map(|(name, _)| (name.as_str(), Owner::default()));
+        for (name, Owner { server, term }) in told.chain(closed) {
+            if let Ok(name) = name.parse::<DnpipeName>()
+                && server != self.number
+            {
+                broker.place_elsewhere(&name, server, term);
+            }
+        }
+        broker.hear();
+    }
+
+    /// What is to come here: what has its home here, and to the first server also what was deleted and stays on those that are
+    /// to be emptied.
+    fn wanted_here(&self, pool: &Pool) -> Wanted {
+        let is_home = |name: &str| {
+            let told = pool.dnpipes.iter().find(|told| told.name == name);
+            told.map(|told| told.home == self.number)
+        };
+        let is_wanted = |name: &DnpipeName, full: &str| match is_home(full) {
+            Some(is_home) => is_home,
+            None => match self.dnpipes.broker().home(name) {
+                Some(Home::Away { server, .. } | Home::Ready { from: server, .. }) => {
+                    self.number == 0 && pool.wanted > 0 && server >= pool.wanted
+                }
+                Some(Home::Here { .. }) | None => false,
+            },
+        };
+        let members = self.kept.members.iter().filter_map(|(full, member)| {
+            let name = full.parse::<DnpipeName>().ok().filter(|name| is_wanted(name, full))?;
+            Some((name, member.plan.partitions))
+        });
+        Wanted { servers: pool.servers.clone(), dnpipes: members.collect() }
     }
 
     /// Whether not all of them are as they are to be.
@@ -118,12 +223,25 @@ impl PoolServer {
         let served = open.map(|(name, member)| {
             let (epoch, records, bytes) = self.dnpipes.amounts(name).unwrap_or_default();
             let error = self.errors.get(name).cloned();
-            Served { dnpipe: name.clone(), hash: member.hash.clone(), error, epoch, records, bytes }
+            let parsed = name.parse::<DnpipeName>().ok();
+            let home = parsed.as_ref().and_then(|name| self.dnpipes.broker().home(name));
+            let (elsewhere, at, term) = match home {
+                Some(Home::Away { server, term }) => (true, Some(server), term),
+                Some(Home::Ready { .. }) => (true, None, 0),
+                Some(Home::Here { term }) => (false, None, term),
+                // Nothing of it is here: it never was.
+                None => (true, None, 0),
+            };
+            let stuck = parsed.filter(|_| elsewhere).and_then(|name| self.mover.failure(&name));
+            let (dnpipe, hash) = (name.clone(), member.hash.clone());
+            let uid = member.uid.clone();
+            Served { dnpipe, hash, error, epoch, records, bytes, elsewhere, term, stuck, uid, at }
         });
         let unknown = self.errors.iter().filter(|(name, _)| !self.kept.members.contains_key(*name));
         let unknown = unknown.map(|(name, error)| Served {
             dnpipe: name.clone(),
             error: Some(error.clone()),
+            elsewhere: true,
             ..Served::default()
         });
         Serving {
@@ -131,11 +249,13 @@ impl PoolServer {
             disk_reason: disk.reason,
             volatile: self.volatile.clone(),
             dnpipes: served.chain(unknown).collect(),
+            kept: (self.dnpipes.names().len() + self.dnpipes.broker().arrivals().len()) as u32,
         }
     }
 
     /// Closes the doors, answers what was asked for `grace` at most, and closes the journal. Blocks.
     pub fn close(&self, grace: Duration) {
+        self.mover.stop();
         self.dnpipes.close(grace);
     }
 
@@ -274,7 +394,7 @@ mod tests {
         let sidecar = Sidecar::start(SidecarConfig { workers: Some(1), ..SidecarConfig::default() }).unwrap();
         // One before it may still be closing its files.
         for _ in 0..6_000 {
-            match PoolServer::open(sidecar.world(), folder.path()) {
+            match PoolServer::open(sidecar.world(), folder.path(), 0) {
                 Ok(server) => return (sidecar, server),
                 Err(ServeDnpipesError::Disk(_)) => std::thread::sleep(Duration::from_millis(10)),
                 Err(error) => panic!("{error}"),
@@ -284,7 +404,7 @@ mod tests {
     }
 
     fn obey(server: &mut PoolServer, dnpipes: Vec<Told>) {
-        server.obey(&Pool { dnpipes });
+        server.obey(&Pool { dnpipes, ..Pool::default() });
     }
 
     /// By the name, its hash and whether there is an error.
@@ -339,6 +459,22 @@ mod tests {
         obey(&mut server, vec![again]);
         assert_eq!(said(&server), [("shop/orders".into(), "h3".into(), false)]);
         assert_eq!(partitions(&server, "shop/orders"), Some(3));
+    }
+
+    #[test]
+    fn what_a_server_had_and_is_gone_is_not_made_anew_and_what_it_never_had_it_does_not_claim() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_sidecar, mut server) = server(&folder);
+        let own = Told { owner: Some(Owner { server: 0, term: 3 }), ..told("orders", "u1", false) };
+        let others = Told { owner: Some(Owner { server: 1, term: 0 }), ..told("returns", "u2", false) };
+        obey(&mut server, vec![own, others]);
+        assert_eq!(server.dnpipes.names(), Vec::<String>::new());
+        let said = server.serving().dnpipes;
+        assert!(said.iter().all(|own| own.elsewhere), "{said:?}");
+        assert!(said[0].error.as_ref().is_some_and(|error| error.contains("volume")), "{said:?}");
+        assert_eq!(said[1].error, None);
+        obey(&mut server, vec![told("orders", "u3", false)]);
+        assert_eq!(server.dnpipes.names(), ["shop/orders"], "nobody ever had this one");
     }
 
     #[test]

@@ -18,6 +18,10 @@ pub struct DnpipeSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub namespace: Option<String>,
+    /// The pool it is of, where it is on a cluster; `default` by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 44), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub pool: Option<String>,
     /// The group, whose cursors the server keeps. A new one begins at the oldest record. Members of one group, in whatever
     /// pipelines and pods, share its partitions.
     #[schemars(length(min = 1, max = 128), regex(pattern = r"^[!-~]+$"))]
@@ -37,6 +41,10 @@ pub struct DnpipeSink {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub namespace: Option<String>,
+    /// The pool it is of, where it is on a cluster; `default` by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 44), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub pool: Option<String>,
     /// The record's key, in place of the event's own: `event.customer`. Records of one key are in one partition, in order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Expression>,

@@ -38,7 +38,7 @@ pub(super) fn build(pool: &Pool<'_>, facts: &Facts) -> StatefulSet {
     let keep = || Some("Retain".to_owned());
     StatefulSet {
         spec: Some(StatefulSetSpec {
-            replicas: Some(1),
+            replicas: Some(i32::try_from(pool.servers).unwrap_or(i32::MAX)),
             selector: pool.selector(),
             service_name: Some(pool.object_name()),
             // Nobody needs another to begin, and one that cannot begin must not keep it from being mended.

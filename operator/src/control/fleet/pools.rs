@@ -72,9 +72,11 @@ pub(super) fn within_bounds(mut serving: Serving) -> Serving {
     serving.disk_reason = shortened(serving.disk_reason);
     serving.volatile = serving.volatile.map(shortened);
     serving.dnpipes.truncate(DNPIPES_SAID_MAX);
-    serving.dnpipes.retain(|own| own.dnpipe.len() <= NAME_BYTES_MAX && own.hash.len() <= NAME_BYTES_MAX);
+    let are_short = |texts: [&String; 3]| texts.into_iter().all(|text| text.len() <= NAME_BYTES_MAX);
+    serving.dnpipes.retain(|own| are_short([&own.dnpipe, &own.hash, &own.uid]));
     for own in &mut serving.dnpipes {
         own.error = own.error.take().map(shortened);
+        own.stuck = own.stuck.take().map(shortened);
     }
     serving
 }

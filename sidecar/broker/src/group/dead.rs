@@ -92,6 +92,9 @@ impl Broker {
         let _turn = group.burial.lock().await;
         let Some(name) = group.lock().spec.dead_letter.clone() else { return Ok(()) };
         let target = self.pipe(&name).ok_or(PushError::Unknown(name))?;
+        // Neither of them may change on the quiet when the one or the other is about to go.
+        pipe.stays()?;
+        target.stays()?;
         let number = (at % target.partitions.len()) as u32;
         self.finish_burial(pipe, group, at, &target, number).await?;
         while self.bury_some(pipe, group, at, &target, number).await? {}
@@ -264,6 +267,7 @@ impl Broker {
     pub async fn redrive(&self, name: &DnpipeName, group: &str) -> Result<Redriven, GroupError> {
         let (pipe, group) = self.find_group(name, group)?;
         let _turn = group.burial.lock().await;
+        pipe.stays().map_err(GroupError::Write)?;
         let none = || GroupError::NoDeadLetter { group: group.name.clone() };
         let target = group.lock().spec.dead_letter.clone().ok_or_else(none)?;
         let target = self.pipe(&target).ok_or_else(none)?;

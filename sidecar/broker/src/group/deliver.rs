@@ -93,7 +93,8 @@ impl Broker {
             return Err(GroupError::NotMember { group: membership.group.clone() });
         };
         let (until, auto_ack) = (now + member.options.lease, member.options.auto_ack);
-        let partitions = state.owned(&membership.member);
+        // Nothing is handed out of what is about to go: its next server would not know.
+        let partitions = if state.is_moving { Vec::new() } else { state.owned(&membership.member) };
         let (claims, epoch) = (Vec::new(), fence.epoch);
         let mut look = Look { claims, epoch, partitions, due: None, dying: Vec::new(), auto_ack };
         let count = look.partitions.len();
@@ -130,9 +131,11 @@ impl Broker {
         let mut held = Held { broker: self, group, claims };
         let (mut deliveries, mut left) = (Vec::new(), Vec::new());
         let mut bytes_left = limits.max_bytes.max(1);
+        // Where not all of a claim is given, what is behind it would overtake the rest.
+        let mut held_up = None;
         for (partition, claim) in &held.claims {
             let mut rest = (*partition, claim.clone());
-            if bytes_left > 0 {
+            if bytes_left > 0 && held_up != Some(*partition) {
                 let id = pipe.partitions[*partition as usize].id;
                 match read_to(&self.inner.journal, id, claim.range.start, claim.range.end, bytes_left).await {
                     Ok(read) => {
@@ -158,6 +161,9 @@ impl Broker {
                     Err(error) => read_error(error).map_or(Ok(()), Err)?,
                 }
             }
+            if !rest.1.range.is_empty() {
+                held_up = Some(*partition);
+            }
             left.push(rest);
         }
         if auto_ack && !deliveries.is_empty() {
@@ -181,6 +187,7 @@ impl Broker {
         for delivery in deliveries {
             {
                 let mut state = group.lock();
+                state.stays()?;
                 let share = &mut state.slots[delivery.partition as usize].share;
                 delivery.ranges.iter().for_each(|(from, to, _)| share.settle(*from..*to));
                 if state.hand_over() {

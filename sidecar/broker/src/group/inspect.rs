@@ -94,6 +94,7 @@ impl Broker {
         }
         {
             let mut state = group.lock();
+            state.stays()?;
             places.iter().for_each(|(slot, at)| state.slots[*slot].share.seek(*at));
             state.hand_over();
         }
@@ -108,6 +109,7 @@ impl Broker {
     pub async fn remove_group(&self, name: &DnpipeName, group: &str) -> Result<(), GroupError> {
         let (pipe, own) = self.find_group(name, group)?;
         let _turn = pipe.turn.lock().await;
+        pipe.stays().map_err(GroupError::Write)?;
         if pipe.spec().groups.iter().any(|spec| spec.name == group) {
             return Err(GroupError::Declared { group: group.into() });
         }

@@ -32,7 +32,12 @@ use tokio::sync::watch;
 
 pub(crate) use share::Written;
 
-use crate::{pipe::lock, spec::GroupSpec, state::Change};
+use crate::{
+    error::{GroupError, PushError},
+    pipe::lock,
+    spec::GroupSpec,
+    state::Change,
+};
 use share::{Patience, Share};
 
 /// How a member reads.
@@ -175,6 +180,8 @@ pub(crate) struct State {
     /// Which partition is looked at first, so that each is in its turn.
     turn: usize,
     is_over: bool,
+    /// The dnpipe is about to go to another server, which has been told how things stand.
+    pub(crate) is_moving: bool,
 }
 
 #[derive(Debug)]
@@ -222,7 +229,15 @@ impl Group {
 
     fn with(spec: GroupSpec, slots: Vec<Slot>) -> Self {
         let name = spec.name.clone();
-        let state = State { spec, members: BTreeMap::new(), slots, next_token: 1, turn: 0, is_over: false };
+        let state = State {
+            spec,
+            members: BTreeMap::new(),
+            slots,
+            next_token: 1,
+            turn: 0,
+            is_over: false,
+            is_moving: false,
+        };
         Self {
             name,
             state: Mutex::new(state),
@@ -267,6 +282,14 @@ impl Slot {
 }
 
 impl State {
+    /// Refuses what the next server of the dnpipe would not know of.
+    pub(crate) fn stays(&self) -> Result<(), GroupError> {
+        match self.is_moving {
+            true => Err(GroupError::Write(PushError::Moving)),
+            false => Ok(()),
+        }
+    }
+
     fn patience(&self) -> Patience {
         Patience { max_deliveries: self.spec.max_deliveries, backoff: self.spec.backoff }
     }

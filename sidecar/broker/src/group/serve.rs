@@ -41,6 +41,7 @@ impl Broker {
         if state.is_over {
             return Err(GroupError::UnknownGroup { group: group.into() });
         }
+        state.stays()?;
         state.expire(now);
         if state.members.len() >= limits::MEMBERS_MAX && !state.members.contains_key(member) {
             return Err(GroupError::TooMany);
@@ -54,6 +55,7 @@ impl Broker {
 
     async fn create_group(&self, pipe: &Pipe, name: &str, from: From) -> Result<Arc<Group>, GroupError> {
         let _turn = pipe.turn.lock().await;
+        pipe.stays().map_err(GroupError::Write)?;
         if let Some(group) = pipe.group(name) {
             return Ok(group);
         }
@@ -118,6 +120,7 @@ impl Broker {
         let is_dying = {
             let mut state = group.lock();
             self.verify(&group, &mut state, membership)?;
+            state.stays()?;
             let Some(slot) = state.slots.get(at) else {
                 let partitions = state.slots.len() as u32;
                 return Err(PullError::UnknownPartition { partition, partitions }.into());

@@ -1,4 +1,4 @@
-//! Dnpipes as source and sink: records in, records out, over a connection of their own to the server that this process was
+//! Dnpipes as source and sink: records in, records out, over a connection of their own to a server that this process was
 //! told of.
 //!
 //! ```text
@@ -8,11 +8,16 @@
 
 mod in_flight;
 mod numbered;
+mod once;
+mod packing;
+mod places;
 mod sink;
 mod source;
 
 use std::time::Duration;
 
+pub(crate) use once::PushesOnce;
+pub use places::ExactlyOnce;
 use sidestream_client::{Client, ClientConfig, DnpipeName};
 pub(crate) use sink::Pushes;
 pub(crate) use source::Pulls;
@@ -26,16 +31,20 @@ fn named(name: &str, namespace: Option<&str>, env: &Environment) -> Result<Dnpip
         .map_err(|bad| BuildError { field: "name", reason: bad.to_string() })
 }
 
-/// A client of the server of dnpipes. It gives up soon: whoever runs the stage tries again, and says so.
-fn client(env: &Environment) -> Result<Client, BuildError> {
-    let address = env.dnpipes.clone().ok_or_else(|| {
+/// A client of the servers of a dnpipe's pool. It gives up soon: whoever runs the stage tries again, and says so.
+fn client(dnpipe: &DnpipeName, pool: Option<&str>, env: &Environment) -> Result<Client, BuildError> {
+    let servers = env.dnpipes.as_ref().ok_or_else(|| {
         let reason = "is a dnpipe, and this process serves none and knows of no server: write the Dnpipe into a file beside \
                       the Pipeline, or name a folder with --data-dir or --dnpipes";
         BuildError { field: "name", reason: reason.into() }
     })?;
+    let address = servers(dnpipe.namespace(), pool.unwrap_or(DEFAULT_POOL));
+    let address = address.map_err(|reason| BuildError { field: "pool", reason })?;
     Ok(Client::new(address, ClientConfig { patience: PATIENCE, clock: env.clock.clone() }))
 }
 
+/// The pool of a dnpipe that names none.
+const DEFAULT_POOL: &str = "default";
 /// The header of a record that is an event's trace context.
 const TRACEPARENT: &str = "traceparent";
 

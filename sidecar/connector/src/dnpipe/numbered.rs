@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use sidestream_event::{
-    Event, Value, json,
+    Event, Text, Value, json,
     native::partition_of,
     record::{BatchWriter, HEADER_BYTES, Header, RecordError},
 };
@@ -53,12 +53,8 @@ impl Pieces {
         };
         let mut value = Vec::new();
         for (index, event) in events.iter().enumerate() {
-            let key = match key {
-                None => Ok(event.meta.key.clone()),
-                Some(key) => key(event).map(|key| text_of(&key)),
-            };
-            let added = key.map_err(|error| format!("`key`: {error}")).and_then(|key| {
-                let partition = key.as_ref().map_or(keyless, |key| partition_of(key.as_bytes(), partitions));
+            let added = key_of(event, key).and_then(|key| {
+                let partition = partition_in(key.as_deref(), partitions, keyless);
                 packing
                     .add(partition, index, event, key.as_deref(), &mut value)
                     .map_err(|error| error.to_string())
@@ -92,27 +88,10 @@ impl Packing {
         key: Option<&str>,
         value: &mut Vec<u8>,
     ) -> Result<(), RecordError> {
-        let context = event.meta.context.as_deref();
-        let mut headers: Vec<(&str, &[u8])> = Vec::new();
-        if let Some(context) = context {
-            headers.extend(context.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())));
-            headers.extend(context.traceparent.iter().map(|trace| (TRACEPARENT, trace.as_bytes())));
-        }
-        let body: &[u8] = match &event.body {
-            Value::Text(text) => text.as_bytes(),
-            Value::Bytes(bytes) => bytes,
-            other => {
-                value.clear();
-                json::write(other, value);
-                value
-            }
-        };
-        let time = event.meta.time.as_nanos();
-        let key = key.map(str::as_bytes);
-        let added = self.writers[partition as usize].0.push(time, key, &headers, body);
+        let added = add(&mut self.writers[partition as usize].0, event, key, value);
         if let Err(RecordError::BatchFull { .. }) = added {
             self.close(partition);
-            self.writers[partition as usize].0.push(time, key, &headers, body)?;
+            add(&mut self.writers[partition as usize].0, event, key, value)?;
         } else {
             added?;
         }
@@ -153,8 +132,45 @@ impl Piece {
     }
 }
 
+/// The key that the record of an event has, as `key` or else the event says.
+pub(super) fn key_of(event: &Event, key: Option<&Evaluate>) -> Result<Option<Text>, String> {
+    match key {
+        None => Ok(event.meta.key.clone()),
+        Some(key) => key(event).map(|key| text_of(&key)).map_err(|error| format!("`key`: {error}")),
+    }
+}
+
+/// The partition of a record.
+pub(super) fn partition_in(key: Option<&str>, partitions: u32, keyless: u32) -> u32 {
+    key.map_or(keyless, |key| partition_of(key.as_bytes(), partitions))
+}
+
+/// Adds an event to a batch as the record it is; `value` is room for its body.
+pub(super) fn add(
+    writer: &mut BatchWriter,
+    event: &Event,
+    key: Option<&str>,
+    value: &mut Vec<u8>,
+) -> Result<(), RecordError> {
+    let mut headers: Vec<(&str, &[u8])> = Vec::new();
+    if let Some(context) = event.meta.context.as_deref() {
+        headers.extend(context.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())));
+        headers.extend(context.traceparent.iter().map(|trace| (TRACEPARENT, trace.as_bytes())));
+    }
+    let body: &[u8] = match &event.body {
+        Value::Text(text) => text.as_bytes(),
+        Value::Bytes(bytes) => bytes,
+        other => {
+            value.clear();
+            json::write(other, value);
+            value
+        }
+    };
+    writer.push(event.meta.time.as_nanos(), key.map(str::as_bytes), &headers, body)
+}
+
 /// A value as text; none for null, a list or a map.
-fn text_of(value: &Value) -> Option<sidestream_event::Text> {
+fn text_of(value: &Value) -> Option<Text> {
     match value {
         Value::Text(text) => Some(text.clone()),
         Value::Null | Value::List(_) | Value::Map(_) | Value::Bytes(_) => None,
@@ -163,7 +179,7 @@ fn text_of(value: &Value) -> Option<sidestream_event::Text> {
 }
 
 /// A batch up to this goes to a partition at once; one record goes however large it is.
-const PIECE_BYTES: usize = 1 << 20;
+pub(super) const PIECE_BYTES: usize = 1 << 20;
 
 #[cfg(test)]
 mod tests {

@@ -45,9 +45,10 @@ impl Pushes {
     /// The sink that `stage` describes.
     pub(crate) fn new(stage: &DnpipeSink, env: &Environment) -> Result<Self, BuildError> {
         let key = stage.key.as_ref().map(|key| (env.compile)(key)).transpose();
+        let dnpipe = named(&stage.name, stage.namespace.as_deref(), env)?;
         Ok(Self {
-            client: client(env)?,
-            dnpipe: named(&stage.name, stage.namespace.as_deref(), env)?,
+            client: client(&dnpipe, stage.pool.as_deref(), env)?,
+            dnpipe,
             key: key.map_err(|reason| BuildError { field: "key", reason })?,
             lanes: Vec::new(),
             keyless: 0,

@@ -15,7 +15,7 @@ use std::{ops::Range, sync::Arc, time::Duration};
 use sidestream_client::{
     Acknowledger, Client, ClientError, Delivery, DnpipeName, GroupConfig, GroupReader, Pulled,
 };
-use sidestream_event::{Batch, Text, Timestamp, Value};
+use sidestream_event::{Batch, Settled, Text, Timestamp, Value};
 use sidestream_plan::stage::DnpipeSource;
 use tokio::{
     sync::watch,
@@ -27,6 +27,7 @@ use super::{
     TRACEPARENT, client,
     in_flight::{InFlight, Sent, joined},
     named,
+    places::{Places, Row},
 };
 use crate::{AsyncSource, BoxFuture, BuildError, Environment, Failure, Intake, Stopped};
 
@@ -37,20 +38,28 @@ pub(crate) struct Pulls {
     group: String,
     /// Since it has joined.
     member: Option<Member>,
+    /// Where sinks look up what it has brought in, in a pipeline that delivers exactly once.
+    places: Option<Arc<Places>>,
 }
 
 struct Member {
     reader: GroupReader,
     in_flight: Arc<InFlight>,
-    /// The task that acknowledges; it ends with this.
+    /// The task that acknowledges; it ends with this, or where what it is to acknowledge is lost and must come again.
     settling: JoinSet<()>,
+    places: Option<Arc<Places>>,
 }
 
 impl Pulls {
     /// The source that `stage` describes. It joins its group when it runs.
     pub(crate) fn new(stage: &DnpipeSource, env: &Environment) -> Result<Self, BuildError> {
         let dnpipe = named(&stage.name, stage.namespace.as_deref(), env)?;
-        Ok(Self { client: client(env)?, dnpipe, group: stage.group.clone(), member: None })
+        let client = || client(&dnpipe, stage.pool.as_deref(), env);
+        // Asked by sinks over a line of its own: that of the source ends with it, and with that its membership.
+        let once = env.exactly_once.as_ref();
+        let places = once.map(|once| Ok(once.reads(client()?, &dnpipe, &stage.group))).transpose()?;
+        let client = client()?;
+        Ok(Self { client, dnpipe, group: stage.group.clone(), member: None, places })
     }
 
     async fn join(&self, intake: &Intake) -> Result<Member, ClientError> {
@@ -65,8 +74,33 @@ impl Pulls {
         let mut settling = JoinSet::new();
         let (acknowledger, positions) = (reader.acknowledger(), intake.positions());
         let called = format!("{} of {}", self.group, self.dnpipe);
-        settling.spawn(settle(acknowledger, in_flight.clone(), positions, called));
-        Ok(Member { reader, in_flight, settling })
+        let places = self.places.clone();
+        settling.spawn(settle(acknowledger, in_flight.clone(), positions, called, places.clone()));
+        Ok(Member { reader, in_flight, settling, places })
+    }
+
+    /// A record that the group buries and redrives would come behind others that were to come after it.
+    async fn check_group(&self) -> Result<(), Failure> {
+        let groups = self.client.groups(&self.dnpipe.to_string()).await;
+        let groups = groups.map_err(|error| self.failure(&error))?;
+        let own = groups.iter().find(|own| own.name == self.group);
+        if own.is_some_and(|own| own.dead_letter.is_some()) {
+            let (group, dnpipe) = (&self.group, &self.dnpipe);
+            return Err(Failure(format!(
+                "group {group} of dnpipe {dnpipe} has dead letters, and a pipeline that delivers exactly once takes every record in \
+                 its turn; take `maxDeliveries` and `deadLetter` out of the group, or name another"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Whether nothing is acknowledged any more.
+    fn has_lost(&self) -> bool {
+        self.member.as_ref().is_some_and(|member| member.settling.is_empty())
+    }
+
+    fn failure(&self, error: &ClientError) -> Failure {
+        Failure(format!("cannot pull from dnpipe {}: {error}", self.dnpipe))
     }
 
     async fn pull(&mut self, intake: &mut Intake) -> Result<(), ClientError> {
@@ -83,6 +117,8 @@ impl Pulls {
         loop {
             let first = tokio::select! {
                 first = member.reader.next_within(WAIT_MILLIS) => first?,
+                // Something was lost: see `run`.
+                _ = member.settling.join_next() => return Ok(()),
                 // What is handed out meanwhile comes again, to whomever.
                 () = &mut stopped => return Ok(()),
             };
@@ -128,6 +164,10 @@ impl Member {
         intake: &mut Intake,
     ) -> Result<(), Stopped> {
         let Some((partition, offsets)) = row else { return Ok(()) };
+        if let Some(places) = &self.places {
+            let (first, count) = (intake.next_sequence(), offsets.end - offsets.start);
+            places.add(Row { first, count, partition, offset: offsets.start });
+        }
         match intake.send_for_receipt(batch).await {
             Ok(receipt) => {
                 let (next, receipt) = (intake.next_sequence(), Some(receipt));
@@ -157,14 +197,26 @@ impl AsyncSource for Pulls {
         Box::pin(async move {
             // What is lost on its way is given back, and holds up nothing behind it.
             intake.relay();
-            let Err(error) = self.pull(intake).await else { return Ok(()) };
+            if self.places.is_some() && self.member.is_none() {
+                self.check_group().await?;
+            }
+            let error = match self.pull(intake).await {
+                Ok(()) if intake.is_stopped() || !self.has_lost() => return Ok(()),
+                Ok(()) => {
+                    let dnpipe = &self.dnpipe;
+                    return Err(Failure(format!(
+                        "records of dnpipe {dnpipe} were lost inside the pipeline, so none behind them is acknowledged; start it anew"
+                    )));
+                }
+                Err(error) => error,
+            };
             let is_about_records =
                 matches!(error, ClientError::Record(_) | ClientError::Sealed(_) | ClientError::Protocol(_));
             if is_about_records && let Some(member) = self.member.take() {
                 // They were handed out and could not be read: only who joins anew gets them again.
                 member.leave().await;
             }
-            Err(Failure(format!("cannot pull from dnpipe {}: {error}", self.dnpipe)))
+            Err(self.failure(&error))
         })
     }
 
@@ -180,15 +232,18 @@ impl AsyncSource for Pulls {
     }
 }
 
-/// Acknowledges what the position has passed, and shows that the member is there.
+/// Acknowledges what the position has passed, and shows that the member is there. Where each result is to be there once, a
+/// record that was lost would come behind those after it: then nothing more is acknowledged, and this ends.
 async fn settle(
     acknowledger: Acknowledger,
     in_flight: Arc<InFlight>,
     mut positions: watch::Receiver<u64>,
     called: String,
+    places: Option<Arc<Places>>,
 ) {
     loop {
         let committed = *positions.borrow_and_update();
+        places.iter().for_each(|places| places.forget(committed));
         let passed = in_flight.passed(committed);
         let count = passed.len();
         if count > 0 {
@@ -196,9 +251,12 @@ async fn settle(
             for (partition, offsets, receipt) in passed {
                 let is_lost = match receipt {
                     // It settled before the position passed it.
-                    Some(receipt) => !receipt.await.is_ok_and(|settled| !settled.is_lost),
+                    Some(receipt) => !receipt.await.is_ok_and(|settled| is_done(&settled, places.is_some())),
                     None => false,
                 };
+                if is_lost && places.is_some() {
+                    return;
+                }
                 if is_lost { &mut lost } else { &mut done }.push((partition, offsets));
             }
             for (partition, offsets) in joined(done) {
@@ -224,6 +282,13 @@ async fn settle(
             }
         }
     }
+}
+
+/// Whether the records need not come again: where all of them are to have had their turn, none may have been dropped that might
+/// fare better another time.
+fn is_done(settled: &Settled, is_all: bool) -> bool {
+    let might_fare_better = is_all && (settled.expired > 0 || settled.dropped > settled.unfit);
+    !settled.is_lost && !might_fare_better
 }
 
 /// Asks until there is an answer. A refusal is one: then the records are somebody else's.
@@ -259,7 +324,8 @@ fn add(batch: &mut Batch, record: Pulled) {
             event
         }
     };
-    event.meta.time = Timestamp::from_nanos(record.time);
+    // 0 would be taken for no time, and become that of this moment.
+    event.meta.time = Timestamp::from_nanos(if record.time == 0 { 1 } else { record.time });
     event.meta.key = record.key.map(|key| text(&key));
     for (name, value) in record.headers {
         let context = event.meta.context_mut();

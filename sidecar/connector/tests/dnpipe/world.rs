@@ -7,7 +7,8 @@ use sidestream_client::{
     Address, Client, DiskView, DnpipeName, From, Pulled, ReaderConfig, Record, Refusal, Verified,
 };
 use sidestream_connector::{
-    AsyncSink, AsyncSource, Environment, Origin, Secrets, Sink, Source, Stop, Undelivered, build, intake,
+    AsyncSink, AsyncSource, Environment, ExactlyOnce, Origin, Secrets, Servers, Sink, Source, Stop,
+    Undelivered, build, intake,
 };
 use sidestream_event::{Batch, Event, Pool, Value};
 use sidestream_gateway::{Gateway, Limits, Storage};
@@ -101,8 +102,17 @@ impl World {
         self.server.as_ref().unwrap().broker.apply(spec).await.unwrap();
     }
 
+    pub(crate) async fn remove(&self, name: &DnpipeName) {
+        self.server.as_ref().unwrap().broker.remove(name).await.unwrap();
+    }
+
     fn address(&self) -> Address {
         Address::Local(self.folder.path().join("socket"))
+    }
+
+    fn servers(&self) -> Arc<Servers> {
+        let address = self.address();
+        Arc::new(move |_, _| Ok(address.clone()))
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -122,8 +132,11 @@ impl World {
 
     /// Everything that is in `shop/orders`.
     pub(crate) async fn pulled(&self) -> Vec<Pulled> {
-        let mut reader =
-            self.client().reader("shop/orders", From::First(0), ReaderConfig::default()).await.unwrap();
+        self.pulled_from("shop/orders").await
+    }
+
+    pub(crate) async fn pulled_from(&self, dnpipe: &str) -> Vec<Pulled> {
+        let mut reader = self.client().reader(dnpipe, From::First(0), ReaderConfig::default()).await.unwrap();
         let mut found = Vec::new();
         while let Some(record) = reader.next().await.unwrap() {
             found.push(record);
@@ -147,7 +160,7 @@ impl World {
         }
     }
 
-    fn env(&self) -> Environment {
+    fn env(&self, exactly_once: Option<ExactlyOnce>) -> Environment {
         let compile = |expression: &plan::Expression| {
             let path = expression.source().strip_prefix("event.").ok_or("not a path")?.to_owned();
             let evaluate =
@@ -158,15 +171,25 @@ impl World {
             pipeline: "shop/watch".into(),
             clock: Clock::machine(),
             secrets: Secrets::default(),
-            dnpipes: Some(self.address()),
+            dnpipes: Some(self.servers()),
+            exactly_once,
             compile: Arc::new(compile),
         }
     }
 
     /// A sink to `shop/orders`.
     pub(crate) fn sink(&self, key: Option<&str>) -> Box<dyn AsyncSink> {
-        let stage = DnpipeSink { name: "orders".into(), namespace: None, key: key.map(Into::into) };
-        match build::sink(&plan::Sink::Dnpipe(stage), &self.env()) {
+        self.sink_to("orders", key, None)
+    }
+
+    /// A sink to `shop/bills` of a pipeline that delivers exactly once.
+    pub(crate) fn sink_once(&self, once: &ExactlyOnce) -> Box<dyn AsyncSink> {
+        self.sink_to("bills", None, Some(once.of("bills")))
+    }
+
+    fn sink_to(&self, name: &str, key: Option<&str>, once: Option<ExactlyOnce>) -> Box<dyn AsyncSink> {
+        let stage = DnpipeSink { name: name.into(), namespace: None, pool: None, key: key.map(Into::into) };
+        match build::sink(&plan::Sink::Dnpipe(stage), &self.env(once)) {
             Ok(Sink::Async(sink)) => sink,
             Ok(_) => panic!("the sink wants to be run in another way"),
             Err(error) => panic!("{error}"),
@@ -175,9 +198,18 @@ impl World {
 
     /// A source of the group `billing`, at work.
     pub(crate) fn source(&self) -> Running {
-        let stage = DnpipeSource { name: "orders".into(), namespace: None, group: "billing".into() };
-        match build::source(&plan::Source::Dnpipe(stage), &self.env()) {
-            Ok(Source::Async(source)) => Running::new(source),
+        Running::new(self.source_in("billing", None))
+    }
+
+    /// The same in a pipeline that delivers exactly once.
+    pub(crate) fn source_once(&self, once: &ExactlyOnce) -> Running {
+        Running::new(self.source_in("billing", Some(once.of("in"))))
+    }
+
+    fn source_in(&self, group: &str, once: Option<ExactlyOnce>) -> Box<dyn AsyncSource> {
+        let stage = DnpipeSource { name: "orders".into(), namespace: None, pool: None, group: group.into() };
+        match build::source(&plan::Source::Dnpipe(stage), &self.env(once)) {
+            Ok(Source::Async(source)) => source,
             Ok(_) => panic!("the source wants to be run in another way"),
             Err(error) => panic!("{error}"),
         }
@@ -201,6 +233,7 @@ pub(crate) async fn deliver(sink: &mut dyn AsyncSink, batch: &Batch) -> Result<u
 pub(crate) struct Running {
     pub(crate) batches: Receiver<Batch>,
     pub(crate) origin: Origin,
+    failed: watch::Receiver<String>,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
@@ -212,14 +245,22 @@ impl Running {
         let origin = Origin::new("in", clock.clone());
         let (stop, stopped) = Stop::new();
         let mut intake = intake(sender, origin.clone(), Arc::new(Pool::new(8)), clock, stopped);
+        let (says, failed) = watch::channel(String::new());
         let task = tokio::spawn(async move {
-            while source.run(&mut intake).await.is_err() {
+            while let Err(failure) = source.run(&mut intake).await {
+                says.send_replace(failure.to_string());
                 sleep(Duration::from_millis(10)).await;
             }
             drop(intake);
             source.drained(Box::pin(std::future::pending())).await;
         });
-        Running { batches, origin, stop, task }
+        Running { batches, origin, failed, stop, task }
+    }
+
+    /// Waits until it fails for such a reason.
+    pub(crate) async fn until_it_fails(&mut self, reason: &str) {
+        let failed = timeout(AGES, self.failed.wait_for(|said| said.contains(reason))).await;
+        failed.expect("it fails").expect("it is run");
     }
 
     /// That many events, in batches.

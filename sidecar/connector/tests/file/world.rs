@@ -25,6 +25,7 @@ pub(crate) fn env() -> Environment {
         clock: Clock::machine(),
         secrets: Secrets::default(),
         dnpipes: None,
+        exactly_once: None,
         compile: Arc::new(|_| Err("a file needs no expression".into())),
     }
 }

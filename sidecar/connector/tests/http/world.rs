@@ -30,6 +30,7 @@ pub(crate) fn env(secrets: Secrets) -> Environment {
         clock: Clock::machine(),
         secrets,
         dnpipes: None,
+        exactly_once: None,
         compile: Arc::new(compile),
     }
 }

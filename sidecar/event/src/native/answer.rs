@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{DnpipeName, Refusal};
+use super::{DnpipeName, MoveAnswer, Refusal};
 
 /// An answer of version 1 of the protocol.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -62,6 +62,21 @@ pub enum Answer {
     },
     /// To `Verify`.
     Verified(Verified),
+    /// To `Open`.
+    Opened(Incarnation),
+    /// To `Move`.
+    Move(MoveAnswer),
+}
+
+/// What a producer that was taken over goes on with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Incarnation {
+    /// Its epoch: pushes of lower ones are refused from now on.
+    pub epoch: u32,
+    /// The number of its next record.
+    pub next_sequence: u64,
+    /// The highest source position among its batches; 0 is none.
+    pub position: u64,
 }
 
 /// Records for a member of a group.

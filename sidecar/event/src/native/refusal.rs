@@ -104,6 +104,11 @@ pub enum Refusal {
         /// What is wrong with it.
         reason: String,
     },
+    /// Another server of the pool has the dnpipe.
+    NotOwner {
+        /// Where that is, `host:port`; none while it goes from one to the other.
+        owner: Option<String>,
+    },
 }
 
 impl Refusal {
@@ -129,12 +134,17 @@ impl Refusal {
             Refusal::Stopping => "stopping",
             Refusal::Failed { .. } => "failed",
             Refusal::Bad { .. } => "bad-request",
+            Refusal::NotOwner { .. } => "not-owner",
         }
     }
 
     /// Whether the same request may be taken later, with nothing changed by the caller.
     pub fn is_worth_retrying(&self) -> bool {
-        matches!(self, Refusal::Busy | Refusal::Stopping | Refusal::Incomplete { .. })
+        match self {
+            // Whoever has it: a client knows then whom to ask.
+            Refusal::NotOwner { .. } => true,
+            refusal => matches!(refusal, Refusal::Busy | Refusal::Stopping | Refusal::Incomplete { .. }),
+        }
     }
 }
 
@@ -202,6 +212,12 @@ impl fmt::Display for Refusal {
                 )
             }
             Refusal::Bad { reason } => write!(out, "{reason}"),
+            Refusal::NotOwner { owner: Some(owner) } => {
+                write!(out, "another server of the pool has the dnpipe; ask {owner}")
+            }
+            Refusal::NotOwner { owner: None } => {
+                out.write_str("the dnpipe goes from one server of the pool to another; ask again")
+            }
         }
     }
 }
@@ -221,6 +237,8 @@ mod tests {
             Refusal::Full { what: "quota".into(), limit: 1024 },
             Refusal::OutOfSequence { expected: 3 },
             Refusal::Fenced,
+            Refusal::NotOwner { owner: Some("dnpipes-default-1:7420".into()) },
+            Refusal::NotOwner { owner: None },
         ];
         for refusal in refusals {
             let text = refusal.to_string();

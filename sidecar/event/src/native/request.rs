@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::DnpipeName;
+use super::{DnpipeName, MoveRequest};
 
 /// A request of version 1 of the protocol.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,6 +125,18 @@ pub enum Request {
         /// Which member of which group.
         member: Member,
     },
+    /// Takes over a producer of a partition: what its earlier incarnations pushed is in the answer, or will never be there.
+    /// Answered by `Opened`, when that is as durable as the dnpipe says.
+    Open {
+        /// The dnpipe.
+        dnpipe: DnpipeName,
+        /// The partition.
+        partition: u32,
+        /// The producer's id; not 0.
+        producer: u64,
+    },
+    /// From a server of the pool: a step of a move. Answered by `Move`.
+    Move(MoveRequest),
 }
 
 /// What must hold for a push to be taken.

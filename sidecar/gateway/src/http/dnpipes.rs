@@ -5,7 +5,7 @@ use axum::{
     extract::{Path, State},
 };
 use serde::Serialize;
-use sidestream_event::native::{DnpipeName, DnpipeView, Refusal};
+use sidestream_event::native::{DnpipeName, DnpipeView, PartitionView, Refusal};
 use utoipa::{OpenApi, ToSchema};
 
 use super::{Asked, events, problem::Problem, records};
@@ -39,6 +39,9 @@ pub(super) struct Partition {
     first: u64,
     /// The offset behind the newest record.
     end: u64,
+    /// Where the server is that has it, `host:port`, and knows how much there is; absent where that is this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner: Option<String>,
 }
 
 /// What a reset began.
@@ -81,7 +84,7 @@ pub(super) async fn reset(
     let shared = asked.shared.clone();
     let resetting = tokio::spawn(async move {
         let epoch = broker.reset(&name).await.map_err(of_reset)?;
-        shared.leases.end(&name).await;
+        shared.handed_out(&name).await;
         Ok::<_, Refusal>(epoch)
     });
     let epoch = resetting.await.map_err(|error| Problem::bad(error.to_string()))??;
@@ -118,6 +121,10 @@ fn view(own: DnpipeView) -> Dnpipe {
         durability: own.durability,
         used_bytes: own.used_bytes,
         quota_bytes: own.quota_bytes,
-        partitions: own.partitions.iter().map(|own| Partition { first: own.first, end: own.end }).collect(),
+        partitions: own.partitions.into_iter().map(partition).collect(),
     }
+}
+
+fn partition(own: PartitionView) -> Partition {
+    Partition { first: own.first, end: own.end, owner: own.owner }
 }

@@ -16,6 +16,9 @@ pub(super) struct Problem {
     code: &'static str,
     /// What is wrong and what to do about it.
     error: String,
+    /// Where the server is that has the dnpipe, `host:port`; absent where it is this one, or not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner: Option<String>,
     #[serde(skip)]
     status: u16,
 }
@@ -28,7 +31,7 @@ impl Problem {
     /// To whoever announces a body and does not send it.
     pub(super) fn too_slow() -> Problem {
         let error = "the body did not come whole in time; send it again, or a smaller one".to_owned();
-        Problem { code: "too-slow", error, status: StatusCode::REQUEST_TIMEOUT.as_u16() }
+        Problem { code: "too-slow", error, owner: None, status: StatusCode::REQUEST_TIMEOUT.as_u16() }
     }
 }
 
@@ -47,11 +50,21 @@ impl From<Refusal> for Problem {
             | Refusal::NotMember { .. } => StatusCode::CONFLICT,
             Refusal::OutOfRange { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
             Refusal::Full { .. } => StatusCode::INSUFFICIENT_STORAGE,
-            Refusal::Busy | Refusal::Stopping | Refusal::Incomplete { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            // RFC 9110, section 15.5.20.
+            Refusal::NotOwner { owner: Some(_) } => StatusCode::MISDIRECTED_REQUEST,
+            Refusal::Busy
+            | Refusal::Stopping
+            | Refusal::Incomplete { .. }
+            | Refusal::NotOwner { owner: None } => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::Damaged { .. } | Refusal::Failed { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             Refusal::BadBatch { .. } | Refusal::Bad { .. } => StatusCode::BAD_REQUEST,
         };
-        Problem { code: refusal.code(), error: refusal.to_string(), status: status.as_u16() }
+        let (code, error) = (refusal.code(), refusal.to_string());
+        let owner = match refusal {
+            Refusal::NotOwner { owner } => owner,
+            _ => None,
+        };
+        Problem { code, error, owner, status: status.as_u16() }
     }
 }
 
@@ -71,5 +84,5 @@ impl IntoResponse for Problem {
 /// To whoever asks for anything else.
 pub(super) async fn no_such_path() -> Response {
     let error = "there is nothing at this path; `/v1/openapi.json` lists what there is".to_owned();
-    Problem { code: "unknown-path", error, status: 404 }.into_response()
+    Problem { code: "unknown-path", error, owner: None, status: 404 }.into_response()
 }

@@ -48,8 +48,12 @@ impl Storage for Nothing {
 
 /// A server that has the dnpipe `shop/orders` of three partitions, and `shop/notes` of one.
 pub(crate) async fn world(limits: Limits) -> World {
+    world_by(limits, Clock::machine()).await
+}
+
+/// The same, to whose server it is what time `clock` says.
+pub(crate) async fn world_by(limits: Limits, clock: Clock) -> World {
     let folder = tempfile::tempdir().unwrap();
-    let clock = Clock::machine();
     let disk = disk::open(&folder.path().join("journal"), Choice::File).unwrap();
     let settings = Settings { segment_bytes: 16 << 20, reserve_bytes: 0, ..Settings::default() };
     let (journal, recovered) = Journal::open(disk, settings, clock.clone()).unwrap();

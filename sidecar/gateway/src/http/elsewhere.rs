@@ -1,0 +1,39 @@
+//! Who asks for a dnpipe that another server of the pool has is told which, before anything is done and after it was refused.
+
+use axum::{
+    extract::{Path, Request, State},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use sidestream_event::native::{DnpipeName, Refusal};
+
+use super::{Asked, problem::Problem};
+use crate::elsewhere::not_owner;
+
+pub(super) async fn redirect(
+    State(asked): State<Asked>,
+    Path(path): Path<Vec<(String, String)>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let part = |wanted: &str| path.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
+    let name = part("namespace").zip(part("name")).and_then(|(of, own)| DnpipeName::new(of, own).ok());
+    let refusal = || -> Option<Refusal> {
+        let name = name.as_ref()?;
+        let elsewhere = asked.shared.broker.elsewhere(name)?;
+        Some(match asked.caller.check_any(&asked.shared.broker, name) {
+            // What it is to be is not known, nor who has it: that is to come.
+            Err(Refusal::UnknownDnpipe(_)) if elsewhere.owner.is_none() => not_owner(elsewhere),
+            Err(refusal) => refusal,
+            Ok(()) => not_owner(elsewhere),
+        })
+    };
+    if let Some(refusal) = refusal() {
+        return Problem::from(refusal).into_response();
+    }
+    let response = next.run(request).await;
+    match refusal().filter(|_| !response.status().is_success()) {
+        Some(refusal) => Problem::from(refusal).into_response(),
+        None => response,
+    }
+}
