@@ -417,8 +417,11 @@ async fn what_was_copied_of_a_dnpipe_that_was_made_anew_does_not_come() {
     first.remove(&orders).await.unwrap();
     first.apply(spec(1)).await.unwrap();
     push(first, 0, batch("new", 0, None)).await.unwrap();
-    // The first try finds out that it is not what is there.
-    assert!(matches!(bring(&servers, 1, 1).await, Err(MoveError::Stale { .. })));
+    let frozen = first.freeze(&orders, 1, HOLD).await.unwrap();
+    let state = first.frozen_state(&orders, frozen.token, 0, usize::MAX).unwrap();
+    let confirmed = second.confirm_arrival(&orders, 0, &frozen, &state).await;
+    assert!(matches!(confirmed, Err(MoveError::Stale { .. })), "{confirmed:?}");
+    first.thaw(&orders, frozen.token).await;
     bring(&servers, 1, 1).await.unwrap();
     assert_eq!(all(second, 0).await, [(0, "new".to_owned())]);
 }
