@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         Verb::Dnpipe(dnpipe) => dnpipe.run(),
         Verb::Group(group) => group.run(),
         Verb::Redrive(redrive) => redrive.run(),
+        Verb::Bench(bench) => bench.run(),
     }
 }
 
@@ -70,6 +71,8 @@ enum Verb {
     Group(verb::group::Group),
     /// Deliver the dead letters of a group once more
     Redrive(verb::redrive::Redrive),
+    /// Measure how fast a dnpipe is, beside what its disk can do
+    Bench(Box<verb::bench::Bench>),
 }
 
 /// Two providers in one process panic at the first handshake, so the one of this house is named before anything else.

@@ -78,6 +78,20 @@ impl Server {
 }
 
 impl Server {
+    /// The one that listens at a local socket.
+    pub(crate) fn local(socket: PathBuf) -> Server {
+        Server { socket: Some(socket), ..Server::default() }
+    }
+
+    /// Where on this machine it keeps its dnpipes, as far as that is known.
+    pub(crate) fn folder(&self) -> Option<PathBuf> {
+        match (&self.socket, &self.at, &self.pool) {
+            (Some(socket), _, _) => socket.parent().map(PathBuf::from),
+            (None, None, None) => Some(data_dir(self.data_dir.clone())),
+            _ => None,
+        }
+    }
+
     fn address(self, runtime: &Runtime, config: &ClientConfig) -> Result<client::Address, String> {
         match &self.pool {
             Some(pool) => pool.address(runtime, config),

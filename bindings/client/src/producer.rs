@@ -10,7 +10,7 @@
 
 use std::{
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex},
     task::{Context, Poll},
     time::Duration,
 };
@@ -29,7 +29,7 @@ use tokio::{
 use crate::{
     Client, ClientError, DataKey, Record,
     client::{Patience, unexpected},
-    connection::Answered,
+    connection::{Answered, lock},
     lane::{Lane, Next, Owed, Stored},
 };
 
@@ -67,6 +67,7 @@ pub struct Producer {
     queue: mpsc::Sender<Message>,
     room: Arc<Semaphore>,
     room_max: usize,
+    batches: Arc<Mutex<u64>>,
 }
 
 /// Where a record is stored: it is as durable as the dnpipe says.
@@ -99,8 +100,9 @@ impl Producer {
         let room_max = config.buffer_bytes.max(RECORD_BYTES_MAX);
         let room = Arc::new(Semaphore::new(room_max.min(Semaphore::MAX_PERMITS)));
         let worker = Worker::new(client, dnpipe, config);
+        let batches = worker.batches.clone();
         tokio::spawn(worker.work(messages));
-        Ok(Producer { queue, room, room_max })
+        Ok(Producer { queue, room, room_max, batches })
     }
 
     /// Pushes a record to the partition of its key, or to any where it has none. Waits while there is no room; the promise
@@ -142,6 +144,11 @@ impl Producer {
         self.queue.send(Message::Flush(done)).await.map_err(|_| ClientError::Closed)?;
         flushed.await.map_err(|_| ClientError::Closed)
     }
+
+    /// How many batches were acknowledged so far. The records of all of them divided by this is how large they were.
+    pub fn batches(&self) -> u64 {
+        *lock(&self.batches)
+    }
 }
 
 impl Future for Promise {
@@ -165,6 +172,8 @@ struct Worker {
     flushes: Vec<(Vec<u64>, oneshot::Sender<()>)>,
     /// A record that found its batch full, and no more batches may be on their way.
     stuck: Option<(usize, Record, i64, Owed)>,
+    /// Acknowledged, ever.
+    batches: Arc<Mutex<u64>>,
 }
 
 type Pending = Pin<Box<dyn Future<Output = Happened> + Send>>;
@@ -194,6 +203,7 @@ impl Worker {
             random,
             flushes: Vec::new(),
             stuck: None,
+            batches: Arc::default(),
         }
     }
 
@@ -342,6 +352,7 @@ impl Worker {
         match happened {
             Happened::Answered { lane: index, batch, answer } => {
                 if answer.is_ok() {
+                    *lock(&self.batches) += 1;
                     self.patience[index] = None;
                 }
                 let new_id = new_id(&mut self.random);

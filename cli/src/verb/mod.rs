@@ -1,5 +1,6 @@
 //! The verbs, a file each.
 
+pub(crate) mod bench;
 pub(crate) mod check;
 pub(crate) mod dnpipe;
 pub(crate) mod eval;
