@@ -29,6 +29,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     AppendError, Durability, PartitionId, around,
+    cache::SMALL_GROUP,
     control::Note,
     head::{Before, Head, file_name},
     reserve::Rank,
@@ -36,9 +37,6 @@ use crate::{
     settings::LARGE_GROUP,
     state::{Group, Phase, Segment, Shared, State},
 };
-
-/// Groups up to this many bytes are copied out of their buffer, which is used again.
-const SMALL_GROUP: usize = 16 << 10;
 
 /// That a batch is as durable as was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -454,8 +452,12 @@ impl Committer {
         let mut buffer = std::mem::take(&mut group.bytes);
         let padded = buffer.len();
         let key = (number, 0);
-        if buffer.capacity() <= SMALL_GROUP || length <= buffer.capacity() / 8 {
-            self.shared.cache.put(key, start, Bytes::copy_from_slice(&buffer), padded);
+        // A buffer that most of is empty would take its room from others.
+        if padded <= SMALL_GROUP || length <= buffer.capacity() / 8 {
+            match padded <= SMALL_GROUP {
+                true => self.shared.cache.put_small(key, start, &buffer),
+                false => self.shared.cache.put(key, start, Bytes::copy_from_slice(&buffer), padded),
+            }
             buffer.truncate(0);
             if buffer.capacity() <= LARGE_GROUP {
                 self.spare = buffer;

@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use crate::{
     AppendError, Appending, Bounds, Counts, Damage, Done, Durability, OpenError, PartitionId, Read,
     ReadError, Recovered, Settings, Usage, Verified,
+    ahead::read_ahead,
     commit::Committer,
     control::{NOTE_BYTES, Note},
     keep::Keeper,
@@ -186,6 +187,31 @@ impl Journal {
     pub fn append(
         &self,
         partition: PartitionId,
+        header: Header,
+        body: &[u8],
+        durability: Durability,
+    ) -> Result<Appending, AppendError> {
+        self.append_if(partition, None, header, body, durability)
+    }
+
+    /// The same, only if its first record gets the offset that the header says already: for bodies that were made for that place.
+    ///
+    /// # Errors
+    /// As [`append`](Journal::append), and [`AppendError::Failed`] where another offset is next, because batches were taken back.
+    pub fn append_there(
+        &self,
+        partition: PartitionId,
+        header: Header,
+        body: &[u8],
+        durability: Durability,
+    ) -> Result<Appending, AppendError> {
+        self.append_if(partition, Some(header.base_offset), header, body, durability)
+    }
+
+    fn append_if(
+        &self,
+        partition: PartitionId,
+        there: Option<u64>,
         mut header: Header,
         body: &[u8],
         durability: Durability,
@@ -204,6 +230,9 @@ impl Journal {
         let known = state.partitions.get_mut(&partition).ok_or(AppendError::Unknown { partition })?;
         if let Some(reason) = &known.failed {
             return Err(AppendError::Failed { reason: reason.clone() });
+        }
+        if there.is_some_and(|offset| offset != known.next) {
+            return Err(AppendError::Failed { reason: "batches before it were taken back".into() });
         }
         header.partition = partition.0;
         header.base_offset = known.next;
@@ -255,8 +284,12 @@ impl Journal {
         if let Some(read) = read::read(&self.0.shared, partition, from, max_bytes, false)? {
             return Ok(read);
         }
-        self.ask(move |shared| Ok(read::read(shared, partition, from, max_bytes, true)?.unwrap_or_default()))
-            .await
+        let job = move |shared: &Shared| {
+            let read = read::read(shared, partition, from, max_bytes, true)?.unwrap_or_default();
+            let next = read.next;
+            Ok((read, next))
+        };
+        self.ask_and(job, move |shared, next| read_ahead(shared, partition, from, next)).await
     }
 
     /// The headers of the same, up to some `max_bytes` of batches, and the offset to go on at.
@@ -334,8 +367,15 @@ impl Journal {
 
     /// What happened since it was opened.
     pub fn counts(&self) -> Counts {
-        let (cache_hits, cache_misses) = self.0.shared.cache.counts();
-        Counts { cache_hits, cache_misses, ..self.0.shared.state().counts }
+        let cache = self.0.shared.cache.counts();
+        Counts {
+            cache_hits: cache.hits,
+            cache_misses: cache.misses,
+            cache_evicted: cache.evicted,
+            cache_bytes: cache.used,
+            read_bytes: self.0.shared.read_bytes.get(),
+            ..self.0.shared.state().counts
+        }
     }
 
     /// Every damage that was met since it was opened.
@@ -389,11 +429,30 @@ impl Journal {
         &self,
         job: impl FnOnce(&Shared) -> Result<T, ReadError> + Send + 'static,
     ) -> Result<T, ReadError> {
-        let Some(readers) = &self.0.readers else { return job(&self.0.shared) };
+        self.ask_and(move |shared| Ok((job(shared)?, ())), |_, ()| ()).await
+    }
+
+    /// The same; when that is answered it does what is left to do.
+    async fn ask_and<T: Send + 'static, R: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Shared) -> Result<(T, R), ReadError> + Send + 'static,
+        rest: impl FnOnce(&Shared, R) + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let Some(readers) = &self.0.readers else {
+            let (answer, left) = job(&self.0.shared)?;
+            rest(&self.0.shared, left);
+            return Ok(answer);
+        };
         let _permit = readers.permits.acquire().await.map_err(|_| ReadError::Closed)?;
         let (told, answer) = oneshot::channel();
         let shared = self.0.shared.clone();
-        let job = Box::new(move || drop(told.send(job(&shared))));
+        let job = Box::new(move || match job(&shared) {
+            Ok((answer, left)) => {
+                let _ = told.send(Ok(answer));
+                rest(&shared, left);
+            }
+            Err(error) => drop(told.send(Err(error))),
+        });
         let sender = readers.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match sender.ok_or(ReadError::Closed)?.try_send(job) {
             // As many permits as places: a full queue is one whose readers have gone.

@@ -18,11 +18,13 @@
 //!
 //! It sees opaque bodies: what a record is, and who may push it, is the broker's business.
 
+mod ahead;
 mod around;
 mod cache;
 mod commit;
 mod control;
 mod error;
+mod files;
 mod footer;
 mod head;
 mod index;

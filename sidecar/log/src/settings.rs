@@ -31,7 +31,8 @@ pub struct Settings {
     pub settle: Duration,
     /// Within how long the device has what was pushed at [`Durability::PageCache`](crate::Durability). 1 s.
     pub flush: Duration,
-    /// Bytes of segments kept in memory for readers. 32 MiB.
+    /// Bytes of segments kept in memory for readers: never more, beside what they hold themselves. 32 MiB: whoever is no
+    /// further behind the end than that is served without the disk.
     pub cache_bytes: usize,
     /// Bytes ahead of the end that are zeroed while groups are small, so that writing them changes no metadata. 2 MiB.
     pub zero_ahead_bytes: u32,

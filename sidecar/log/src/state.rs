@@ -10,12 +10,15 @@ use sidestream_host::{
     Clock,
     disk::{Aligned, Disk},
 };
+use sidestream_ring::sync::Tally;
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::{
     AppendError, Damage, Durability, PartitionId, Receipt, Settings,
-    cache::{Cache, Files},
+    ahead::Ahead,
+    cache::Cache,
     control::Note,
+    files::Files,
     head::{Head, Kept},
     index::{Span, Strands},
     reserve::{Rank, Reserve, Turn},
@@ -40,6 +43,9 @@ pub(crate) struct Shared {
     /// Who was refused as busy waits here.
     pub(crate) room: Notify,
     pub(crate) cache: Cache,
+    /// That the disk was asked for by readers.
+    pub(crate) read_bytes: Tally,
+    pub(crate) ahead: Ahead,
     pub(crate) files: Files,
     pub(crate) reserve_turn: Turn,
 }
@@ -63,6 +69,8 @@ impl Shared {
             chores: Condvar::new(),
             room: Notify::new(),
             cache,
+            read_bytes: Tally::new(),
+            ahead: Ahead::default(),
             files: Files::default(),
             reserve_turn: Turn::default(),
         }
@@ -273,8 +281,14 @@ pub struct Counts {
     pub cleaned: u64,
     /// Reads answered without the disk.
     pub cache_hits: u64,
-    /// Reads of the disk.
+    /// Reads that were not.
     pub cache_misses: u64,
+    /// Pieces of segments that made room for others.
+    pub cache_evicted: u64,
+    /// Bytes that the cache has now.
+    pub cache_bytes: u64,
+    /// Bytes that the disk was asked for by readers.
+    pub read_bytes: u64,
 }
 
 /// Batches of any partitions that will be written together.

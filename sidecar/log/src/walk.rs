@@ -8,8 +8,8 @@ use sidestream_host::disk::SECTOR;
 
 use crate::{
     PartitionId, ReadError, around,
-    cache::FileKey,
     control::Note,
+    files::FileKey,
     footer::Footer,
     index::{Strand, Strands},
     scan::{End, Found, header_at, mend, next_header, place, scan},
@@ -244,13 +244,9 @@ impl Reader<'_> {
         let from = position / GRANULE * GRANULE;
         let to = (position + length as u32).max(from + READ_AHEAD).min(self.end);
         let file = self.shared.files.open(&*self.shared.disk, self.key)?;
-        let around::Around { bytes: read, holes } = around::read(&*file, from.into(), (to - from) as usize)?;
-        if read.len() < (position - from) as usize + length {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "the segment's file is shorter than it was",
-            ));
-        }
+        let around::Around { bytes: read, holes } =
+            around::read_whole(&*file, from.into(), (to - from) as usize)?;
+        self.shared.read_bytes.add(read.len() as u64);
         let cost = read.capacity();
         let bytes = Bytes::from_owner(read);
         // What can't be read now may be another time.
@@ -334,10 +330,13 @@ pub(crate) fn strands_of(found: &[Found]) -> Strands {
             }
             Some(_) => {}
             None if found.header.partition == PartitionId::CONTROL.0 => {}
-            None => strands
-                .entry(PartitionId(found.header.partition))
-                .or_default()
-                .note(&found.header, found.position),
+            None => {
+                let strand = strands.entry(PartitionId(found.header.partition)).or_default();
+                // What does not follow on what is before it nobody wrote there.
+                if found.header.base_offset >= strand.end {
+                    strand.note(&found.header, found.position);
+                }
+            }
         }
     }
     strands

@@ -9,6 +9,7 @@
 //!      └─ spsc        one producer, one consumer; batches written and read in place
 //!   fan_in      many inputs, one taker, in turn          broadcast   one publisher, many readers of one copy
 //!   eventcount  how a thread sleeps without missing work
+//!   shelf       a fixed number of places that many look at while few change them
 //! ```
 //!
 //! It must never block on a hot path, allocate after construction, or know what it carries.
@@ -22,6 +23,7 @@ pub mod broadcast;
 pub mod channel;
 pub mod eventcount;
 pub mod fan_in;
+pub mod shelf;
 mod slots;
 pub mod spsc;
 pub mod sync;

@@ -10,6 +10,7 @@ mod broadcast;
 mod channel;
 mod eventcount;
 mod fan_in;
+mod shelf;
 mod spsc;
 
 /// Runs `world` under all interleavings with at most `preemptions` forced switches.

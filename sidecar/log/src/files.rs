@@ -1,0 +1,76 @@
+//! Files that are open, and indexes that were read: a few of each, the oldest goes.
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use sidestream_host::disk::{Disk, DiskFile};
+
+use crate::{head::file_name, index::Strands};
+
+/// Files that are open at once, other than the one that is written, and indexes in memory.
+const OPEN_FILES_MAX: usize = 32;
+const INDEXES_MAX: usize = 16;
+
+/// Which file: number and generation.
+pub(crate) type FileKey = (u32, u32);
+
+/// Files that are open, and indexes that were read, a few of each; the oldest goes.
+#[derive(Default)]
+pub(crate) struct Files {
+    open: Mutex<VecDeque<(FileKey, Arc<dyn DiskFile>)>>,
+    indexes: Mutex<VecDeque<(FileKey, Arc<Strands>)>>,
+}
+
+impl Files {
+    /// The file, opened where it is not.
+    pub(crate) fn open(&self, disk: &dyn Disk, key: FileKey) -> io::Result<Arc<dyn DiskFile>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, file)) = open.iter().find(|(known, _)| *known == key) {
+            return Ok(file.clone());
+        }
+        let file = disk.open(&file_name(key.0, key.1))?;
+        remember(&mut open, OPEN_FILES_MAX, key, file.clone());
+        Ok(file)
+    }
+
+    /// The index of a finished segment, if it is in memory.
+    pub(crate) fn known_index(&self, key: FileKey) -> Option<Arc<Strands>> {
+        let indexes = self.indexes.lock().unwrap_or_else(PoisonError::into_inner);
+        indexes.iter().find(|(known, _)| *known == key).map(|(_, index)| index.clone())
+    }
+
+    /// The index of a finished segment, read by `read` where it is not in memory.
+    pub(crate) fn index(
+        &self,
+        key: FileKey,
+        read: impl FnOnce() -> io::Result<Strands>,
+    ) -> io::Result<Arc<Strands>> {
+        if let Some(index) = self.known_index(key) {
+            return Ok(index);
+        }
+        let index = Arc::new(read()?);
+        remember(
+            &mut self.indexes.lock().unwrap_or_else(PoisonError::into_inner),
+            INDEXES_MAX,
+            key,
+            index.clone(),
+        );
+        Ok(index)
+    }
+
+    /// Lets go of a file that is removed.
+    pub(crate) fn forget(&self, key: FileKey) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).retain(|(known, _)| *known != key);
+        self.indexes.lock().unwrap_or_else(PoisonError::into_inner).retain(|(known, _)| *known != key);
+    }
+}
+
+fn remember<T>(known: &mut VecDeque<(FileKey, T)>, most: usize, key: FileKey, value: T) {
+    if known.len() == most {
+        known.pop_front();
+    }
+    known.push_back((key, value));
+}
