@@ -39,6 +39,7 @@ mod producer;
 mod reader;
 mod record;
 mod seal;
+mod stored;
 
 pub use address::Address;
 pub use bytes::Bytes;
@@ -54,3 +55,4 @@ pub use sidestream_event::native::{
     BadName, Conditions, DamageView, DiskView, DnpipeName, DnpipeView, From, GroupView, Incarnation,
     MemberView, MoveAnswer, MoveRequest, PartitionView, Refusal, Verified,
 };
+pub use stored::{StoredBatch, StoredPage};

@@ -1,13 +1,19 @@
-//! `sidestream dnpipe`: which dnpipes there are, how one is, and whether what is stored is sound.
+//! `sidestream dnpipe`: which dnpipes there are, how one is, whether what is stored is sound, and back-ups of it.
 
-use std::{fmt::Write, process::ExitCode};
+mod export;
+
+use std::{fmt::Write, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Subcommand};
 use sidestream_client::{Client, DnpipeView, Verified};
 use sidestream_plan::{Duration, Size};
 
 use super::failed;
-use crate::{files::plural, output::print, server::Server};
+use crate::{
+    files::plural,
+    output::{complain, print},
+    server::Server,
+};
 
 /// What to do.
 #[derive(Debug, Args)]
@@ -30,6 +36,29 @@ enum Verb {
         #[command(flatten)]
         server: Server,
     },
+    /// Write every record of a dnpipe to a file, for `import`
+    Export {
+        /// The dnpipe
+        dnpipe: String,
+        /// Where to; the standard output by default
+        #[arg(short, long, value_name = "FILE")]
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Push what `export` wrote; begun again after an interruption it stores no record twice
+    Import {
+        /// The dnpipe, of as many partitions as the one that was exported
+        dnpipe: String,
+        /// Where from; the standard input by default
+        #[arg(short, long, value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// Also into a dnpipe that has records
+        #[arg(long)]
+        append: bool,
+        #[command(flatten)]
+        server: Server,
+    },
     /// Compare every checksum of what is stored; exit status 1 where something is not as it was written
     Verify {
         /// Only this dnpipe
@@ -49,6 +78,16 @@ impl Dnpipe {
                 let (found, groups) = (client.describe(&dnpipe).await?, client.groups(&dnpipe).await?);
                 Ok(print(describe(&found) + &super::group::list(&groups)))
             }),
+            Verb::Export { dnpipe, file, server } => server.with(async |client: Client| {
+                let moved = export::export(&client, &dnpipe, file.as_deref()).await?;
+                complain(format_args!("{dnpipe}: {} exported", told(moved)));
+                Ok(super::DONE)
+            }),
+            Verb::Import { dnpipe, file, append, server } => server.with(async |client: Client| {
+                let moved = export::import(&client, &dnpipe, file.as_deref(), append).await?;
+                complain(format_args!("{dnpipe}: {} imported", told(moved)));
+                Ok(super::DONE)
+            }),
             Verb::Verify { dnpipe, server } => server.with(async |client: Client| {
                 let found = client.verify(dnpipe.as_deref()).await?;
                 let printed = print(verified(&found));
@@ -56,6 +95,10 @@ impl Dnpipe {
             }),
         }
     }
+}
+
+fn told(moved: export::Moved) -> String {
+    format!("{}, {}", plural(moved.records as usize, "record"), size(moved.bytes))
 }
 
 fn list(dnpipes: &[DnpipeView]) -> String {

@@ -1,0 +1,245 @@
+//! A dnpipe as a file, and back.
+//!
+//! ```text
+//!   {"sidestreamExport":1,"dnpipe":"shop/orders","partitions":2,"id":...}\n   a line of JSON
+//!   partition u32 | batch ... partition u32 | batch                           each batch with its own checksums
+//!   0xffffffff | batches u64                                                  the end, so that a cut file is known for one
+//! ```
+//!
+//! Batches are as they are stored: what was compressed or encrypted by its pusher stays so. Numbers are little endian. An import
+//! numbers its records by the file's `id`: begun again after an interruption, it stores none twice.
+
+use std::{
+    fs::File,
+    io::{self, BufReader, BufWriter, Read, Write},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use sidestream_client::{Client, ClientError, DnpipeName, Numbers, StoredBatch};
+
+use crate::server::Failed;
+
+/// The first line.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Head {
+    /// The version of the format.
+    sidestream_export: u32,
+    dnpipe: String,
+    partitions: u32,
+    /// Who numbers the records of an import.
+    id: u64,
+}
+
+/// What was written or read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Moved {
+    pub(super) batches: u64,
+    pub(super) records: u64,
+    pub(super) bytes: u64,
+}
+
+impl Moved {
+    fn add(&mut self, batch: &StoredBatch) {
+        self.batches += 1;
+        self.records += u64::from(batch.count());
+        self.bytes += batch.bytes().len() as u64;
+    }
+}
+
+/// Writes all that a dnpipe has at this moment to `file`, or to the standard output.
+pub(super) async fn export(client: &Client, dnpipe: &str, file: Option<&Path>) -> Result<Moved, Failed> {
+    let found = client.describe(dnpipe).await?;
+    let output: Box<dyn Write> = match file {
+        Some(path) => Box::new(File::create(path).map_err(|error| of_file(path, &error))?),
+        None => Box::new(io::stdout().lock()),
+    };
+    let mut output = BufWriter::new(output);
+    let failed = |error: io::Error| match file {
+        Some(path) => of_file(path, &error),
+        None => Failed::Refused(format!("cannot write: {error}")),
+    };
+    let head = Head {
+        sidestream_export: VERSION,
+        dnpipe: found.name.to_string(),
+        partitions: found.partitions.len() as u32,
+        id: new_id(client, &found.name),
+    };
+    serde_json::to_writer(&mut output, &head).map_err(io::Error::from).map_err(failed)?;
+    output.write_all(b"\n").map_err(failed)?;
+    let mut moved = Moved::default();
+    for (number, partition) in (0_u32..).zip(&found.partitions) {
+        let mut at = partition.first;
+        while at < partition.end {
+            let page = client.pull_stored(&found.name, number, at).await?;
+            if page.epoch != found.epoch || page.next <= at {
+                return Err(Failed::Refused(format!(
+                    "{dnpipe} was reset, or lost records to its retention, while it was exported; export it again"
+                )));
+            }
+            for batch in &page.batches {
+                output.write_all(&number.to_le_bytes()).map_err(failed)?;
+                output.write_all(batch.bytes()).map_err(failed)?;
+                moved.add(batch);
+            }
+            at = page.next;
+        }
+    }
+    output.write_all(&END.to_le_bytes()).map_err(failed)?;
+    output.write_all(&moved.batches.to_le_bytes()).map_err(failed)?;
+    let output = output.into_inner().map_err(|error| failed(error.into_error()))?;
+    drop(output);
+    if let Some(path) = file {
+        // A back-up that a power cut takes is none.
+        File::open(path).and_then(|file| file.sync_all()).map_err(failed)?;
+    }
+    Ok(moved)
+}
+
+/// Pushes what an export holds. A dnpipe that has records is left alone unless `append`.
+pub(super) async fn import(
+    client: &Client,
+    dnpipe: &str,
+    file: Option<&Path>,
+    append: bool,
+) -> Result<Moved, Failed> {
+    let input: Box<dyn Read> = match file {
+        Some(path) => Box::new(File::open(path).map_err(|error| of_file(path, &error))?),
+        None => Box::new(io::stdin().lock()),
+    };
+    let mut input = Input { from: BufReader::new(input), name: file.map(Path::to_owned) };
+    let head = input.head()?;
+    let found = client.describe(dnpipe).await?;
+    let has = found.partitions.len() as u32;
+    if has != head.partitions {
+        return Err(Failed::Wrong(format!(
+            "the export of {} has {} partitions and {dnpipe} has {has}: import into a dnpipe that has as many",
+            head.dnpipe, head.partitions
+        )));
+    }
+    let records: u64 = found.partitions.iter().map(|own| own.end - own.first).sum();
+    if records > 0 && !append {
+        return Err(Failed::Wrong(format!(
+            "{dnpipe} has {records} records already: add --append to push after them, and to go on with an import that was \
+             interrupted; or reset it"
+        )));
+    }
+    let (mut moved, mut next) = (Moved::default(), vec![0_u64; head.partitions as usize]);
+    loop {
+        let number = u32::from_le_bytes(input.exactly()?);
+        if number == END {
+            let batches = u64::from_le_bytes(input.exactly()?);
+            return if batches == moved.batches { Ok(moved) } else { Err(input.cut()) };
+        }
+        let batch = input.batch()?;
+        let Some(first) = next.get_mut(number as usize) else {
+            return Err(input.wrong(format_args!("a batch of partition {number}, of {has}")));
+        };
+        let numbers = Numbers { producer: head.id, epoch: 0, first: *first };
+        push(client, &found.name, number, &batch, numbers).await?;
+        *first += u64::from(batch.count());
+        moved.add(&batch);
+    }
+}
+
+/// What a broken connection leaves open is asked again: the numbers have it stored once.
+async fn push(
+    client: &Client,
+    dnpipe: &DnpipeName,
+    partition: u32,
+    batch: &StoredBatch,
+    numbers: Numbers,
+) -> Result<(), ClientError> {
+    let mut tries = 0;
+    loop {
+        match client.push_stored(dnpipe, partition, batch, numbers).await {
+            Err(error) if error.is_worth_retrying() && tries < TRIES => tries += 1,
+            done => return done.map(drop),
+        }
+        tokio::time::sleep(BETWEEN_TRIES).await;
+    }
+}
+
+/// A file that is read.
+struct Input {
+    from: BufReader<Box<dyn Read>>,
+    name: Option<PathBuf>,
+}
+
+impl Input {
+    fn head(&mut self) -> Result<Head, Failed> {
+        let mut line = Vec::new();
+        while line.last() != Some(&b'\n') {
+            if line.len() == HEAD_BYTES_MAX {
+                return Err(self.wrong(format_args!("it does not begin as an export does")));
+            }
+            line.push(self.exactly::<1>()?[0]);
+        }
+        let head: Head = serde_json::from_slice(&line)
+            .map_err(|error| self.wrong(format_args!("it does not begin as an export does: {error}")))?;
+        match head.sidestream_export {
+            VERSION => Ok(head),
+            found => {
+                Err(self
+                    .wrong(format_args!("an export of version {found}, and this program knows {VERSION}")))
+            }
+        }
+    }
+
+    fn batch(&mut self) -> Result<StoredBatch, Failed> {
+        let begin: [u8; StoredBatch::LENGTH_BYTES] = self.exactly()?;
+        let length = StoredBatch::length(begin).map_err(|error| self.wrong(format_args!("{error}")))?;
+        let mut bytes = vec![0; length];
+        bytes[..begin.len()].copy_from_slice(&begin);
+        self.from.read_exact(&mut bytes[begin.len()..]).map_err(|error| self.unread(&error))?;
+        StoredBatch::read(bytes.into()).map_err(|error| self.wrong(format_args!("{error}")))
+    }
+
+    fn exactly<const N: usize>(&mut self) -> Result<[u8; N], Failed> {
+        let mut bytes = [0; N];
+        self.from.read_exact(&mut bytes).map_err(|error| self.unread(&error))?;
+        Ok(bytes)
+    }
+
+    fn unread(&self, error: &io::Error) -> Failed {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => self.cut(),
+            _ => Failed::Refused(format!("cannot read {}: {error}", self.name())),
+        }
+    }
+
+    fn cut(&self) -> Failed {
+        self.wrong(format_args!("it is not whole: what it holds up to there is imported"))
+    }
+
+    fn wrong(&self, what: std::fmt::Arguments<'_>) -> Failed {
+        Failed::Wrong(format!("{}: {what}", self.name()))
+    }
+
+    fn name(&self) -> String {
+        self.name.as_ref().map_or_else(|| "the standard input".to_owned(), |path| path.display().to_string())
+    }
+}
+
+fn of_file(path: &Path, error: &io::Error) -> Failed {
+    Failed::Refused(format!("cannot use {}: {error}", path.display()))
+}
+
+/// A number that no other pusher has: FNV-1a of the dnpipe, the time and the process.
+fn new_id(client: &Client, dnpipe: &DnpipeName) -> u64 {
+    let what = format!("{dnpipe}\0{}\0{}", client.now(), std::process::id());
+    let hash = what.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    // 0 is nobody.
+    hash.max(1)
+}
+
+/// The version of the format.
+const VERSION: u32 = 1;
+/// Stands where a partition would.
+const END: u32 = u32::MAX;
+const HEAD_BYTES_MAX: usize = 4096;
+const TRIES: u32 = 20;
+const BETWEEN_TRIES: std::time::Duration = std::time::Duration::from_millis(500);
