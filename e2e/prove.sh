@@ -50,11 +50,33 @@ proof() {
     local flags=$1 tested=$2 count=$3 seed=$4 folder=${CARGO_TARGET_DIR:-target}
     # Its own folder for other flags, or everything would be built anew each time.
     [ -n "$flags" ] && folder+=/${flags#--cfg=} && export RUSTFLAGS=$flags
+    if [ "$flags" = coverage ]; then
+        fuzzed "$count" "$seed" "$folder/corpus/${tested##* }"
+    fi
     # shellcheck disable=SC2086 # several words on purpose
     CARGO_TARGET_DIR=$folder CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS=true \
         SIDESTREAM_PROVE_N=$count SIDESTREAM_PROVE_SEED=$seed PROPTEST_CASES=$count PROPTEST_RNG_SEED=$seed \
         cargo test --locked --quiet --release $tested
 }
+
+# What is fuzzed tells libFuzzer which way an input took, and is told by arguments how many it is to try. Its inputs grow in a
+# folder of their own, and the one that it fails on is put beside them.
+fuzzed() {
+    local count=$1 seed=$2 corpus
+    corpus=$(realpath -m "$3")
+    RUSTFLAGS=$COVERAGE
+    # Else what runs while it is built, such as macros, would be made so too.
+    CARGO_BUILD_TARGET=$(rustc -vV | sed -n 's/^host: //p')
+    export CARGO_BUILD_TARGET CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS=true
+    ((count == 0)) && return
+    mkdir -p "$corpus"
+    tested+=" -- $corpus -artifact_prefix=$corpus- -runs=$count -seed=$seed -max_len=4096 -timeout=20 -rss_limit_mb=1024"
+}
+
+# As cargo-fuzz has it (https://github.com/rust-fuzz/cargo-fuzz, src/project.rs).
+COVERAGE='-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4'
+COVERAGE+=' -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table'
+COVERAGE+=' -Cllvm-args=-sanitizer-coverage-trace-compares'
 
 # What is proven: the sources as they stand, committed or not; documents may change.
 code() {

@@ -10,6 +10,7 @@
 //!
 //! `GET /v1/openapi.json` describes them. Callers are who they are at the door, and may do the same as there.
 
+mod asked;
 mod body;
 mod dnpipes;
 mod elsewhere;
@@ -91,6 +92,7 @@ fn doors(asked: Asked) -> Router {
         .route("/v1/dnpipes", get(dnpipes::list))
         .nest("/v1/dnpipes/{namespace}/{name}", of_dnpipe)
         .fallback(problem::no_such_path)
+        .method_not_allowed_fallback(problem::no_such_method)
         .layer(DefaultBodyLimit::max(RECORD_BYTES_MAX))
         .with_state(asked)
 }

@@ -37,6 +37,7 @@ use sidestream_broker::Broker;
 use sidestream_event::native::{DiskView, Refusal, Verified};
 use sidestream_trust::Identity;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::TcpListener,
     sync::{Semaphore, watch},
 };
@@ -134,6 +135,12 @@ impl Gateway {
         // Who it is already, it stays.
         let _ = self.shared.own.set(identity.clone());
         tokio::spawn(listen::tcp(self.shared.clone(), listener, identity));
+    }
+
+    /// Serves a connection that somebody else took in, to its end: whoever is at its other end is `caller`, and says first what
+    /// it speaks. Must be called in a tokio runtime.
+    pub async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, caller: Caller) {
+        listen::receive(self.shared.clone(), stream, caller, listen::Greeting::own()).await;
     }
 
     /// How many connections there are.

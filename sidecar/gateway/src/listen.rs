@@ -80,9 +80,17 @@ pub(crate) async fn tcp(shared: Arc<Shared>, listener: TcpListener, identity: Id
 }
 
 /// A place among those who are greeted, and how long it may be held.
-struct Greeting {
+pub(crate) struct Greeting {
     within: std::time::Duration,
-    _permit: OwnedSemaphorePermit,
+    /// None where it is nobody's place.
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Greeting {
+    /// A place beside the others.
+    pub(crate) fn own() -> Greeting {
+        Greeting { within: GREETING_WITHIN, _permit: None }
+    }
 }
 
 /// The next connection, with a permit to greet it; none when the doors close.
@@ -95,7 +103,7 @@ async fn next<T>(
     let is_busy = greetings.available_permits() < HANDSHAKES_MAX / 2;
     let within = if is_busy { GREETING_WITHIN_WHEN_BUSY } else { GREETING_WITHIN };
     tokio::select! {
-        accepted = accept => Some((Greeting { within, _permit: permit }, accepted)),
+        accepted = accept => Some((Greeting { within, _permit: Some(permit) }, accepted)),
         () = shared.reached(Phase::Closing) => None,
     }
 }
@@ -129,7 +137,7 @@ fn refuse(address: SocketAddr, reason: &str) {
 }
 
 /// The life of a connection from its first bytes on.
-async fn receive(
+pub(crate) async fn receive(
     shared: Arc<Shared>,
     mut stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     caller: Caller,

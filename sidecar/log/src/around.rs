@@ -39,6 +39,17 @@ pub(crate) fn read(file: &dyn DiskFile, at: u64, length: usize) -> io::Result<Ar
     }
 }
 
+/// All of what is asked for: where the file is shorter than it was, the end of it can't be read either.
+pub(crate) fn read_whole(file: &dyn DiskFile, at: u64, length: usize) -> io::Result<Around> {
+    let mut around = read(file, at, length)?;
+    let missing = length - around.bytes.len();
+    if missing > 0 {
+        let end = at + length as u64;
+        around.fill(end - missing as u64, end);
+    }
+    Ok(around)
+}
+
 /// The same of something that may be missing: none where it can't be read.
 pub(crate) fn if_readable<T>(read: io::Result<T>) -> io::Result<Option<T>> {
     match read {

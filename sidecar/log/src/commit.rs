@@ -248,7 +248,7 @@ impl Committer {
     /// How the next segment begins, with room for a group of `padded` bytes.
     fn plan(&mut self, state: &mut State, padded: u32) -> Begin {
         let number = self.next_number;
-        self.next_number += 1;
+        self.next_number = number.saturating_add(1);
         let head = Head {
             number,
             last: number,

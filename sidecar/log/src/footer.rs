@@ -20,6 +20,7 @@ use crate::{
     head::FORMAT,
     index::{Entry, Span, Strand, Strands},
     scan::End,
+    settings::END_MAX,
 };
 
 const MAGIC: &[u8; 8] = b"SDFOOTER";
@@ -125,7 +126,8 @@ impl Footer {
         let is_one = trailer.len() == TRAILER
             && trailer[0..8] == *MAGIC
             && trailer[8..10] == FORMAT.to_le_bytes()
-            && crc32c::crc32c(&trailer[..TRAILER - 4]) == number(&trailer, TRAILER - 4);
+            && crc32c::crc32c(&trailer[..TRAILER - 4]) == number(&trailer, TRAILER - 4)
+            && number(&trailer, 20) <= END_MAX;
         Ok(is_one.then(|| Self {
             number: number(&trailer, 12),
             generation: number(&trailer, 16),
@@ -143,13 +145,9 @@ impl Footer {
         let Some(summary) = self.part(file, 0, self.partitions as usize * SUMMARY, self.sums[0])? else {
             return Ok(None);
         };
-        Ok(Some(
-            summary
-                .chunks_exact(SUMMARY)
-                .map(|line| self.line(line))
-                .map(|(id, _, span)| (id, span))
-                .collect(),
-        ))
+        let lines = summary.chunks_exact(SUMMARY).map(|line| self.line(line));
+        // A sum says who wrote it, not that it makes sense.
+        Ok(lines.map(|(id, _, span)| span.is_within(self.end).then_some((id, span))).collect())
     }
 
     /// What the segment has of each partition, with the entries; none where that is damaged.
@@ -168,10 +166,10 @@ impl Footer {
         let strands = lines.chunks_exact(SUMMARY).map(|line| {
             let (partition, count, span) = self.line(line);
             let entries = entries.by_ref().take(count as usize).collect();
-            (partition, Strand { entries, end: span.end, bytes: span.bytes, time: span.time })
+            let strand = Strand { entries, end: span.end, bytes: span.bytes, time: span.time };
+            (strand.is_within(self.end) && span.is_within(self.end)).then_some((partition, strand))
         });
-        let strands: Strands = strands.collect();
-        Ok(strands.values().all(|strand| !strand.entries.is_empty()).then_some(strands))
+        Ok(strands.collect())
     }
 
     fn line(&self, line: &[u8]) -> (PartitionId, u32, Span) {

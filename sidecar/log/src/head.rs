@@ -14,7 +14,7 @@
 //!   file name := number, generation: 0000002a.0000.segment
 //! ```
 
-use crate::PartitionId;
+use crate::{PartitionId, settings::END_MAX};
 
 /// The version of the format of segments.
 pub(crate) const FORMAT: u16 = 1;
@@ -209,12 +209,22 @@ fn copy(bytes: &[u8], at: usize, which: u8) -> Option<(Head, u32)> {
         next: long(place, 16),
         born: long(place, 24),
     });
+    // A sum says who wrote it, not that it makes sense.
+    let (number, last) = (number(bytes, 16), number(bytes, 20));
+    let before = Before {
+        segment: self::number(bytes, 40),
+        end: self::number(bytes, 44),
+        chain: self::number(bytes, 48),
+    };
+    if number > last || before.end > END_MAX || partitions.clone().any(|kept| kept.first > kept.next) {
+        return None;
+    }
     let head = Head {
-        number: number(bytes, 16),
-        last: number(bytes, 20),
-        generation: number(bytes, 24),
+        number,
+        last,
+        generation: self::number(bytes, 24),
         journal: long(bytes, 32),
-        before: Before { segment: number(bytes, 40), end: number(bytes, 44), chain: number(bytes, 48) },
+        before,
         partitions: partitions.collect(),
     };
     Some((head, sum(bytes)))

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use sidestream_event::record::Header;
+use sidestream_event::record::{HEADER_BYTES, Header};
 
 use crate::{PartitionId, settings::GRANULE};
 
@@ -68,6 +68,14 @@ impl Strand {
         Strand { entries, end: self.end, bytes: self.bytes, time: self.time }
     }
 
+    /// Whether it can be what a segment has whose batches end there: entries stand behind one another.
+    pub(crate) fn is_within(&self, end: u32) -> bool {
+        let is_behind =
+            |pair: &[Entry]| pair[0].position < pair[1].position && pair[0].offset < pair[1].offset;
+        let is_last_within = |last: &Entry| last.position < end && last.offset < self.end;
+        self.entries.last().is_some_and(is_last_within) && self.entries.windows(2).all(is_behind)
+    }
+
     pub(crate) fn span(&self, segment: u32) -> Span {
         let first = self.entries.first().copied().unwrap_or_default();
         Span {
@@ -97,6 +105,14 @@ pub(crate) struct Span {
     /// When the first batch was appended, and the last.
     pub(crate) begun: i64,
     pub(crate) time: i64,
+}
+
+impl Span {
+    /// Whether it can be what a segment has whose batches end there.
+    pub(crate) fn is_within(&self, end: u32) -> bool {
+        let is_batch = self.bytes >= HEADER_BYTES as u32 && self.position < end;
+        is_batch && self.bytes <= end - self.position && self.first < self.end
+    }
 }
 
 #[cfg(test)]

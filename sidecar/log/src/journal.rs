@@ -48,7 +48,7 @@ type Job = Box<dyn FnOnce() + Send>;
 
 struct Readers {
     jobs: Mutex<Option<SyncSender<Job>>>,
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
 }
 
 /// The work of a journal without threads, done when its caller says so: a simulation with one seed owns every order.
@@ -104,7 +104,7 @@ impl Journal {
             let waiting = waiting.clone();
             spawn("journal-read", move || serve(&waiting))
         }));
-        let readers = Readers { jobs: Mutex::new(Some(jobs)), permits: Semaphore::new(READS_MAX) };
+        let readers = Readers { jobs: Mutex::new(Some(jobs)), permits: Arc::new(Semaphore::new(READS_MAX)) };
         Ok((
             Self(Arc::new(Inner { shared, readers: Some(readers), threads: Mutex::new(threads) })),
             recovered,
@@ -443,19 +443,27 @@ impl Journal {
             rest(&self.0.shared, left);
             return Ok(answer);
         };
-        let _permit = readers.permits.acquire().await.map_err(|_| ReadError::Closed)?;
+        let permit = readers.permits.clone().acquire_owned().await.map_err(|_| ReadError::Closed)?;
         let (told, answer) = oneshot::channel();
         let shared = self.0.shared.clone();
-        let job = Box::new(move || match job(&shared) {
-            Ok((answer, left)) => {
-                let _ = told.send(Ok(answer));
-                rest(&shared, left);
+        let job = Box::new(move || {
+            // It has its place until it has ended, also when nobody waits for it any more.
+            let _permit = permit;
+            if told.is_closed() {
+                return;
             }
-            Err(error) => drop(told.send(Err(error))),
+            match job(&shared) {
+                Ok((answer, left)) => {
+                    if told.send(Ok(answer)).is_ok() {
+                        rest(&shared, left);
+                    }
+                }
+                Err(error) => drop(told.send(Err(error))),
+            }
         });
         let sender = readers.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match sender.ok_or(ReadError::Closed)?.try_send(job) {
-            // As many permits as places: a full queue is one whose readers have gone.
+            // As many permits as places, each until its job has ended: the readers have gone.
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(ReadError::Closed),
             Ok(()) => answer.await.map_err(|_| ReadError::Closed)?,
         }

@@ -22,12 +22,12 @@ use sidestream_event::record::HEADER_BYTES;
 use sidestream_host::disk::{Aligned, Barrier};
 
 use crate::{
-    PartitionId, around,
+    Damage, PartitionId, around,
     footer::Footer,
     head::{Head, file_name},
     index::Strands,
     reserve::LOOK,
-    scan::{End, Found, place, scan, sum_of},
+    scan::{End, Found, place, scan_whole, sum_of},
     state::{Phase, Segment, Shared},
     walk::is_of,
 };
@@ -155,9 +155,11 @@ impl Keeper {
         state.counts.freed += 1;
         drop(state);
         let key = (number, segment.generation);
-        self.shared.files.forget(key);
         // One that can't be removed is removed at the next start.
-        if self.shared.disk.remove(&file_name(key.0, key.1)).is_ok() {
+        let removed = self.shared.disk.remove(&file_name(key.0, key.1));
+        // A reader may have opened it anew just before: its room comes back when nobody has it open.
+        self.shared.files.forget(key);
+        if removed.is_ok() {
             self.shared.state().reserve.gain(segment.size, &self.shared.settings);
         }
         self.shared.room.notify_waiters();
@@ -188,13 +190,13 @@ impl Keeper {
         for (number, segment) in &victims {
             let file = self.shared.files.open(&*self.shared.disk, (*number, segment.generation))?;
             let read = around::read(&*file, 0, segment.end as usize)?;
-            if !read.holes.is_empty() {
-                // What can't be read now may be another time: it is not thrown away.
+            let (scanned, _) = scan_whole(&read, *number, segment);
+            let is_unknown = |damage: &Damage| damage.lost.is_none() && !damage.is_mended;
+            if !read.holes.is_empty() || scanned.damage.iter().any(is_unknown) {
+                // What can't be read now may be another time, and by its index: it is not thrown away.
                 self.spoiled.insert(*number);
                 return Ok(true);
             }
-            let end = segment.end_chain.map(|chain| End { position: segment.end, chain });
-            let scanned = scan(&read, *number, segment.start, segment.chain, end);
             self.shared.state().damage.extend(scanned.damage.iter().filter(|damage| damage.lost.is_some()));
             for found in scanned.found {
                 if self.lives(&found, (*number, segment.generation), segment.last) {
@@ -248,7 +250,10 @@ impl Keeper {
     fn lives(&self, found: &Found, key: (u32, u32), last: u32) -> bool {
         let state = self.shared.state();
         state.partitions.get(&PartitionId(found.header.partition)).is_some_and(|partition| {
-            found.header.next_offset() > partition.gone && is_of(partition.born, key, last, found.position)
+            // What no span says is here nobody can read: to copy it would be no gain, again and again.
+            let is_known = partition.spans.iter().any(|span| span.segment == key.0);
+            let is_there = found.header.next_offset() > partition.gone && is_known;
+            is_there && is_of(partition.born, key, last, found.position)
         })
     }
 
@@ -320,8 +325,8 @@ impl Keeper {
         state.counts.cleaned += victims.len() as u64;
         drop(state);
         for (victim, segment) in victims {
-            self.shared.files.forget((*victim, segment.generation));
             let _ = disk.remove(&file_name(*victim, segment.generation));
+            self.shared.files.forget((*victim, segment.generation));
         }
         let replaced: u64 = victims.iter().map(|(_, segment)| segment.size).sum();
         self.shared.state().reserve.gain(replaced, &self.shared.settings);

@@ -48,9 +48,15 @@ pub(crate) fn read(
 ) -> Result<Option<Read>, ReadError> {
     let mut out = Read { batches: Vec::new(), next: from };
     let mut bytes = 0;
+    // A batch keeps the whole of what was read around it in memory, most of which may be of others.
+    let held_max = max_bytes.saturating_mul(HELD_FOR_EACH_BYTE).max(HELD_MIN);
+    let (mut held, mut known) = (0, 0);
     let seen = walk(shared, partition, from, may_wait, |reader, header, position| {
         let length = header.length as usize;
-        if bytes + length > max_bytes && !out.batches.is_empty() {
+        // In another segment it counts from 0 again.
+        held += reader.looked_at().checked_sub(known).unwrap_or_else(|| reader.looked_at());
+        known = reader.looked_at();
+        if (bytes + length > max_bytes || held > held_max) && !out.batches.is_empty() {
             return Ok(Step::Stop);
         }
         let body = match reader.body(header, position) {
@@ -69,6 +75,10 @@ pub(crate) fn read(
     });
     finish(seen, out, |out| out.batches.is_empty())
 }
+
+/// As many bytes may be held in memory for each that was asked for, and so many at least.
+const HELD_FOR_EACH_BYTE: usize = 4;
+const HELD_MIN: usize = 1 << 20;
 
 /// The same without bodies, up to `max_bytes` of batches.
 pub(crate) fn headers(

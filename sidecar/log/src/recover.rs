@@ -112,7 +112,8 @@ struct Recovery<'a> {
 impl Recovery<'_> {
     fn run(mut self) -> Result<Found, OpenError> {
         let mut files = self.files()?;
-        let next_number = files.iter().map(|file| file.last() + 1).max().unwrap_or(1);
+        // Behind the last number there is, no segment can be made: what is there can still be read.
+        let next_number = files.iter().map(|file| file.last().saturating_add(1)).max().unwrap_or(1);
         self.found.next_number = self.found.next_number.max(next_number);
         self.drop_superseded(&mut files)?;
         self.drop_unborn(&mut files)?;
@@ -179,7 +180,7 @@ impl Recovery<'_> {
                 let Some((file, length, footer)) = opened else {
                     // Not even how long it is can be read. Its number is never used again.
                     self.damage(number, 0, 0, None, false);
-                    self.found.next_number = self.found.next_number.max(number + 1);
+                    self.found.next_number = self.found.next_number.max(number.saturating_add(1));
                     continue;
                 };
                 files.push(File { number, generation, name, file, length, footer, head: None });
@@ -196,12 +197,15 @@ impl Recovery<'_> {
             }
         }
         // The newest one that can be read is asked how things stood, whatever comes behind it.
-        for index in (0..files.len()).rev().filter(|index| *index < newest) {
-            if files.iter().any(|file| file.generation == 0 && file.head.is_some()) {
-                break;
+        for index in (0..files.len()).rev() {
+            if files[index].generation > 0 {
+                continue;
             }
-            if files[index].generation == 0 {
+            if files[index].head.is_none() && index < newest {
                 files[index].head = self.head(&files[index])?;
+            }
+            if files[index].head.is_some() {
+                break;
             }
         }
         Ok(files)
@@ -411,7 +415,9 @@ impl Recovery<'_> {
     fn add_span(&mut self, file: &File, id: PartitionId, span: Span) {
         let Some(partition) = self.found.state.partitions.get_mut(&id) else { return };
         let key = (file.number, file.generation);
-        if span.end > partition.first && is_of(partition.born, key, file.last(), span.position) {
+        // What ends behind what the newest head knows of, nobody wrote before it.
+        let is_known = partition.first < span.end && span.end <= partition.next;
+        if is_known && is_of(partition.born, key, file.last(), span.position) {
             partition.spans.push_back(span);
         }
     }

@@ -18,12 +18,18 @@
 //! A header with one flipped bit is mended from its sum (a CRC32C tells all single flips of so few bytes apart) and
 //! reported.
 
-use std::fmt;
+use std::{convert::Infallible, fmt};
 
 use sidestream_event::record::{HEADER_BYTES, Header, VERSION};
 use sidestream_host::disk::SECTOR;
 
-use crate::{PartitionId, around::Around, control::Note};
+use crate::{
+    PartitionId,
+    around::Around,
+    control::Note,
+    head::{self, Head},
+    state::Segment,
+};
 
 /// A part of the journal that can't be read, or could only be read by mending it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,11 +105,24 @@ enum Item {
     Mended { from: u32, to: u32 },
 }
 
+/// Scans all of a segment of a journal that is open. Of those that were finished a start does not read the heads; without its
+/// head, what is damaged at its begin can't be told from it.
+pub(crate) fn scan_whole(read: &Around, number: u32, segment: &Segment) -> (Scanned, Option<head::Read>) {
+    let first = |length: usize| Ok::<_, Infallible>(read.bytes[..length.min(read.bytes.len())].to_vec());
+    let Ok(head) = Head::read(&read.bytes, first);
+    let is_its = |read: &head::Read| (read.head.number, read.head.generation) == (number, segment.generation);
+    let head = head.ok().filter(is_its);
+    let known = head.as_ref().map(|read| (read.head.bytes(), Some(read.chain)));
+    let (start, chain) = known.unwrap_or((segment.start, segment.chain));
+    let end = segment.end_chain.map(|chain| End { position: segment.end, chain });
+    (scan(read, number, start, chain, end), head)
+}
+
 /// Scans all of segment `number`, whose batches begin at `start` with `chain`.
 pub(crate) fn scan(read: &Around, number: u32, start: u32, chain: Option<u32>, end: Option<End>) -> Scanned {
     let bytes = &read.bytes;
     let limit = end.map_or(bytes.len(), |end| bytes.len().min(end.position as usize));
-    let segment = Segment { bytes: &bytes[..limit], number };
+    let segment = Written { bytes: &bytes[..limit], number };
     let (items, last) = segment.items(start as usize, chain, end);
     let frontier = end.map_or(last.frontier, |end| end.position);
     let mut scanned = Scanned { end: start, chain: chain.unwrap_or_default(), ..Scanned::default() };
@@ -214,7 +233,7 @@ struct Last {
     frontier: u32,
 }
 
-struct Segment<'a> {
+struct Written<'a> {
     bytes: &'a [u8],
     number: u32,
 }
@@ -241,7 +260,7 @@ enum At {
     },
 }
 
-impl Segment<'_> {
+impl Written<'_> {
     fn items(&self, start: usize, chain: Option<u32>, end: Option<End>) -> (Vec<Item>, Last) {
         let (mut items, mut last) = (Vec::new(), Last::default());
         let mut position = start;

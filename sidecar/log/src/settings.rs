@@ -9,6 +9,8 @@ use sidestream_event::record::BATCH_BYTES_MAX;
 pub(crate) const GRANULE: u32 = 64 << 10;
 /// Segments are numbered and measured in 32 bits.
 pub(crate) const SEGMENT_BYTES_MAX: u32 = 1 << 30;
+/// No segment ends behind this, though one group may be larger than a segment is to be.
+pub(crate) const END_MAX: u32 = 2 * SEGMENT_BYTES_MAX;
 /// A segment smaller than this is mostly head.
 pub(crate) const SEGMENT_BYTES_MIN: u32 = 16 << 10;
 /// From this many bytes a group goes to fresh blocks: the zeros before it would cost as much as it does.

@@ -4,8 +4,7 @@ use std::io;
 
 use crate::{
     Damage, ReadError, around,
-    head::Head,
-    scan::{End, scan},
+    scan::scan_whole,
     state::{Segment, Shared},
 };
 
@@ -29,23 +28,16 @@ pub(crate) fn verify(shared: &Shared) -> Result<Verified, ReadError> {
     let mut verified = Verified::default();
     for (number, segment) in segments {
         let key = (number, segment.generation);
-        let read = shared.files.open(&*shared.disk, key).and_then(|file| {
-            let read = around::read(&*file, 0, segment.end as usize)?;
-            let first = |length: usize| read.bytes[..length.min(read.bytes.len())].to_vec();
-            let head = Head::read(&read.bytes, |length| Ok::<_, io::Error>(first(length)))?;
-            Ok((read, head))
-        });
-        let (read, head) = match read {
+        let file = shared.files.open(&*shared.disk, key);
+        let read = match file.and_then(|file| around::read(&*file, 0, segment.end as usize)) {
             Ok(read) => read,
             // Freed since.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(error.into()),
         };
-        let (start, chain) = match &head {
-            Ok(read) => (read.head.bytes(), Some(read.chain)),
-            Err(_) => (segment.start, segment.chain),
-        };
-        let of_head = head.as_ref().map_or(Some((0, start)), |read| read.damaged);
+        let end_chain = segment_chain(shared, number, segment.end);
+        let (scanned, head) = scan_whole(&read, number, &Segment { end_chain, ..segment });
+        let of_head = head.as_ref().map_or(Some((0, segment.start)), |read| read.damaged);
         verified.damage.extend(of_head.map(|(from, to)| Damage {
             segment: number,
             from: from.into(),
@@ -53,9 +45,6 @@ pub(crate) fn verify(shared: &Shared) -> Result<Verified, ReadError> {
             lost: None,
             is_mended: true,
         }));
-        let last = segment_chain(shared, number, segment.end);
-        let end = last.map(|chain| End { position: segment.end, chain });
-        let scanned = scan(&read, number, start, chain, end);
         verified.segments += 1;
         verified.batches += scanned.found.len() as u64;
         verified.bytes += scanned.found.iter().map(|found| u64::from(found.header.length)).sum::<u64>();

@@ -12,7 +12,7 @@ use crate::{
     files::FileKey,
     footer::Footer,
     index::{Strand, Strands},
-    scan::{End, Found, header_at, mend, next_header, place, scan},
+    scan::{Found, header_at, mend, next_header, place, scan_whole},
     settings::GRANULE,
     state::{Phase, Shared},
 };
@@ -49,6 +49,8 @@ pub(crate) struct Reader<'a> {
     end: u32,
     may_wait: bool,
     window: (u32, Bytes),
+    /// Bytes of all windows there were: whoever keeps a piece of each keeps all of them in memory.
+    looked_at: usize,
 }
 
 /// Shows `each` the batches of `partition` from the one that holds `from` on.
@@ -95,6 +97,7 @@ pub(crate) fn walk(
                 end: segment.end,
                 may_wait,
                 window: (0, Bytes::new()),
+                looked_at: 0,
             };
             (reader, known.born, segment.last, part, span.end)
         };
@@ -158,7 +161,8 @@ impl Reader<'_> {
             position = at;
             let Some(header) = header else { break };
             let is_of = header.partition == partition.0 && is_of(born, self.key, last, position);
-            if is_of && header.next_offset() > *next {
+            // What reaches out of what is known to be here nobody wrote here.
+            if is_of && (*next + 1..=span_end).contains(&header.next_offset()) {
                 if header.base_offset > *next {
                     return Err(Failed::Told(ReadError::Damaged { from: *next, to: header.base_offset }));
                 }
@@ -232,8 +236,7 @@ impl Reader<'_> {
         }
         // Where a piece ends with padding, the rest of it says nothing: the next one is asked for what comes after it.
         if let Some(found) = self.shared.cache.get(self.key, position, length) {
-            self.window = (position, found.clone());
-            return Ok(Some(found));
+            return Ok(Some(self.look_at(position, found)));
         }
         if let Some(found) = self.behind_padding(position, length) {
             return Ok(Some(found));
@@ -253,9 +256,18 @@ impl Reader<'_> {
         if holes.is_empty() {
             self.shared.cache.put(self.key, from, bytes.clone(), cost);
         }
-        let found = bytes.slice((position - from) as usize..);
-        self.window = (position, found.clone());
-        Ok(Some(found))
+        Ok(Some(self.look_at(position, bytes.slice((position - from) as usize..))))
+    }
+
+    fn look_at(&mut self, position: u32, window: Bytes) -> Bytes {
+        self.looked_at += window.len();
+        self.window = (position, window.clone());
+        window
+    }
+
+    /// Bytes of all windows there were in this segment.
+    pub(crate) fn looked_at(&self) -> usize {
+        self.looked_at
     }
 
     /// A header's worth of zeros, where a piece in memory ends within one and another one begins with the next sector:
@@ -315,9 +327,7 @@ pub(crate) fn load(shared: &Shared, key: FileKey) -> io::Result<Strands> {
     }
     let segment = shared.state().segments.get(&key.0).copied().ok_or(io::ErrorKind::NotFound)?;
     let read = around::read(&*file, 0, segment.end as usize)?;
-    let end = segment.end_chain.map(|chain| End { position: segment.end, chain });
-    let scanned = scan(&read, key.0, segment.start, segment.chain, end);
-    Ok(strands_of(&scanned.found))
+    Ok(strands_of(&scan_whole(&read, key.0, &segment).0.found))
 }
 
 /// The index of what a scan found.

@@ -107,3 +107,35 @@ async fn what_is_in_memory_stays_within_its_budget_whatever_is_written_and_read(
     assert!(counts.read_bytes > 0, "{counts:?}");
     journal.close().await;
 }
+
+/// A batch here and there among what is of others: each keeps what was read around it in memory.
+#[test]
+fn an_answer_holds_little_more_in_memory_than_was_asked_for() {
+    const SPARSE: u64 = 64;
+    let (disk, clock, other) = (SimDisk::new(), Clock::simulated(0).0, PartitionId(1));
+    let settings =
+        Settings { segment_bytes: 4 << 20, reserve_bytes: 0, cache_bytes: 0, ..Settings::default() };
+    let open = || Journal::open_stepped(Arc::new(disk.clone()), settings.clone(), clock.clone()).unwrap();
+    let (journal, mut steps, _) = open();
+    drop(journal.create(other));
+    for batch in 0..SPARSE {
+        drop((
+            append(&journal, FOLLOWED, &body(batch, 100)),
+            append(&journal, other, &body(batch, 600 << 10)),
+        ));
+        steps.commit();
+    }
+    steps.close();
+    drop(journal);
+    let (journal, ..) = open();
+    let (mut next, mut answers) = (0, 0);
+    while next < SPARSE {
+        let before = journal.counts().read_bytes;
+        let read = now(journal.read(FOLLOWED, next, 1 << 20)).expect("nobody else is asked").unwrap();
+        assert_eq!(read.batches[0].header.base_offset, next);
+        let held = journal.counts().read_bytes - before;
+        assert!(held <= 6 << 20, "{held} bytes for {} batches", read.batches.len());
+        (next, answers) = (read.next, answers + 1);
+    }
+    assert!(answers > 1);
+}

@@ -190,3 +190,27 @@ fn while_it_is_cleaned() {
     let (batches, lost) = all(&world.journal, kept);
     assert_eq!((batches.len(), lost), (before, vec![]));
 }
+
+/// A file of which the end is missing, as a file system may leave it after it was mended: that can't be read either.
+#[test]
+fn behind_the_end_of_a_file_that_is_shorter_than_it_was() {
+    let (disk, kept) = built(512);
+    let (clock, _) = Clock::simulated(0);
+    let name = "00000002.0000.segment";
+    let whole = disk.bytes(name).unwrap();
+    for sectors in 0..whole.len() / SECTOR {
+        let what = format!("{sectors} sectors of {}", whole.len() / SECTOR);
+        let disk = disk.kill();
+        disk.corrupt(name, |bytes| bytes.truncate(sectors * SECTOR));
+        let (journal, mut steps, recovered) = open(&disk, &settings(), &clock);
+        let missing = check(&journal, &kept, 2, sectors..usize::MAX / SECTOR, &what);
+        assert!(missing == 0 || !recovered.damage.is_empty(), "{what}: {missing} lost, and nobody says so");
+        append(&journal, &mut steps);
+        drop((journal, steps));
+        let disk = disk.kill();
+        for other in disk.list().unwrap().iter().filter(|other| ***other > *"00000003.0000.segment") {
+            disk.remove(other).unwrap();
+        }
+        disk.corrupt(name, |bytes| bytes.clone_from(&whole));
+    }
+}

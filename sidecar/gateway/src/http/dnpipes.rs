@@ -1,14 +1,11 @@
 //! What there is, and resetting it.
 
-use axum::{
-    Json,
-    extract::{Path, State},
-};
+use axum::{Json, extract::State};
 use serde::Serialize;
-use sidestream_event::native::{DnpipeName, DnpipeView, PartitionView, Refusal};
+use sidestream_event::native::{DnpipeView, PartitionView, Refusal};
 use utoipa::{OpenApi, ToSchema};
 
-use super::{Asked, events, problem::Problem, records};
+use super::{Asked, asked::Named, events, problem::Problem, records};
 use crate::{caller::Verb, refusals::of_reset};
 
 /// A dnpipe as it is.
@@ -63,9 +60,8 @@ pub(super) async fn list(State(asked): State<Asked>) -> Json<Vec<Dnpipe>> {
     responses((status = 200, body = Dnpipe), (status = 403, body = Problem), (status = 404, body = Problem)))]
 pub(super) async fn describe(
     State(asked): State<Asked>,
-    Path((namespace, name)): Path<(String, String)>,
+    Named(name): Named,
 ) -> Result<Json<Dnpipe>, Problem> {
-    let name = DnpipeName::new(&namespace, &name)?;
     Ok(Json(view(asked.session().describe(&name)?)))
 }
 
@@ -73,11 +69,7 @@ pub(super) async fn describe(
 #[utoipa::path(post, path = "/v1/dnpipes/{namespace}/{name}/reset",
     params(("namespace" = String, Path), ("name" = String, Path)),
     responses((status = 200, body = Reset), (status = 403, body = Problem), (status = 503, body = Problem)))]
-pub(super) async fn reset(
-    State(asked): State<Asked>,
-    Path((namespace, name)): Path<(String, String)>,
-) -> Result<Json<Reset>, Problem> {
-    let name = DnpipeName::new(&namespace, &name)?;
+pub(super) async fn reset(State(asked): State<Asked>, Named(name): Named) -> Result<Json<Reset>, Problem> {
     let broker = asked.shared.broker.clone();
     asked.caller.check(&broker, &name, Verb::Reset)?;
     // To its end, also where the caller leaves.

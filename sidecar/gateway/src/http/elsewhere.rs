@@ -1,27 +1,24 @@
 //! Who asks for a dnpipe that another server of the pool has is told which, before anything is done and after it was refused.
 
 use axum::{
-    extract::{Path, Request, State},
+    extract::{Request, State},
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use sidestream_event::native::{DnpipeName, Refusal};
+use sidestream_event::native::Refusal;
 
-use super::{Asked, problem::Problem};
+use super::{Asked, asked::Named, problem::Problem};
 use crate::elsewhere::not_owner;
 
 pub(super) async fn redirect(
     State(asked): State<Asked>,
-    Path(path): Path<Vec<(String, String)>>,
+    Named(name): Named,
     request: Request,
     next: Next,
 ) -> Response {
-    let part = |wanted: &str| path.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
-    let name = part("namespace").zip(part("name")).and_then(|(of, own)| DnpipeName::new(of, own).ok());
     let refusal = || -> Option<Refusal> {
-        let name = name.as_ref()?;
-        let elsewhere = asked.shared.broker.elsewhere(name)?;
-        Some(match asked.caller.check_any(&asked.shared.broker, name) {
+        let elsewhere = asked.shared.broker.elsewhere(&name)?;
+        Some(match asked.caller.check_any(&asked.shared.broker, &name) {
             // What it is to be is not known, nor who has it: that is to come.
             Err(Refusal::UnknownDnpipe(_)) if elsewhere.owner.is_none() => not_owner(elsewhere),
             Err(refusal) => refusal,

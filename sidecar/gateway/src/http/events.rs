@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 
 use axum::{
-    extract::{Path, Query, State},
+    extract::State,
     http::HeaderMap,
     response::sse::{Event, KeepAlive, Sse},
 };
@@ -13,6 +13,7 @@ use sidestream_event::native::{DnpipeName, From};
 
 use super::{
     Asked,
+    asked::{Named, Query},
     place::place,
     problem::Problem,
     records::{RECORDS_MAX, Wanted, of},
@@ -31,11 +32,10 @@ use crate::{
     responses((status = 200, content_type = "text/event-stream", body = String), (status = 403, body = Problem)))]
 pub(super) async fn follow(
     State(asked): State<Asked>,
-    Path((namespace, name)): Path<(String, String)>,
+    Named(name): Named,
     Query(wanted): Query<Wanted>,
     heads: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
-    let name = DnpipeName::new(&namespace, &name)?;
     asked.caller.check(&asked.shared.broker, &name, Verb::Pull)?;
     if asked.shared.broker.describe(&name).is_none() {
         return Err(sidestream_event::native::Refusal::UnknownDnpipe(name).into());

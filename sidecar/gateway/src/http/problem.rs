@@ -86,3 +86,9 @@ pub(super) async fn no_such_path() -> Response {
     let error = "there is nothing at this path; `/v1/openapi.json` lists what there is".to_owned();
     Problem { code: "unknown-path", error, owner: None, status: 404 }.into_response()
 }
+
+/// To whoever asks for something else at a path that there is.
+pub(super) async fn no_such_method() -> Response {
+    let error = "nothing is done here by this method; `/v1/openapi.json` lists what is".to_owned();
+    Problem { code: "unknown-method", error, owner: None, status: 405 }.into_response()
+}

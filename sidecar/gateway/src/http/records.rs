@@ -2,22 +2,23 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use axum::{
-    Json,
-    body::Body,
-    extract::{Path, Query, State},
-    http::HeaderMap,
-};
+use axum::{Json, body::Body, extract::State, http::HeaderMap};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Serialize};
 use sidestream_broker::{Limits, Pulled};
 use sidestream_event::{
-    native::{Conditions, DnpipeName, Refusal, partition_of},
-    record::{BatchWriter, Header, RecordError, records},
+    native::{Conditions, Refusal, partition_of},
+    record::{BatchWriter, Header, RecordError, expand, records},
 };
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Asked, body, place::place, problem::Problem};
+use super::{
+    Asked,
+    asked::{Named, Query},
+    body,
+    place::place,
+    problem::Problem,
+};
 use crate::{
     caller::Verb,
     limits::{PULL_BYTES_MAX, WAIT_MAX},
@@ -114,12 +115,11 @@ pub(super) struct Record {
         (status = 413, body = Problem), (status = 507, body = Problem)))]
 pub(super) async fn push(
     State(asked): State<Asked>,
-    Path((namespace, name)): Path<(String, String)>,
+    Named(name): Named,
     Query(to): Query<To>,
     heads: HeaderMap,
     value: Body,
 ) -> Result<Json<Stored>, Problem> {
-    let name = DnpipeName::new(&namespace, &name)?;
     let broker = &asked.shared.broker;
     // Who may not push makes us keep nothing.
     asked.caller.check(broker, &name, Verb::Push)?;
@@ -149,10 +149,9 @@ pub(super) async fn push(
         (status = 416, body = Problem)))]
 pub(super) async fn pull(
     State(asked): State<Asked>,
-    Path((namespace, name)): Path<(String, String)>,
+    Named(name): Named,
     Query(wanted): Query<Wanted>,
 ) -> Result<Json<Records>, Problem> {
-    let name = DnpipeName::new(&namespace, &name)?;
     let broker = &asked.shared.broker;
     asked.caller.check(broker, &name, Verb::Pull)?;
     let max_records = wanted.max.unwrap_or(RECORDS_DEFAULT).min(RECORDS_MAX);
@@ -169,7 +168,9 @@ pub(super) async fn pull(
 pub(super) fn of(pulled: &Pulled, most: u64) -> Result<(Vec<Record>, u64), Problem> {
     let mut found: Vec<Record> = Vec::new();
     for batch in &pulled.batches {
-        for record in records(&batch.header, &batch.body) {
+        let wrapped = |_| (batch.header, batch.body.clone());
+        let (header, body) = expand(&batch.header, &batch.body).unwrap_or_else(wrapped);
+        for record in records(&header, &body) {
             let record = record.map_err(|error| {
                 let reason = format!("{error}; use a client of the native protocol");
                 Problem::from(Refusal::BadBatch { reason })

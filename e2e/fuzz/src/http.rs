@@ -1,0 +1,208 @@
+//! Requests of HTTP at the door of a gateway: heads, paths, queries and bodies, from the first byte of a connection to its end.
+//!
+//! ```text
+//!   input ══▶ Gateway::serve ─▶ greeting ─▶ hyper ─▶ the routes ─▶ broker, whose dnpipe is full
+//!         ◀══ answers, each of which is looked at
+//! ```
+//!
+//! All of it runs on this thread, by a clock that stands still while anything can be done: who waits for a minute is through in no
+//! time, and what never ends is found. The dnpipe `a/b` has a few records and no room for another, so no input changes what the
+//! next one finds.
+
+use std::{cell::RefCell, pin::Pin, sync::Arc, time::Duration};
+
+use sidestream_broker::{
+    Broker, DnpipeSpec,
+    access::{Rule, Verbs},
+};
+use sidestream_event::{
+    native::{Conditions, DiskView, DnpipeName, Refusal, Verified},
+    record::{BatchWriter, Header},
+};
+use sidestream_gateway::{Caller, Gateway, Limits, Storage};
+use sidestream_host::{Clock, disk::SimDisk};
+use sidestream_log::{Journal, Settings, Steps};
+use sidestream_trust::SpiffeId;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    runtime::Runtime,
+    task::yield_now,
+    time::timeout,
+};
+
+use crate::counted;
+
+/// Tries one input.
+///
+/// # Panics
+/// Where an answer is none that the documents know.
+pub fn run(bytes: &[u8]) {
+    thread_local!(static WORLD: RefCell<Option<World>> = const { RefCell::new(None) });
+    WORLD.with_borrow_mut(|world| {
+        let world = world.get_or_insert_with(World::new);
+        let (answers, made) = counted(|| world.ask(bytes));
+        let count = check(bytes, &answers);
+        // A record may have a MiB; the room for one that is only announced is not made.
+        let most = (1 + count) * (400 << 10) + bytes.len() * 256;
+        assert!(made <= most, "{made} bytes were made for {count} answers, where {most} are the most");
+    });
+}
+
+/// A request of each kind.
+pub fn seeds() -> Vec<Vec<u8>> {
+    let requests = [
+        "GET /v1/dnpipes HTTP/1.1\r\nhost: x\r\n\r\n",
+        "GET /v1/dnpipes/a/b HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+        "GET /v1/dnpipes/a/b/records?from=last:2&partition=0&max=7&wait=9 HTTP/1.1\r\nhost: x\r\n\r\n",
+        "GET /v1/dnpipes/a/b/records?from=time:-1 HTTP/1.0\r\n\r\n",
+        "POST /v1/dnpipes/a/b/records?key=k&ifEpoch=0&ifNext=4 HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\nsidestream-header-a: b\r\n\r\nhello",
+        "POST /v1/dnpipes/a/b/records HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\nexpect: 100-continue\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        "POST /v1/dnpipes/a/b/records HTTP/1.1\r\nhost: x\r\ncontent-length: 1048576\r\n\r\nx",
+        "GET /v1/dnpipes/a/b/events?from=1 HTTP/1.1\r\nhost: x\r\nlast-event-id: 1\r\n\r\n",
+        "POST /v1/dnpipes/a/b/reset HTTP/1.1\r\nhost: x\r\n\r\n",
+        "DELETE /v1/dnpipes/a/%62 HTTP/1.1\r\nhost: x\r\n\r\nHEAD /v1/dnpipes HTTP/1.1\r\nhost: x\r\n\r\n",
+    ];
+    requests.iter().map(|request| request.as_bytes().to_vec()).collect()
+}
+
+struct World {
+    runtime: Runtime,
+    gateway: Arc<Gateway>,
+    caller: Caller,
+    /// What nobody does any more: the journal stays as it is.
+    _steps: Steps,
+}
+
+impl World {
+    fn new() -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime of this thread alone");
+        let (clock, _) = Clock::simulated(1_700_000_000_000_000_000);
+        let settings = Settings { segment_bytes: 64 << 10, reserve_bytes: 0, ..Settings::default() };
+        let opened = Journal::open_stepped(Arc::new(SimDisk::new()), settings, clock.clone());
+        let (journal, mut steps, recovered) = opened.expect("a new journal");
+        let broker = runtime.block_on(stepped(&mut steps, async {
+            let broker = Broker::open(journal, &recovered, clock).await.expect("a new broker");
+            fill(&broker).await;
+            broker
+        }));
+        let caller = Caller::Peer(SpiffeId::of_service_account("d", "a", "till").expect("an ID"));
+        let gateway = Arc::new(Gateway::new(broker, Arc::new(Still), Limits::default()));
+        Self { runtime, gateway, caller, _steps: steps }
+    }
+
+    /// All that is answered to a caller who says this and then nothing more.
+    fn ask(&self, bytes: &[u8]) -> Vec<u8> {
+        self.runtime.block_on(async {
+            let (mut own, other) = tokio::io::duplex(64 << 10);
+            let (gateway, caller) = (self.gateway.clone(), self.caller.clone());
+            let serving = tokio::spawn(async move { gateway.serve(other, caller).await });
+            let mut answers = Vec::new();
+            let asking = async {
+                // A server that has refused reads no more.
+                let _ = own.write_all(bytes).await;
+                let _ = own.read_to_end(&mut answers).await;
+            };
+            // Those who follow are told of nothing for ever.
+            let _ = timeout(FOLLOWED_FOR, asking).await;
+            drop(own);
+            timeout(ENDS_WITHIN, serving).await.expect("it goes on with nobody there").expect("no panic");
+            answers
+        })
+    }
+}
+
+/// Does what has to wait for a journal without threads.
+async fn stepped<T>(steps: &mut Steps, work: impl Future<Output = T>) -> T {
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            () = yield_now() => drop(steps.commit()),
+        }
+    }
+}
+
+/// Makes `a/b`, which the caller may push to and pull from, and fills it to the last byte.
+async fn fill(broker: &Broker) {
+    let name: DnpipeName = "a/b".parse().expect("a name");
+    let verbs = Verbs { push: true, pull: true, ..Verbs::NONE };
+    let access = vec![Rule { verbs, namespace: None, service_account: None }];
+    let spec = DnpipeSpec { quota_bytes: Some(1000), access, ..DnpipeSpec::new(name.clone()) };
+    broker.apply(spec).await.expect("a new dnpipe");
+    for value in [&b"text"[..], b"\xff\x00", &[b'x'; 200], b""].into_iter().chain(std::iter::repeat(&b""[..]))
+    {
+        let mut writer = BatchWriter::new();
+        writer.push(1, Some(b"k"), &[("h", value)], value).expect("it is short");
+        let batch = writer.finish(Header::default()).expect("there is a record");
+        let Ok(pushing) = broker.push(&name, 0, batch, Conditions::default()) else { break };
+        pushing.await.expect("there is room");
+    }
+}
+
+/// A disk of which nobody asks anything.
+struct Still;
+
+impl Storage for Still {
+    fn disk(&self) -> DiskView {
+        DiskView::default()
+    }
+
+    fn wall_nanos(&self) -> i64 {
+        0
+    }
+
+    fn verify(&self) -> Pin<Box<dyn Future<Output = Result<Verified, Refusal>> + Send + '_>> {
+        Box::pin(std::future::ready(Ok(Verified::default())))
+    }
+}
+
+/// How many answers there are; each is one that the documents know.
+fn check(asked: &[u8], mut answers: &[u8]) -> usize {
+    // Answers to HEAD say how long what they do not have would be.
+    let has_head = asked.windows(5).any(|five| five == b"HEAD ");
+    let mut count = 0;
+    while !answers.is_empty() {
+        count += 1;
+        let end = answers.windows(4).position(|four| four == b"\r\n\r\n").expect("a whole head");
+        let head = std::str::from_utf8(&answers[..end]).expect("a head is text").to_ascii_lowercase();
+        let (line, fields) = head.split_once("\r\n").unwrap_or((&head, ""));
+        let status: u16 = line.get(9..12).and_then(|status| status.parse().ok()).expect("a status");
+        assert!(line.starts_with("http/1.") && STATUSES.contains(&status), "{line}");
+        answers = &answers[end + 4..];
+        if status == 100 {
+            continue;
+        }
+        let field = |name: &str| fields.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        let Some(length) = field("content-length").and_then(|length| length.parse::<usize>().ok()) else {
+            assert_eq!(field("content-type"), Some("text/event-stream"), "an answer of no length");
+            return count;
+        };
+        if has_head {
+            return count;
+        }
+        let (body, rest) = answers.split_at_checked(length).expect("a whole body");
+        answers = rest;
+        if length == 0 {
+            // What is no request of HTTP at all is refused before it comes to us.
+            assert!(matches!(status, 200 | 400 | 414 | 431 | 503), "{line} without a word");
+            continue;
+        }
+        assert_eq!(field("content-type"), Some("application/json"), "{line}");
+        let said: serde_json::Value = serde_json::from_slice(body).expect("an answer is JSON");
+        let is_problem = said["code"].is_string() && said["error"].is_string();
+        assert!(is_problem == (status >= 400), "{line}: {said}");
+    }
+    count
+}
+
+/// Of the table in `docs/reference/http-api.md`, and those of hyper's; no caller can make a server fail.
+const STATUSES: [u16; 15] = [100, 200, 400, 403, 404, 405, 408, 409, 413, 414, 416, 421, 431, 503, 507];
+/// Longer than any request may take.
+const FOLLOWED_FOR: Duration = Duration::from_secs(100);
+/// When the other end is gone.
+const ENDS_WITHIN: Duration = Duration::from_secs(100);
