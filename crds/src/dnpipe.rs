@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sidestream_plan::{
     Duration, Size,
-    dnpipe::{AccessRule, Durability, GROUPS_MAX, Group, PARTITIONS_MAX, RULES_MAX, Retention},
+    dnpipe::{AccessRule, Durability, GROUPS_MAX, Group, KeyRef, PARTITIONS_MAX, RULES_MAX, Retention},
 };
 
 /// A durable named pipe: an ordered log of records that stay until a reset. Participants push and pull; a pull removes
@@ -30,6 +30,7 @@ use sidestream_plan::{
     printcolumn = r#"{"name": "Partitions", "type": "integer", "jsonPath": ".status.partitions"}"#,
     printcolumn = r#"{"name": "Records", "type": "integer", "jsonPath": ".status.records"}"#,
     printcolumn = r#"{"name": "Size", "type": "string", "jsonPath": ".status.size"}"#,
+    printcolumn = r#"{"name": "Lag", "type": "integer", "jsonPath": ".status.lag"}"#,
     printcolumn = r#"{"name": "Durable", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Durable\")].status"}"#,
     printcolumn = r#"{"name": "Epoch", "type": "integer", "priority": 1, "jsonPath": ".status.epoch"}"#,
     printcolumn = r#"{"name": "Pool", "type": "string", "priority": 1, "jsonPath": ".spec.pool"}"#,
@@ -71,6 +72,9 @@ pub struct DnpipeSpec {
     /// What it may take of the disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storage: Option<Storage>,
+    /// Encrypts the records on the disk, with a key of this dnpipe alone that a reset throws away. Absent: they are not encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
     /// Refuses to store a record twice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dedupe: Option<Dedupe>,
@@ -85,6 +89,15 @@ pub struct DnpipeSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = RULES_MAX), extend("x-kubernetes-list-type" = "atomic"))]
     pub access: Option<Vec<AccessRule>>,
+}
+
+/// How records are encrypted on the disk: AES-256-GCM, each batch bound to its place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Encryption {
+    /// The key that the dnpipe's own key is wrapped with. Where it is named anew, that key is wrapped anew. While it is
+    /// missing, or another one, the dnpipe is locked. Locally, the file `name/key` of the folder given with `--secrets`.
+    pub key_ref: KeyRef,
 }
 
 /// What a dnpipe may take of the disk.
@@ -147,12 +160,17 @@ pub struct DnpipeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub size: Option<String>,
+    /// Records that the group which is furthest behind has not done, as of the last half minute; absent where it has no groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = (1_u64 << 53) - 1))]
+    pub lag: Option<i64>,
     /// The server of its pool that has it, as its pod is called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub server: Option<String>,
     /// `Accepted`: the spec compiles. `Ready`: every partition is served. `Durable`: an acknowledgement means what
-    /// `spec.durability` says, as the disk was measured. `Placed`: it is with the server that is to have it.
+    /// `spec.durability` says, as the disk was measured. `Placed`: it is with the server that is to have it. `Room`: less than
+    /// 80 % of its quota and of the volume is in use.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 16),
@@ -178,6 +196,6 @@ impl Dnpipe {
 }
 
 /// Servers of a pool: each has a volume of its own, and knows of all the others.
-const SERVERS_MAX: i32 = 32;
+pub const SERVERS_MAX: i32 = 32;
 /// The pool of a dnpipe that names none.
 pub(crate) const DEFAULT_POOL: &str = "default";

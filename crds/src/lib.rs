@@ -26,7 +26,7 @@ pub use crd::{
     dnpipe_crd, dnpipe_crd_yaml, dnpipe_schema_json, pipeline_crd, pipeline_crd_yaml, pipeline_schema_json,
 };
 pub use diagnostic::{Code, Diagnostic, FileCode, Place, Severity};
-pub use dnpipe::{Dedupe, Dnpipe, DnpipeSpec, DnpipeStatus, Reclaim, Storage};
+pub use dnpipe::{Dedupe, Dnpipe, DnpipeSpec, DnpipeStatus, Encryption, Reclaim, SERVERS_MAX, Storage};
 pub use path::{Path, Step};
 pub use pipeline::{
     Host, INPUTS_MAX, Inject, Pipeline, PipelineSpec, PipelineStatus, SIDECARS_MAX, STAGES_MAX, SidecarSpec,

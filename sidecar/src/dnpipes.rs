@@ -19,19 +19,20 @@ use std::{
 };
 
 use sidestream_broker::{
-    ApplyError, Broker, DnpipeSpec, Durability, GroupSpec, OpenError, Retention,
+    ApplyError, Broker, Described, DnpipeSpec, Durability, GroupInfo, GroupSpec, KeyRef, Keys, OpenError,
+    Retention,
     access::{Rule, Verbs},
 };
-use sidestream_connector::Address;
+use sidestream_connector::{Address, Secrets};
 use sidestream_event::native::{BadName, DamageView, DiskView, DnpipeName, Refusal, Verified};
 use sidestream_gateway::{Gateway, Limits, Storage};
 use sidestream_host::{
     Clock,
     disk::{self, Choice},
 };
-use sidestream_log::{Journal, PartitionId, Settings};
+use sidestream_log::{Counts, Journal, PartitionId, Settings, Usage};
 use sidestream_plan::{
-    Dnpipe,
+    Dnpipe, SecretKey,
     dnpipe::{AccessRule, Durability as Asked, Permission},
 };
 use sidestream_trust::Identity;
@@ -47,6 +48,35 @@ pub struct Dnpipes {
     stored: Arc<Stored>,
     maintenance: AbortHandle,
     sockets: Handle,
+    folder: Arc<Path>,
+    volatile: Option<Arc<str>>,
+}
+
+/// How much there is of a dnpipe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amounts {
+    /// How often it was reset.
+    pub epoch: u32,
+    /// Records that are there.
+    pub records: u64,
+    /// Bytes of the disk.
+    pub bytes: u64,
+    /// Records that the group which is furthest behind has not done.
+    pub lag: u64,
+}
+
+/// How dnpipes and their journal stand.
+pub(crate) struct Look {
+    /// Each with its groups, by name.
+    pub(crate) dnpipes: Vec<(Described, Vec<GroupInfo>)>,
+    pub(crate) usage: Usage,
+    pub(crate) counts: Counts,
+    /// The name of the disk's driver.
+    pub(crate) disk: String,
+    /// Whether what is on it survives a power cut.
+    pub(crate) is_durable: bool,
+    /// Its volume.
+    pub(crate) room: Option<disk::Room>,
 }
 
 /// Why dnpipes are not served.
@@ -99,8 +129,9 @@ impl Dnpipes {
         for damage in &recovered.damage {
             tracing::error!("the journal is damaged: {damage}");
         }
-        let opened =
-            world.sockets().block_on(Broker::open(journal.clone(), &recovered, world.clock().clone()));
+        let (clock, keys) = (world.clock().clone(), Arc::new(SecretKeys(world.secrets.clone())));
+        let opened = Broker::open_with(journal.clone(), &recovered, clock, keys);
+        let opened = world.sockets().block_on(opened);
         let broker = opened.map_err(ServeDnpipesError::Broker)?;
         let maintenance = {
             let broker = broker.clone();
@@ -108,7 +139,9 @@ impl Dnpipes {
         };
         let stored = Arc::new(Stored { journal, broker: broker.clone(), clock: world.clock().clone() });
         let gateway = Arc::new(Gateway::new(broker.clone(), stored.clone(), Limits::default()));
-        let dnpipes = Dnpipes { broker, gateway, stored, maintenance, sockets: world.sockets().clone() };
+        let (sockets, volatile) = (world.sockets().clone(), volatile(folder).map(Arc::from));
+        let here = Arc::from(folder);
+        let dnpipes = Dnpipes { broker, gateway, stored, maintenance, sockets, folder: here, volatile };
         let socket = folder.join(SOCKET);
         dnpipes.open_local(&socket)?;
         world.use_dnpipes(Address::Local(socket));
@@ -160,11 +193,13 @@ impl Dnpipes {
         }
     }
 
-    /// How often a dnpipe was reset, how many records it has, and how many bytes of the disk.
-    pub fn amounts(&self, full_name: &str) -> Option<(u32, u64, u64)> {
-        let found = self.broker.describe(&full_name.parse().ok()?)?;
+    /// How much there is of a dnpipe.
+    pub fn amounts(&self, full_name: &str) -> Option<Amounts> {
+        let name: DnpipeName = full_name.parse().ok()?;
+        let found = self.broker.describe(&name)?;
         let records = found.partitions.iter().map(|own| own.end.saturating_sub(own.first)).sum();
-        Some((found.epoch, records, found.used_bytes))
+        let lag = self.broker.lag(&name)?;
+        Some(Amounts { epoch: found.epoch, records, bytes: found.used_bytes, lag })
     }
 
     /// How many partitions a dnpipe has.
@@ -182,9 +217,44 @@ impl Dnpipes {
         &self.broker
     }
 
+    /// Why nothing here survives a power cut, where that is so.
+    pub fn volatile(&self) -> Option<&str> {
+        self.volatile.as_deref()
+    }
+
+    /// The volume that they are on, where the system says.
+    pub fn room(&self) -> Option<disk::Room> {
+        disk::room(&self.folder).ok()
+    }
+
     /// Which disk runs underneath, and why.
     pub fn disk(&self) -> DiskView {
         self.stored.disk()
+    }
+
+    /// How everything stands, for whoever measures. Blocks.
+    pub(crate) fn look(&self) -> Look {
+        let dnpipes = self.sockets.block_on(async {
+            let mut found = Vec::new();
+            for name in self.broker.list() {
+                // One that has gone meanwhile is not there.
+                if let (Some(own), Ok(groups)) =
+                    (self.broker.describe(&name), self.broker.groups(&name).await)
+                {
+                    found.push((own, groups));
+                }
+            }
+            found
+        });
+        let journal = &self.stored.journal;
+        Look {
+            dnpipes,
+            usage: journal.usage(),
+            counts: journal.counts(),
+            disk: journal.driver().name.to_owned(),
+            is_durable: self.volatile.is_none(),
+            room: self.room(),
+        }
     }
 
     /// Closes the doors, answers what was asked for `grace` at most, and closes the journal. Blocks.
@@ -222,6 +292,10 @@ fn spec(dnpipe: &Dnpipe) -> Result<DnpipeSpec, BadName> {
         },
         quota_bytes: dnpipe.quota.map(|size| size.bytes()),
         dedupe_window: dnpipe.dedupe.map(|window| window.get()),
+        encryption: dnpipe
+            .encryption
+            .as_ref()
+            .map(|own| KeyRef { name: own.name.clone(), key: own.key.clone() }),
         groups,
         access: dnpipe.access.iter().map(rule).collect(),
         ..DnpipeSpec::new(named(&dnpipe.name)?)
@@ -238,6 +312,16 @@ fn rule(rule: &AccessRule) -> Rule {
         },
         namespace: rule.from.namespace.clone(),
         service_account: rule.from.service_account.clone(),
+    }
+}
+
+/// The keys that data keys are wrapped with are Secrets, as any other.
+struct SecretKeys(Secrets);
+
+impl Keys for SecretKeys {
+    fn get(&self, key: &KeyRef) -> Result<Vec<u8>, String> {
+        let key = SecretKey { name: key.name.clone(), key: key.key.clone() };
+        self.0.bytes(&key).map_err(|error| error.reason)
     }
 }
 
@@ -312,6 +396,23 @@ impl fmt::Display for ServeDnpipesError {
 }
 
 impl std::error::Error for ServeDnpipesError {}
+
+/// Why nothing in a folder survives a power cut, where its file system is in memory.
+#[cfg(target_os = "linux")]
+fn volatile(folder: &Path) -> Option<String> {
+    let folder = folder.canonicalize().ok()?;
+    let mounts = procfs::process::Process::myself().ok()?.mountinfo().ok()?;
+    let holding = mounts.into_iter().filter(|mount| folder.starts_with(&mount.mount_point));
+    // Of two mounts at one place the later one is seen.
+    let mount = holding.max_by_key(|mount| mount.mount_point.components().count())?;
+    let is_memory = matches!(mount.fs_type.as_str(), "tmpfs" | "ramfs");
+    is_memory.then(|| format!("its volume is a {}, which is gone with the machine's power", mount.fs_type))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn volatile(_: &Path) -> Option<String> {
+    None
+}
 
 /// The name of the local socket in the folder.
 const SOCKET: &str = "sidestream.sock";

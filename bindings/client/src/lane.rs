@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use sidestream_event::{
     native::read_places,
-    record::{BatchWriter, Header, RecordError, split},
+    record::{BatchWriter, HEADER_BYTES, Header, RecordError, compress, split},
 };
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -120,18 +120,14 @@ impl Lane {
         self.sent.len()
     }
 
-    /// Closes the batch that is being filled, and puts it behind those that are sent.
-    pub(crate) fn seal(&mut self, key: Option<&DataKey>) {
+    /// Closes the batch that is being filled, and puts it behind those that are sent: compressed and encrypted, where that is
+    /// asked for.
+    pub(crate) fn seal(&mut self, key: Option<&DataKey>, is_compressed: bool) {
         let owed = std::mem::take(&mut self.filling_owed);
         let header =
             Header { producer_id: self.producer_id, first_sequence: self.next_sequence, ..Header::default() };
-        let sealed = self.filling.finish(header).map_err(ClientError::from).and_then(|batch| match key {
-            None => Ok(batch),
-            Some(key) => {
-                let (header, body) = split(&batch)?;
-                Ok(key.seal(header, &body)?)
-            }
-        });
+        let filled = self.filling.finish(header).map_err(ClientError::from);
+        let sealed = filled.and_then(|batch| wrapped(batch, key, is_compressed));
         match sealed {
             Ok(batch) => {
                 self.next_sequence += owed.len() as u64;
@@ -217,6 +213,29 @@ impl Lane {
     }
 }
 
+fn wrapped(batch: Bytes, key: Option<&DataKey>, is_compressed: bool) -> Result<Bytes, ClientError> {
+    if key.is_none() && !is_compressed {
+        return Ok(batch);
+    }
+    let (header, body) = split(&batch)?;
+    let packed = if is_compressed { compress(&header, &body) } else { None };
+    let is_packed = packed.is_some();
+    let (header, body) = packed.unwrap_or((header, body));
+    match key {
+        Some(key) => Ok(key.seal(header, &body)?),
+        // What does not get smaller goes as it is.
+        None if !is_packed => Ok(batch),
+        None => {
+            let mut bytes = vec![0; HEADER_BYTES];
+            if let Some(place) = bytes.first_chunk_mut() {
+                header.write(place);
+            }
+            bytes.extend_from_slice(&body);
+            Ok(bytes.into())
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -261,7 +280,7 @@ mod tests {
     fn records_that_were_there_before_have_their_own_offsets() {
         let mut world = World::new();
         let mut receipts = [world.push("a"), world.push("b"), world.push("c")];
-        world.lane.seal(None);
+        world.lane.seal(None, false);
         assert_eq!(world.send().count, 3);
         let stored = Stored { places: write_places(&[(20, 1), (4, 1), (21, 1)]), ..receipt(20).unwrap() };
         assert_eq!(world.lane.answered((0, 0), Ok(stored), 8), Next::GoOn);
@@ -274,7 +293,7 @@ mod tests {
         let mut world = World::new();
         let (mut first, mut second) = (world.push("a"), world.push("b"));
         assert_eq!(world.room.available_permits(), 98);
-        world.lane.seal(None);
+        world.lane.seal(None, false);
         assert_eq!(world.send().count, 2);
         assert_eq!(world.lane.answered((0, 0), receipt(10), 8), Next::GoOn);
         assert_eq!(first.try_recv().unwrap().unwrap().offset, 10);
@@ -286,9 +305,9 @@ mod tests {
     fn answers_may_come_in_any_order() {
         let mut world = World::new();
         let mut first = world.push("a");
-        world.lane.seal(None);
+        world.lane.seal(None, false);
         let mut second = world.push("b");
-        world.lane.seal(None);
+        world.lane.seal(None, false);
         let (_, _) = (world.send(), world.send());
         assert_eq!(world.lane.answered((0, 1), receipt(11), 8), Next::GoOn);
         assert_eq!(second.try_recv().unwrap().unwrap().offset, 11);
@@ -302,9 +321,9 @@ mod tests {
     fn what_is_lost_is_sent_again_in_order_with_the_same_numbers() {
         let mut world = World::new();
         let _receipts = [world.push("a")];
-        world.lane.seal(None);
+        world.lane.seal(None, false);
         let _more = [world.push("b")];
-        world.lane.seal(None);
+        world.lane.seal(None, false);
         let before = [world.send(), world.send()];
         assert!(world.lane.next_to_send().is_none());
         let lost = ClientError::Lost("test".into());
@@ -319,9 +338,9 @@ mod tests {
     fn what_is_sent_behind_a_refused_batch_is_refused_with_it_and_numbers_begin_anew() {
         let mut world = World::new();
         let mut first = world.push("a");
-        world.lane.seal(None);
+        world.lane.seal(None, false);
         let mut second = world.push("b");
-        world.lane.seal(None);
+        world.lane.seal(None, false);
         let (_, _) = (world.send(), world.send());
         let full = ClientError::Refused(Refusal::Full { what: "quota".into(), limit: 1 });
         // The answer to the second comes first, and says less.
@@ -332,8 +351,28 @@ mod tests {
         assert_eq!(first.try_recv().unwrap(), Err(full.clone()));
         assert_eq!(second.try_recv().unwrap(), Err(full));
         let _third = world.push("c");
-        world.lane.seal(None);
+        world.lane.seal(None, false);
         let header = world.send();
         assert_eq!((header.producer_id, header.first_sequence), (8, 0));
+    }
+
+    #[test]
+    fn what_is_compressed_and_encrypted_is_opened_as_it_was() {
+        let key = DataKey::new(&[7; 32]).unwrap();
+        let mut writer = BatchWriter::new();
+        let none: [(&str, &[u8]); 0] = [];
+        writer.push(1, None, &none, &[b'a'; 1000]).unwrap();
+        let batch = writer.finish(Header { producer_id: 7, ..Header::default() }).unwrap();
+        let expected = split(&batch).unwrap().1;
+        for (key, is_compressed) in [(None, false), (None, true), (Some(&key), false), (Some(&key), true)] {
+            let wrapped = wrapped(batch.clone(), key, is_compressed).unwrap();
+            assert_eq!(wrapped.len() < 400, is_compressed);
+            let (header, body) = crate::reader::opened(&wrapped, key).unwrap();
+            assert_eq!((header.count, header.producer_id, body), (1, 7, expected.clone()));
+        }
+        // What does not get smaller goes as it is.
+        writer.push(1, None, &none, b"a").unwrap();
+        let small = writer.finish(Header::default()).unwrap();
+        assert_eq!(wrapped(small.clone(), None, true), Ok(small));
     }
 }

@@ -46,6 +46,8 @@ pub struct ProducerConfig {
     pub buffer_bytes: usize,
     /// Encrypts records before they leave the program; none by default.
     pub key: Option<DataKey>,
+    /// Compresses batches, by LZ4; not by default. Those that do not get smaller go as they are.
+    pub is_compressed: bool,
 }
 
 impl Default for ProducerConfig {
@@ -56,6 +58,7 @@ impl Default for ProducerConfig {
             in_flight_max: 4,
             buffer_bytes: 32 << 20,
             key: None,
+            is_compressed: false,
         }
     }
 }
@@ -302,7 +305,7 @@ impl Worker {
     }
 
     fn seal(&mut self, lane: usize) {
-        self.lanes[lane].seal(self.config.key.as_ref());
+        self.lanes[lane].seal(self.config.key.as_ref(), self.config.is_compressed);
         if lane == self.sticky {
             self.sticky = (self.sticky + 1) % self.lanes.len();
         }

@@ -12,7 +12,7 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use sidestream_event::{
     Bytes,
     native::{Answer, DnpipeName, DnpipeView, From, HANDED_OUT_WITHIN, Refusal, Request},
-    record::{Flags, Header, RecordError, split},
+    record::{Flags, Header, RecordError, expand, split},
 };
 use sidestream_host::Moment;
 
@@ -280,14 +280,15 @@ pub(crate) fn batches(mut tail: Bytes) -> impl Iterator<Item = Result<Bytes, Rec
     })
 }
 
-/// Header and records of a batch, decrypted where it is encrypted.
+/// Header and records of a batch, decrypted and expanded where it is encrypted or compressed.
 pub(crate) fn opened(batch: &Bytes, key: Option<&DataKey>) -> Result<(Header, Bytes), ClientError> {
     let (header, body) = split(batch)?;
-    match (header.flags.has(Flags::ENCRYPTED), key) {
-        (false, None) => Ok((header, body)),
-        (_, Some(key)) => Ok(key.open(&header, &body)?),
-        (true, None) => Err(SealError::NoKey.into()),
-    }
+    let (header, body) = match (header.flags.has(Flags::ENCRYPTED), key) {
+        (false, None) => (header, body),
+        (_, Some(key)) => key.open(&header, &body)?,
+        (true, None) => return Err(SealError::NoKey.into()),
+    };
+    Ok(expand(&header, &body)?)
 }
 
 /// As long as a server lets a pull wait.

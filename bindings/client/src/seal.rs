@@ -60,7 +60,8 @@ impl DataKey {
         batch.extend_from_slice(nonce.as_ref());
         batch.extend_from_slice(&records);
         let body_crc = crc32c::crc32c(&batch[HEADER_BYTES..]);
-        let header = Header { length: length as u32, body_crc, flags: Flags::ENCRYPTED, ..header };
+        let header =
+            Header { length: length as u32, body_crc, flags: header.flags.and(Flags::ENCRYPTED), ..header };
         if let Some(place) = batch.first_chunk_mut::<HEADER_BYTES>() {
             header.write(place);
         }
@@ -78,7 +79,7 @@ impl DataKey {
         let opened = self.0.open_in_place(nonce, Aad::from(facts(header)), &mut records);
         let length = opened.map_err(|_| SealError::WrongKey)?.len();
         records.truncate(length);
-        Ok((Header { flags: Flags::PLAIN, ..*header }, Bytes::from(records)))
+        Ok((Header { flags: header.flags.without(Flags::ENCRYPTED), ..*header }, Bytes::from(records)))
     }
 }
 

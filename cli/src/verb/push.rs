@@ -32,6 +32,9 @@ pub(crate) struct Push {
     /// Encrypt with the 32 bytes of this file before anything leaves this program
     #[arg(long, value_name = "FILE")]
     encrypt: Option<KeyFile>,
+    /// Compress batches before they leave this program, where that makes them smaller
+    #[arg(long)]
+    compress: bool,
     /// Print where each record is stored
     #[arg(short, long)]
     verbose: bool,
@@ -54,8 +57,9 @@ impl Push {
         }
         let key = self.encrypt.take().map(|file| file.0);
         let server = std::mem::take(&mut self.server);
+        let is_compressed = self.compress;
         server.with(async |client: Client| {
-            let config = ProducerConfig { key, ..ProducerConfig::default() };
+            let config = ProducerConfig { key, is_compressed, ..ProducerConfig::default() };
             let producer = client.producer(&self.dnpipe, config).await?;
             self.push_all(&producer, values).await
         })

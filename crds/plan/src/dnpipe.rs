@@ -34,11 +34,26 @@ pub struct Dnpipe {
     /// How long a message id is remembered; absent: ids are not looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dedupe: Option<Duration>,
+    /// What the key is wrapped with that its records are encrypted with on the disk; absent: they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<KeyRef>,
     /// What is said of groups; others may be made by joining them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<Group>,
     /// Who may do what.
     pub access: Vec<AccessRule>,
+}
+
+/// One key of one Secret of the Dnpipe's namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KeyRef {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Key in its data: 32 bytes, or 64 hexadecimal digits, such as of `openssl rand -hex 32`.
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
 }
 
 /// When a push is answered.
@@ -168,6 +183,7 @@ mod tests {
             retention: Retention::default(),
             quota: None,
             dedupe: None,
+            encryption: None,
             groups: Vec::new(),
             access,
         }

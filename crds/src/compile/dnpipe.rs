@@ -169,6 +169,7 @@ fn keep(dnpipe: &Dnpipe) -> Kept {
         retention: spec.retention.clone().unwrap_or_default(),
         quota: spec.storage.as_ref().and_then(|storage| storage.size),
         dedupe: spec.dedupe.as_ref().map(|dedupe| dedupe.window),
+        encryption: spec.encryption.as_ref().map(|own| own.key_ref.clone()),
         groups: spec.groups.clone(),
         access: spec.access.clone().unwrap_or_else(everybody),
     }

@@ -9,6 +9,7 @@ use crate::{
     Broker,
     error::{ApplyError, PushError, write_error},
     group::Group,
+    keys::{DataKey, KeyError},
     pipe::{Pipe, lock},
     spec::DnpipeSpec,
     state::{Change, StateLog},
@@ -56,6 +57,8 @@ impl Broker {
     }
 
     async fn create(&self, numbers: &mut u32, spec: DnpipeSpec) -> Result<(), ApplyError> {
+        let create = |by| DataKey::create(&*self.inner.keys, by, &spec.name, 0);
+        let key = spec.encryption.as_ref().map(create).transpose().map_err(ApplyError::Key)?;
         let ids: Vec<u32> = (*numbers..*numbers + spec.partitions).collect();
         // Never used twice, whatever becomes of this: old batches of a number can't be taken for new ones.
         *numbers += spec.partitions;
@@ -64,6 +67,7 @@ impl Broker {
             made.await.map_err(|error| ApplyError::Write(write_error(error)))?;
         }
         let pipe = Pipe::new(spec.clone(), &ids, 0, vec![0; ids.len()]);
+        pipe.set_key(0, key);
         let changes = [
             Change::Broker { leader_epoch: self.inner.leader_epoch, next_partition: *numbers },
             pipe.change(spec.clone(), 0, &vec![0; ids.len()]),
@@ -83,18 +87,35 @@ impl Broker {
             return Err(ApplyError::PartitionsChanged { has, asked: spec.partitions });
         }
         let _turn = pipe.turn.lock().await;
+        self.unlock(pipe).await.map_err(ApplyError::Key)?;
         if *pipe.spec() == spec {
             return Ok(());
         }
         pipe.stays().map_err(ApplyError::Write)?;
         let fence = pipe.fence();
-        let change = pipe.change(spec.clone(), fence.epoch, &fence.starts);
+        let key = self.key_for(pipe, &spec, fence.epoch).map_err(ApplyError::Key)?;
+        let wrapped = key.as_ref().map(|key| key.wrapped.clone());
+        let change = pipe.change_with(spec.clone(), fence.epoch, &fence.starts, wrapped);
         let write = self.inner.state.write(|state| state.append(&change, self.inner.clock.wall_nanos()));
         write.await.map_err(ApplyError::Write)?;
         self.declare_groups(pipe, &spec);
+        pipe.set_key(fence.epoch, key);
         pipe.set_spec(spec);
         pipe.all_groups().iter().for_each(|group| group.wake());
         Ok(())
+    }
+
+    /// The key that a dnpipe of this spec goes on with: what it has is kept, for its records need it, and is wrapped anew
+    /// where that is asked for.
+    fn key_for(&self, pipe: &Pipe, spec: &DnpipeSpec, epoch: u32) -> Result<Option<DataKey>, KeyError> {
+        let keys = &*self.inner.keys;
+        match (pipe.key(epoch), &spec.encryption) {
+            (Some(key), Some(by)) if key.wrapped.by != *by => {
+                key.rewrap(keys, by, &spec.name, epoch).map(Some)
+            }
+            (None, Some(by)) => DataKey::create(keys, by, &spec.name, epoch).map(Some),
+            (key, _) => Ok(key),
+        }
     }
 
     /// Groups that a spec names begin with the oldest record there is; those it no longer names stay, until they are removed.

@@ -13,6 +13,7 @@ use crate::{
     Broker,
     error::{PushError, write_error},
     homes::{Known, Stance},
+    keys::KeyError,
     moves::{Copied, Frozen, MoveError, stale},
     open::{ReadState, SavedPipe},
     state::{Change, change},
@@ -128,6 +129,7 @@ impl Broker {
             return Err(stale("not all of its records came"));
         }
         let changes = translated(name, &ids, state)?;
+        self.has_key_of(&changes)?;
         let coming = Stance::Coming { from };
         let term = frozen.term - 1;
         self.write_home(name, term, coming).await.map_err(MoveError::Write)?;
@@ -223,6 +225,14 @@ impl Broker {
         Ok(())
     }
 
+    /// Refuses what could never be served here: a dnpipe whose key can't be read.
+    fn has_key_of(&self, changes: &[Change]) -> Result<(), MoveError> {
+        let mut read = ReadState::default();
+        changes.iter().cloned().for_each(|change| read.take(change));
+        let failed = |error: KeyError| PushError::Failed { reason: error.to_string().into() };
+        read.check_keys(&*self.inner.keys).map_err(failed).map_err(MoveError::Write)
+    }
+
     fn arriving(&self, name: &DnpipeName, partition: u32, life: u128) -> Result<PartitionId, MoveError> {
         let mut homes = self.homes();
         let arrival = homes.of.get_mut(name).and_then(|known| known.arrival.as_mut());
@@ -250,11 +260,11 @@ fn translated(name: &DnpipeName, ids: &[u32], state: &[u8]) -> Result<Vec<Change
             at.and_then(|at| ids.get(at).copied()).ok_or_else(|| bad("a partition is of another dnpipe"))
         };
         let change = match change(line).map_err(|reason| MoveError::Bad { reason })? {
-            Change::Dnpipe { spec, partitions, epoch, starts }
+            Change::Dnpipe { spec, partitions, epoch, starts, key }
                 if spec.name == *name && partitions.len() == ids.len() =>
             {
                 theirs = partitions;
-                Change::Dnpipe { spec, partitions: ids.to_vec(), epoch, starts }
+                Change::Dnpipe { spec, partitions: ids.to_vec(), epoch, starts, key }
             }
             Change::Producers { partition, upto, append_time, producers } => {
                 let partition = here(&partition, &theirs)?;

@@ -6,7 +6,7 @@ use std::{fmt, sync::Arc};
 use sidestream_event::{native::DnpipeName, record::RecordError};
 use sidestream_log::{AppendError, ReadError};
 
-use crate::limits;
+use crate::{keys::KeyError, limits};
 
 /// Why a push is refused. What is refused is not in the dnpipe, and never will be; only after [`PushError::Failed`] and
 /// [`PushError::Closed`] nobody knows.
@@ -221,6 +221,8 @@ pub enum ApplyError {
         /// The group.
         group: String,
     },
+    /// It is to be encrypted, and there is no key for that.
+    Key(KeyError),
     /// The journal did not take it.
     Write(PushError),
 }
@@ -427,6 +429,7 @@ impl fmt::Display for ApplyError {
                 out,
                 "the dead letters of the group {group:?} would go to the dnpipe they come from; name another one"
             ),
+            ApplyError::Key(error) => write!(out, "it is to be encrypted: {error}"),
             ApplyError::Write(error) => error.fmt(out),
         }
     }

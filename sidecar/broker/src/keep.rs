@@ -37,6 +37,7 @@ impl Broker {
         let owes = self.inner.state.owes() && self.catch_up().await.is_err();
         for pipe in &pipes {
             self.thaw_late(pipe);
+            self.unlock_late(pipe).await;
             self.keep_groups(pipe);
             let mut failed = None;
             for (at, partition) in pipe.partitions.iter().enumerate().filter(|_| !owes) {
@@ -242,7 +243,7 @@ impl Broker {
 }
 
 impl Pipe {
-    fn place(&self, partition: &Partition) -> usize {
+    pub(crate) fn place(&self, partition: &Partition) -> usize {
         self.partitions.iter().position(|own| own.id == partition.id).unwrap_or_default()
     }
 }

@@ -18,11 +18,13 @@ pub mod access;
 mod admin;
 mod arrivals;
 mod bring;
+mod encryption;
 mod error;
 mod group;
 mod homes;
 mod ids;
 mod keep;
+mod keys;
 mod limits;
 mod moves;
 mod news;
@@ -33,6 +35,7 @@ mod producers;
 mod pull;
 mod push;
 mod reset;
+mod seal;
 mod spec;
 mod state;
 
@@ -47,6 +50,7 @@ pub use bring::{HOLD, Owner};
 pub use error::{ApplyError, GroupError, OpenError, PullError, PushError, ResetError, Room};
 pub use group::{Claimed, Delivery, GroupInfo, JoinOptions, MemberInfo, Membership, Redriven, dead::Origin};
 pub use homes::{Elsewhere, Home};
+pub use keys::{KeyError, KeyRef, Keys, NoKeys};
 pub use moves::{Copied, Frozen, MoveError};
 pub use producer::OpenProducer;
 pub use pull::{Limits, Pulled};
@@ -66,6 +70,7 @@ pub struct Broker {
 pub(crate) struct Inner {
     pub(crate) journal: Journal,
     pub(crate) clock: Clock,
+    pub(crate) keys: Arc<dyn Keys>,
     pub(crate) state: state::StateLog,
     /// Grows with every start: says in each batch whose reign it was.
     pub(crate) leader_epoch: u32,

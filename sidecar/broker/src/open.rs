@@ -11,7 +11,7 @@ use std::{
 
 use sidestream_event::{
     native::DnpipeName,
-    record::{Flags, Header, MESSAGE_ID, records},
+    record::{Flags, Header, MESSAGE_ID, expand, records},
 };
 use sidestream_host::Clock;
 use sidestream_log::{Journal, PartitionId, ReadError, Recovered};
@@ -22,6 +22,7 @@ use crate::{
     error::{OpenError, PushError},
     group::{Group, Saved},
     homes::{Homes, Known, Stance},
+    keys::{DataKey, KeyError, Keys, NoKeys, Wrapped},
     limits,
     pipe::{Partition, Pipe, Tail, lock},
     producers::Producer,
@@ -30,8 +31,19 @@ use crate::{
 };
 
 impl Broker {
-    /// The dnpipes of a journal that was just opened.
+    /// The dnpipes of a journal that was just opened, none of them encrypted.
     pub async fn open(journal: Journal, recovered: &Recovered, clock: Clock) -> Result<Broker, OpenError> {
+        Self::open_with(journal, recovered, clock, Arc::new(NoKeys)).await
+    }
+
+    /// The dnpipes of a journal that was just opened, with the keys that those of them need which are encrypted. One whose key
+    /// is missing, or another one, is locked until it is there, and the others are served.
+    pub async fn open_with(
+        journal: Journal,
+        recovered: &Recovered,
+        clock: Clock,
+        keys: Arc<dyn Keys>,
+    ) -> Result<Broker, OpenError> {
         let mut read = read_state(&journal).await?;
         let highest = recovered.partitions.keys().map(|id| id.0).max().unwrap_or_default();
         let next_partition = read.next_partition.max(highest.saturating_add(1)).max(1);
@@ -45,6 +57,7 @@ impl Broker {
             numbers: tokio::sync::Mutex::new(next_partition),
             journal,
             clock,
+            keys,
         };
         let broker = Broker { inner: Arc::new(inner) };
         let started = Change::Broker { leader_epoch: broker.inner.leader_epoch, next_partition };
@@ -99,9 +112,17 @@ impl Broker {
         saved: SavedPipe,
         producers: &BTreeMap<u32, Vec<Change>>,
     ) -> Result<Pipe, OpenError> {
-        let SavedPipe { spec, partitions, epoch, starts: written, groups } = saved;
+        let key = saved.data_key(&*self.inner.keys);
+        let SavedPipe { spec, partitions, epoch, starts: written, groups, key: wrapped } = saved;
         let starts = self.reached(partitions.iter().map(|id| PartitionId(*id)), &written).to_vec();
         let pipe = Pipe::new(spec.clone(), &partitions, epoch, starts.clone());
+        match (key, wrapped) {
+            (Err(error), Some(wrapped)) => {
+                tracing::error!(dnpipe = %pipe.name, %error, "a dnpipe is locked until its key can be read");
+                pipe.lock_up(epoch, wrapped, error);
+            }
+            (key, _) => pipe.set_key(epoch, key.ok().flatten()),
+        }
         let mut is_written = true;
         if starts != written {
             // A reset that stands, of pushes that do not: see `reset`.
@@ -220,6 +241,10 @@ impl Broker {
     ) -> Result<(), ReadError> {
         let (Some(window), journal) = (spec.dedupe_window, &self.inner.journal) else { return Ok(()) };
         let Some(bounds) = journal.bounds(partition.id) else { return Ok(()) };
+        if pipe.locked().is_some() {
+            // When it is unlocked.
+            return Ok(());
+        }
         let now = self.inner.clock.wall_nanos();
         let since = now.saturating_sub(i64::try_from(window.as_nanos()).unwrap_or(i64::MAX));
         let first = start.max(bounds.first);
@@ -232,7 +257,8 @@ impl Broker {
             Err(error) => return Err(error),
         };
         while at < bounds.readable {
-            let read = match journal.read(partition.id, at, limits::RECOVERY_READ_BYTES).await {
+            let number = pipe.place(partition) as u32;
+            let read = match pipe.read(journal, number, at, limits::RECOVERY_READ_BYTES).await {
                 Ok(read) => read,
                 Err(ReadError::Damaged { to, .. }) => {
                     at = to;
@@ -242,7 +268,8 @@ impl Broker {
             };
             let mut tail = partition.tail();
             for batch in read.batches.iter().filter(|batch| is_of(&batch.header, pipe)) {
-                for record in records(&batch.header, &batch.body).flatten() {
+                let Ok((header, body)) = expand(&batch.header, &batch.body) else { continue };
+                for record in records(&header, &body).flatten() {
                     if let Some(id) = record.headers.get(MESSAGE_ID) {
                         tail.ids.note(id, record.offset, batch.header.append_time, window);
                     }
@@ -262,7 +289,7 @@ impl Broker {
 const NEVER: u64 = u64::MAX;
 
 fn is_of(header: &Header, pipe: &Pipe) -> bool {
-    header.flags == Flags::PLAIN && header.reset_epoch == pipe.fence.borrow().epoch
+    !header.flags.has(Flags::ENCRYPTED) && header.reset_epoch == pipe.fence.borrow().epoch
 }
 
 /// What the partition of state says, the last word on each thing.
@@ -285,6 +312,15 @@ pub(crate) struct SavedPipe {
     epoch: u32,
     starts: Vec<u64>,
     groups: BTreeMap<String, Saved>,
+    key: Option<Wrapped>,
+}
+
+impl SavedPipe {
+    /// What its records are encrypted with.
+    pub(crate) fn data_key(&self, keys: &dyn Keys) -> Result<Option<DataKey>, KeyError> {
+        let unwrap = |wrapped| DataKey::unwrap(keys, wrapped, &self.spec.name, self.epoch);
+        self.key.as_ref().map(unwrap).transpose()
+    }
 }
 
 /// Reads all of the partition of state.
@@ -326,16 +362,21 @@ impl ReadState {
         Some((saved, producers))
     }
 
+    /// Whether all keys are there.
+    pub(crate) fn check_keys(&self, keys: &dyn Keys) -> Result<(), KeyError> {
+        self.pipes.values().map(|saved| saved.data_key(keys)).try_for_each(|key| key.map(drop))
+    }
+
     pub(crate) fn take(&mut self, change: Change) {
         match change {
             Change::Broker { leader_epoch, next_partition } => {
                 self.leader_epoch = self.leader_epoch.max(leader_epoch);
                 self.next_partition = self.next_partition.max(next_partition);
             }
-            Change::Dnpipe { spec, partitions, epoch, starts } => {
+            Change::Dnpipe { spec, partitions, epoch, starts, key } => {
                 let before = self.pipes.remove(&spec.name).filter(|before| before.partitions == partitions);
                 let groups = before.map(|before| before.groups).unwrap_or_default();
-                let saved = SavedPipe { spec: *spec, partitions, epoch, starts, groups };
+                let saved = SavedPipe { spec: *spec, partitions, epoch, starts, groups, key };
                 self.pipes.insert(saved.spec.name.clone(), saved);
             }
             Change::Home { dnpipe, term, stance } => {

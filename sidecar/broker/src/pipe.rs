@@ -14,8 +14,8 @@ use sidestream_log::{Bounds, Journal, PartitionId};
 use tokio::sync::watch;
 
 use crate::{
-    error::PushError, group::Group, ids::Ids, moves::Freeze, producers::Producers, spec::DnpipeSpec,
-    state::Change,
+    encryption::Encryption, error::PushError, group::Group, ids::Ids, keys::Wrapped, moves::Freeze,
+    producers::Producers, seal::Sealer, spec::DnpipeSpec, state::Change,
 };
 
 /// A dnpipe.
@@ -31,6 +31,8 @@ pub(crate) struct Pipe {
     /// Stands still, because another server is to have it. Set by whoever has the turn.
     pub(crate) freeze: Mutex<Option<Freeze>>,
     pub(crate) groups: Mutex<BTreeMap<String, Arc<Group>>>,
+    /// What its records are encrypted with.
+    pub(crate) encryption: Mutex<Encryption>,
     /// Bytes it has on the disk, as far as was counted: pushes add to it, and it is counted anew before it refuses one.
     used: Mutex<u64>,
 }
@@ -56,6 +58,8 @@ pub(crate) struct Tail {
     pub(crate) is_removed: bool,
     /// Nothing is taken in: the dnpipe is about to go to another server.
     pub(crate) is_moving: bool,
+    /// Encrypts what is pushed, where that is asked for; none before the first push.
+    pub(crate) sealer: Option<Sealer>,
     /// Bytes pushed since producers were written down.
     pub(crate) bytes_since: u64,
 }
@@ -87,6 +91,7 @@ impl Pipe {
             turn: tokio::sync::Mutex::new(()),
             freeze: Mutex::new(None),
             groups: Mutex::default(),
+            encryption: Mutex::default(),
             used: Mutex::new(0),
         }
     }
@@ -103,10 +108,22 @@ impl Pipe {
         self.fence.borrow().clone()
     }
 
-    /// All of it but its groups' cursors, with this spec and fence.
+    /// All of it but its groups' cursors, with this spec and fence, and the key of this epoch.
     pub(crate) fn change(&self, spec: DnpipeSpec, epoch: u32, starts: &[u64]) -> Change {
+        let key = self.wrapped(epoch);
+        self.change_with(spec, epoch, starts, key)
+    }
+
+    /// The same with another key.
+    pub(crate) fn change_with(
+        &self,
+        spec: DnpipeSpec,
+        epoch: u32,
+        starts: &[u64],
+        key: Option<Wrapped>,
+    ) -> Change {
         let partitions = self.partitions.iter().map(|partition| partition.id.0).collect();
-        Change::Dnpipe { spec: Box::new(spec), partitions, epoch, starts: starts.to_vec() }
+        Change::Dnpipe { spec: Box::new(spec), partitions, epoch, starts: starts.to_vec(), key }
     }
 
     /// The fence, and the offsets of a partition that it lets readers see, both of one moment: a reset moves the fence before

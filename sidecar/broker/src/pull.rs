@@ -6,7 +6,7 @@
 use std::{ops::Range, time::Duration};
 
 use sidestream_event::native::{DnpipeName, From};
-use sidestream_log::{Journal, PartitionId, Read, ReadError, StoredBatch};
+use sidestream_log::{Journal, Read, ReadError, StoredBatch};
 
 use crate::{
     Broker,
@@ -86,7 +86,7 @@ impl Broker {
             }
             if from < range.end && limits.max_records > 0 {
                 let to = range.end.min(from.saturating_add(limits.max_records));
-                match read_to(journal, id, from, to, limits.max_bytes).await {
+                match read_to(journal, &pipe, partition, from, to, limits.max_bytes).await {
                     Ok(read) => {
                         let (now, range) = pipe.seen(journal, partition);
                         check(&now, name)?;
@@ -175,16 +175,17 @@ pub(crate) fn check(fence: &Fence, name: &DnpipeName) -> Result<(), PullError> {
 /// together at a time; what can't be read after something could is for the next one who asks.
 pub(crate) async fn read_to(
     journal: &Journal,
-    id: PartitionId,
+    pipe: &Pipe,
+    partition: u32,
     from: u64,
     to: u64,
     max_bytes: usize,
 ) -> Result<Read, ReadError> {
-    let mut all = journal.read(id, from, max_bytes.max(1)).await?;
+    let mut all = pipe.read(journal, partition, from, max_bytes.max(1)).await?;
     let bytes = |read: &Read| read.batches.iter().map(|batch| batch.header.length as usize).sum::<usize>();
     let mut left = max_bytes.saturating_sub(bytes(&all));
     while all.next < to && left > 0 {
-        let Ok(more) = journal.read(id, all.next, left).await else { break };
+        let Ok(more) = pipe.read(journal, partition, all.next, left).await else { break };
         let found = bytes(&more);
         if found == 0 || found > left {
             break;

@@ -8,7 +8,7 @@ use std::{future::Future, sync::Arc};
 use bytes::Bytes;
 use sidestream_event::{
     native::{Conditions, DnpipeName},
-    record::{Flags, Header, MESSAGE_ID, records, split},
+    record::{Flags, Header, MESSAGE_ID, RecordError, SEAL_BYTES, expand, records, split},
 };
 use sidestream_log::{Bounds, Journal};
 
@@ -69,11 +69,24 @@ impl Broker {
             return Err(PushError::UnknownPartition { partition: number, partitions });
         };
         let (header, body) = split(batch)?;
+        if header.flags.has(Flags::SEALED) {
+            // Servers alone make such.
+            return Err(RecordError::UnknownFlags { found: header.flags.bits() }.into());
+        }
         if header.flags == Flags::PLAIN {
             // Who pulls must be able to read what is there: a body that lies about its records ends here.
             records(&header, &body).try_for_each(|record| record.map(drop))?;
         }
         let spec = pipe.spec();
+        // Ids of messages are in the records, which are looked at for nothing else.
+        let window = spec.dedupe_window.filter(|_| !header.flags.has(Flags::ENCRYPTED));
+        let (shown, records_of) = match window {
+            Some(_) => expand(&header, &body)?,
+            None => (header, body.clone()),
+        };
+        if shown.flags != header.flags {
+            records(&shown, &records_of).try_for_each(|record| record.map(drop))?;
+        }
         let (journal, wall) = (&self.inner.journal, self.inner.clock.wall_nanos());
 
         let mut tail = partition.tail();
@@ -83,14 +96,15 @@ impl Broker {
         if tail.is_moving {
             return Err(PushError::Moving);
         }
+        pipe.is_open()?;
         let Bounds { next, rolled_back, .. } = tail.bounds(journal, partition.id)?;
         let now = wall.max(tail.append_time);
         if let Verdict::Repeat { offset, reset_epoch, skipped } = tail.producers.check(&header, now)? {
             let forgotten = PushError::Forgotten { expected: header.next_sequence() };
-            let offsets = match (skipped, spec.dedupe_window) {
+            let offsets = match (skipped, window) {
                 (0, _) => Vec::new(),
                 (_, Some(window)) => {
-                    offsets_again(&tail.ids, &header, &body, offset, now, window).ok_or(forgotten)?
+                    offsets_again(&tail.ids, &shown, &records_of, offset, now, window).ok_or(forgotten)?
                 }
                 (_, None) => return Err(forgotten),
             };
@@ -112,9 +126,9 @@ impl Broker {
         if only_if.next_offset.is_some_and(|offset| offset != next) {
             return Err(PushError::WrongOffset { next });
         }
-        let news = match spec.dedupe_window {
-            Some(window) if header.flags == Flags::PLAIN => news(&tail.ids, &header, &body, now, window)?,
-            _ => News::All,
+        let news = match window {
+            Some(window) => news(&tail.ids, &shown, &records_of, now, window)?,
+            None => News::All,
         };
         let (header, body, kept) = match news {
             News::All => (header, body, Vec::new()),
@@ -147,25 +161,34 @@ impl Broker {
             }
             News::Some { header, body, kept } => (*header, body, kept),
         };
-        if !pipe.use_bytes(journal, u64::from(header.length), spec.quota_bytes) {
+        let sealed_bytes = if spec.encryption.is_some() { SEAL_BYTES as u64 } else { 0 };
+        if !pipe.use_bytes(journal, u64::from(header.length) + sealed_bytes, spec.quota_bytes) {
             return Err(PushError::Full { what: Room::Quota, limit: spec.quota_bytes.unwrap_or_default() });
         }
         let header = Header {
             leader_epoch: self.inner.leader_epoch,
             reset_epoch: tail.epoch,
             append_time: now,
+            base_offset: next,
             ..header
         };
-        let appending = journal.append(partition.id, header, &body, spec.durability.into());
+        let appending = match spec.encryption {
+            Some(_) => {
+                let (header, body) = pipe.seal(&mut tail, number, &header, &body)?;
+                journal.append_there(partition.id, header, &body, spec.durability.into())
+            }
+            None => journal.append(partition.id, header, &body, spec.durability.into()),
+        };
         let appending = appending.map_err(write_error)?;
         let header = Header { base_offset: appending.base_offset, ..header };
         tail.append_time = now;
         tail.bytes_since += u64::from(header.length);
         tail.producers.note(&header);
-        if let Some(window) = spec.dedupe_window
-            && header.flags == Flags::PLAIN
-        {
-            for record in records(&header, &body).flatten() {
+        if let Some(window) = window {
+            let is_whole = header.flags.has(Flags::COMPRESSED);
+            let (shown, records_of) = if is_whole { (&shown, &records_of) } else { (&header, &body) };
+            let shown = Header { base_offset: header.base_offset, ..*shown };
+            for record in records(&shown, records_of).flatten() {
                 if let Some(id) = record.headers.get(MESSAGE_ID) {
                     tail.ids.note(id, record.offset, now, window);
                 }

@@ -22,6 +22,7 @@ use crate::{
     Broker,
     error::{PushError, ResetError, write_error},
     ids::Ids,
+    keys::{DataKey, KeyError},
     pipe::{Fence, Pipe},
 };
 
@@ -65,6 +66,8 @@ impl Broker {
         }
         let fence = Fence { epoch, starts: starts.clone(), pending: None, is_removed: false, failed: None };
         pipe.fence.send_replace(fence);
+        // From here on nobody can read what was there, wherever its bytes still are.
+        pipe.forget_keys_before(epoch);
         // A letter of a record that is gone now is there before this returns, or never.
         for group in pipe.all_groups() {
             drop(group.burial.lock().await);
@@ -93,7 +96,16 @@ impl Broker {
         let next =
             |at: usize| self.inner.journal.bounds(pipe.partitions[at].id).map_or(0, |bounds| bounds.next);
         let starts: Arc<[u64]> = (0..tails.len()).map(next).collect();
-        let epoch = pipe.fence.borrow().epoch + 1;
+        let before = pipe.fence.borrow().epoch;
+        let epoch = before + 1;
+        if let Some(by) = &pipe.spec().encryption {
+            let key = match pipe.key(before) {
+                Some(key) => key.renew(&pipe.name, epoch),
+                None => DataKey::create(&*self.inner.keys, by, &pipe.name, epoch),
+            };
+            let failed = |error: KeyError| PushError::Failed { reason: error.to_string().into() };
+            pipe.set_key(epoch, Some(key.map_err(failed).map_err(ResetError::Write)?));
+        }
         let (state, now) = (&self.inner.state, self.inner.clock.wall_nanos());
         // With the records goes what says of producers what they pushed.
         let producers = pipe.partitions.iter().zip(&mut tails);
@@ -137,6 +149,7 @@ impl Broker {
         }
         pipe.fence.send_modify(|fence| {
             fence.pending = None;
+            pipe.set_key(fence.epoch + 1, None);
             tails.iter_mut().for_each(|tail| tail.epoch = fence.epoch);
         });
         tails.iter_mut().zip(ids).for_each(|(tail, ids)| tail.ids = ids);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sidestream_event::native::DnpipeName;
 
-use crate::{access::Rule, error::ApplyError, limits};
+use crate::{access::Rule, error::ApplyError, keys::KeyRef, limits};
 
 /// What a dnpipe is to be.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,6 +27,9 @@ pub struct DnpipeSpec {
     /// For how long the ids of messages are remembered; absent, nobody looks for any.
     #[serde(default)]
     pub dedupe_window: Option<Duration>,
+    /// What the key is wrapped with that its records are encrypted with on the disk; absent, they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<KeyRef>,
     /// Groups that are there from the start.
     #[serde(default)]
     pub groups: Vec<GroupSpec>,
@@ -45,6 +48,7 @@ impl DnpipeSpec {
             retention: Retention::default(),
             quota_bytes: None,
             dedupe_window: None,
+            encryption: None,
             groups: Vec::new(),
             access: Vec::new(),
         }

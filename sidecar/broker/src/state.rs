@@ -23,6 +23,7 @@ use crate::{
     error::{PushError, Room, write_error},
     group::{Intent, Written},
     homes::Stance,
+    keys::Wrapped,
     limits,
     producers::Producer,
     spec::{DnpipeSpec, GroupSpec},
@@ -37,7 +38,15 @@ pub(crate) enum Change {
     Broker { leader_epoch: u32, next_partition: u32 },
     /// A dnpipe: what it is to be, its partitions in the journal, and its last reset.
     #[serde(rename_all = "camelCase")]
-    Dnpipe { spec: Box<DnpipeSpec>, partitions: Vec<u32>, epoch: u32, starts: Vec<u64> },
+    Dnpipe {
+        spec: Box<DnpipeSpec>,
+        partitions: Vec<u32>,
+        epoch: u32,
+        starts: Vec<u64>,
+        /// What its records of this epoch are encrypted with.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<Wrapped>,
+    },
     /// A dnpipe is no more, nor are its groups.
     Removed { name: DnpipeName },
     /// Where a dnpipe of a pool is: that it is here, or not. What is behind it is of that place.
@@ -217,6 +226,7 @@ const SHOWN_CHARS: usize = 100;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keys::tests::by;
 
     fn name() -> DnpipeName {
         "shop/orders".parse().unwrap()
@@ -235,8 +245,18 @@ mod tests {
                 r#"{"kind":"broker","leaderEpoch":3,"nextPartition":9}"#,
             ),
             (
-                Change::Dnpipe { spec, partitions: vec![4], epoch: 2, starts: vec![70] },
+                Change::Dnpipe { spec, partitions: vec![4], epoch: 2, starts: vec![70], key: None },
                 r#"{"kind":"dnpipe","spec":{"name":["shop","orders"],"partitions":1,"durability":"Device","retention":{"time":null,"bytes":null},"quotaBytes":null,"dedupeWindow":null,"groups":[],"access":[]},"partitions":[4],"epoch":2,"starts":[70]}"#,
+            ),
+            (
+                Change::Dnpipe {
+                    spec: Box::new(DnpipeSpec { encryption: Some(by()), ..DnpipeSpec::new(name()) }),
+                    partitions: vec![4],
+                    epoch: 2,
+                    starts: vec![70],
+                    key: Some(Wrapped { by: by(), key: "64ff".into() }),
+                },
+                r#"{"kind":"dnpipe","spec":{"name":["shop","orders"],"partitions":1,"durability":"Device","retention":{"time":null,"bytes":null},"quotaBytes":null,"dedupeWindow":null,"encryption":{"name":"k","key":"key"},"groups":[],"access":[]},"partitions":[4],"epoch":2,"starts":[70],"key":{"by":{"name":"k","key":"key"},"key":"64ff"}}"#,
             ),
             (Change::Removed { name: name() }, r#"{"kind":"removed","name":["shop","orders"]}"#),
             (

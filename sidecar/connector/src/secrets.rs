@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
-use sidestream_plan::SecretRef;
+use sidestream_plan::{SecretKey, SecretRef};
 
 use crate::BuildError;
 
@@ -19,6 +19,22 @@ impl Secrets {
     /// The value of a reference, without trailing line breaks.
     pub fn get(&self, reference: &SecretRef) -> Result<String, BuildError> {
         let key = &reference.secret_ref;
+        let (bytes, path) = self.read(key)?;
+        match String::from_utf8(bytes) {
+            Ok(text) => Ok(text.trim_end_matches(['\n', '\r']).to_owned()),
+            Err(_) => {
+                let reason = format!("cannot read secret {}: it is no text", path.display());
+                Err(BuildError { field: "credentials", reason })
+            }
+        }
+    }
+
+    /// The bytes of a key of a secret, as they are in its file.
+    pub fn bytes(&self, key: &SecretKey) -> Result<Vec<u8>, BuildError> {
+        self.read(key).map(|(bytes, _)| bytes)
+    }
+
+    fn read(&self, key: &SecretKey) -> Result<(Vec<u8>, PathBuf), BuildError> {
         let refuse = |reason| BuildError { field: "credentials", reason };
         let named =
             |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(['/', '\\']);
@@ -32,8 +48,8 @@ impl Secrets {
             )));
         };
         let path = folder.join(&key.name).join(&key.key);
-        match fs::read_to_string(&path) {
-            Ok(text) => Ok(text.trim_end_matches(['\n', '\r']).to_owned()),
+        match fs::read(&path) {
+            Ok(bytes) => Ok((bytes, path)),
             Err(error) => Err(refuse(format!("cannot read secret {}: {error}", path.display()))),
         }
     }

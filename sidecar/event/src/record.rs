@@ -10,7 +10,7 @@
 //!    48  │ producer epoch     │ skipped        │ first sequence                            │
 //!    64  │ chain              │ body crc       │ append time (ns)                          │
 //!    80  │ source position                     │ place                                     │
-//!    96  │ frontier           │ spare                                │ header crc          │
+//!    96  │ frontier           │ salt             │ spare             │ header crc          │
 //!
 //!   body   := record*                         as many as `count`, to its end
 //!   record := length varint                   bytes of the rest of the record
@@ -23,11 +23,13 @@
 //! ```
 //!
 //! A pusher writes the body, its sum and the header's count, times, producer, position and flags. The server gives the
-//! batch its place: partition, offset, epochs, append time, `skipped`; its journal adds chain, place and frontier. The body is never copied, taken apart or
-//! written anew on its way to the disk and from there to whoever pulls it.
+//! batch its place: partition, offset, epochs, append time, `skipped`; its journal adds chain, place and frontier. The body is
+//! never copied, taken apart or written anew on its way to the disk and from there to whoever pulls it, but for a dnpipe that
+//! is encrypted there: then the flag `sealed` and `salt` are the server's own, and no client sees them.
 //!
 //! A batch may come from anybody: reading makes nothing, neither for what a header claims nor for what a body holds.
 
+mod compress;
 mod read;
 mod write;
 
@@ -35,6 +37,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
+pub use compress::{compress, expand};
 pub use read::{Headers, Record, Records, records};
 pub use write::BatchWriter;
 
@@ -42,6 +45,8 @@ pub use write::BatchWriter;
 pub const HEADER_BYTES: usize = 112;
 /// Bytes that a batch may have, header included: what a server must be ready to take in at once from one client.
 pub const BATCH_BYTES_MAX: usize = 4 << 20;
+/// Bytes that a body grows by when a server encrypts it for its disk: writers leave room for them.
+pub const SEAL_BYTES: usize = 16;
 /// Bytes that a record may have as it is written in a body, its own length excluded.
 pub const RECORD_BYTES_MAX: usize = 1 << 20;
 /// The header of a record that holds its message's id: what a dnpipe with a dedupe window goes by.
@@ -88,6 +93,8 @@ pub struct Header {
     pub place: u64,
     /// Everything before this byte of the segment was durable when the journal wrote this batch.
     pub frontier: u32,
+    /// What the key of a sealed body was made with; 0 where it is not sealed.
+    pub salt: u32,
 }
 
 /// How a body is wrapped; only who can unwrap it can read its records.
@@ -101,10 +108,17 @@ impl Flags {
     pub const COMPRESSED: Flags = Flags(1);
     /// Encrypted by its pusher, after compression where there is one.
     pub const ENCRYPTED: Flags = Flags(2);
+    /// Encrypted by the server that stores it, around all else: only servers ever see it.
+    pub const SEALED: Flags = Flags(4);
 
     /// These and those.
     pub const fn and(self, other: Flags) -> Flags {
         Flags(self.0 | other.0)
+    }
+
+    /// These and not those.
+    pub const fn without(self, other: Flags) -> Flags {
+        Flags(self.0 & !other.0)
     }
 
     /// Whether all of `other` are set.
@@ -153,6 +167,7 @@ impl Header {
             position: u64::from_le_bytes(at(bytes, 80)),
             place: u64::from_le_bytes(at(bytes, 88)),
             frontier: u32::from_le_bytes(at(bytes, 96)),
+            salt: u32::from_le_bytes(at(bytes, 100)),
         };
         header.is_possible()?;
         Ok(header)
@@ -181,6 +196,7 @@ impl Header {
         out[80..88].copy_from_slice(&self.position.to_le_bytes());
         out[88..96].copy_from_slice(&self.place.to_le_bytes());
         out[96..100].copy_from_slice(&self.frontier.to_le_bytes());
+        out[100..104].copy_from_slice(&self.salt.to_le_bytes());
         let sum = header_sum(out);
         out[HEADER_BYTES - 4..].copy_from_slice(&sum.to_le_bytes());
     }
@@ -216,7 +232,7 @@ impl Header {
         if !(HEADER_BYTES..=BATCH_BYTES_MAX).contains(&length) {
             return Err(RecordError::Length { found: self.length });
         }
-        if self.flags.0 & !Flags::COMPRESSED.and(Flags::ENCRYPTED).0 != 0 {
+        if self.flags.0 & !Flags::COMPRESSED.and(Flags::ENCRYPTED).and(Flags::SEALED).0 != 0 {
             return Err(RecordError::UnknownFlags { found: self.flags.0 });
         }
         if self.count == 0 {
@@ -312,6 +328,11 @@ pub enum RecordError {
         /// Bytes that are left.
         left: usize,
     },
+    /// A compressed body that is none, or stands for another number of bytes than it says, or for too many.
+    Packed {
+        /// Bytes it says it stands for.
+        claimed: u32,
+    },
     /// The records can't be seen before the body is decrypted or decompressed.
     Wrapped {
         /// How it is wrapped.
@@ -368,8 +389,12 @@ impl fmt::Display for RecordError {
                     "a record of {bytes} bytes in a batch with {left} left: send the batch, begin another"
                 )
             }
+            RecordError::Packed { claimed } => {
+                write!(out, "a compressed batch does not hold the {claimed} bytes it claims")
+            }
             RecordError::Wrapped { flags } => {
-                let how = if flags.has(Flags::ENCRYPTED) { "encrypted" } else { "compressed" };
+                let is_encrypted = flags.has(Flags::ENCRYPTED) || flags.has(Flags::SEALED);
+                let how = if is_encrypted { "encrypted" } else { "compressed" };
                 write!(out, "the records of a batch can't be seen: it is {how}")
             }
         }

@@ -1,6 +1,7 @@
 //! The StatefulSet of a pool: its servers, each with a volume of its own that outlives it.
 //!
-//! Which dnpipes there are is not in it: a server is told by the operator, so another dnpipe restarts nothing.
+//! Which dnpipes there are is not in it: a server is told by the operator, so another dnpipe restarts nothing, but for the first
+//! that names some Secret: a pod has the Secrets that it began with.
 
 use std::collections::BTreeMap;
 
@@ -89,7 +90,7 @@ fn claim(pool: &Pool<'_>) -> PersistentVolumeClaim {
 }
 
 fn pod(pool: &Pool<'_>, facts: &Facts) -> PodSpec {
-    let (volumes, mounts): (Vec<_>, Vec<VolumeMount>) = STORAGE.volumes(Secrets::new()).into_iter().unzip();
+    let (volumes, mounts): (Vec<_>, Vec<VolumeMount>) = STORAGE.volumes(secrets(pool)).into_iter().unzip();
     PodSpec {
         service_account_name: Some(pool.object_name()),
         automount_service_account_token: Some(false),
@@ -109,6 +110,15 @@ fn pod(pool: &Pool<'_>, facts: &Facts) -> PodSpec {
         volumes: Some(volumes),
         ..PodSpec::default()
     }
+}
+
+/// The Secrets with the keys that encrypted members name.
+fn secrets(pool: &Pool<'_>) -> Secrets {
+    let mut secrets = Secrets::new();
+    for key in pool.members.iter().filter_map(|member| member.encryption.as_ref()) {
+        secrets.entry(key.name.clone()).or_default().insert(key.key.clone());
+    }
+    secrets
 }
 
 fn only_container(facts: &Facts, mut mounts: Vec<VolumeMount>) -> Container {

@@ -9,7 +9,7 @@
 //! the letters' own partition says whether it came that far, and only what did not is pushed, with the same numbers.
 //!
 //! A letter has the key, headers and value of its record and five headers more; see [`Origin`]. Where the record can't be
-//! taken out of its batch (encrypted, compressed) or is too large with them, the letter has no value: the record still is
+//! taken out of its batch, which its pusher encrypted, or is too large with them, the letter has no value: the record still is
 //! where the headers say.
 
 use std::sync::Arc;
@@ -17,9 +17,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sidestream_event::{
     native::{Conditions, DnpipeName},
-    record::{BatchWriter, HEADER_BYTES, Header, Record, RecordError, records},
+    record::{BatchWriter, HEADER_BYTES, Header, Record, RecordError, expand, records},
 };
-use sidestream_log::{Bounds, PartitionId, ReadError};
+use sidestream_log::{Bounds, ReadError};
 
 use super::{Group, Intent, Redriven};
 use crate::{
@@ -162,7 +162,7 @@ impl Broker {
             }
             let (dnpipe, partition) = (pipe.name.clone(), at as u32);
             let origin = Origin { dnpipe, group: group.name.clone(), partition, offset, deliveries };
-            match self.write_letter(pipe.partitions[at].id, &origin, &mut writer).await? {
+            match self.write_letter(pipe, &origin, &mut writer).await? {
                 Letter::Written => buried.push(offset),
                 Letter::Gone => gone.push(offset),
                 Letter::Full => break,
@@ -207,11 +207,11 @@ impl Broker {
 
     async fn write_letter(
         &self,
-        partition: PartitionId,
+        pipe: &Pipe,
         origin: &Origin,
         writer: &mut BatchWriter,
     ) -> Result<Letter, PushError> {
-        let read = match self.inner.journal.read(partition, origin.offset, 1).await {
+        let read = match pipe.read(&self.inner.journal, origin.partition, origin.offset, 1).await {
             Ok(read) => read,
             Err(ReadError::Failed { reason }) => return Err(PushError::Failed { reason }),
             Err(ReadError::Closed) => return Err(PushError::Closed),
@@ -221,8 +221,9 @@ impl Broker {
             }
         };
         let Some(batch) = read.batches.first() else { return Ok(Letter::Gone) };
-        let found =
-            records(&batch.header, &batch.body).flatten().find(|record| record.offset == origin.offset);
+        let wrapped = |_| (batch.header, batch.body.clone());
+        let (header, body) = expand(&batch.header, &batch.body).unwrap_or_else(wrapped);
+        let found = records(&header, &body).flatten().find(|record| record.offset == origin.offset);
         // Who has no room for the record has room for where it is.
         let bare = |writer: &mut BatchWriter, time| writer.push(time, None, &origin.headers(), b"");
         let is_first = writer.is_empty();
@@ -231,7 +232,7 @@ impl Broker {
                 let mut headers: Vec<(String, Bytes)> = record
                     .headers
                     .iter()
-                    .map(|(name, value)| (name.to_owned(), batch.body.slice_ref(value)))
+                    .map(|(name, value)| (name.to_owned(), body.slice_ref(value)))
                     .collect();
                 headers.extend(origin.headers());
                 // The first one fits whatever it is; a journal of small segments would refuse it.
@@ -312,7 +313,7 @@ impl Broker {
         let mut place = group.lock().slots[at].redriven.max(range.start);
         let mut found = Vec::new();
         while place < range.end {
-            let read = match self.inner.journal.read(target.partitions[number].id, place, LOOK_BYTES).await {
+            let read = match target.read(&self.inner.journal, number as u32, place, LOOK_BYTES).await {
                 Ok(read) => read,
                 Err(ReadError::Damaged { to, .. }) => {
                     place = to;

@@ -3,7 +3,7 @@
 //! Offsets are claimed under the group's lock, and then read; what was claimed and can't be given goes back as if it had
 //! never been claimed. A look at the fence before and after makes sure that nothing older than a reset is given.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use futures_util::future::{pending, select_all};
 use sidestream_event::native::DnpipeName;
@@ -136,8 +136,8 @@ impl Broker {
         for (partition, claim) in &held.claims {
             let mut rest = (*partition, claim.clone());
             if bytes_left > 0 && held_up != Some(*partition) {
-                let id = pipe.partitions[*partition as usize].id;
-                match read_to(&self.inner.journal, id, claim.range.start, claim.range.end, bytes_left).await {
+                let Range { start, end } = claim.range;
+                match read_to(&self.inner.journal, pipe, *partition, start, end, bytes_left).await {
                     Ok(read) => {
                         rest.1.range.start = claim.range.end.min(read.next).max(claim.range.start);
                         let is_meant = |batch: &StoredBatch| batch.header.base_offset < rest.1.range.start;

@@ -13,12 +13,13 @@ use std::{
 
 use bytes::Bytes;
 use sidestream_broker::{
-    Broker, DnpipeSpec, GroupError, GroupSpec, JoinOptions, Limits, Membership, PullError, PushError,
+    Broker, DnpipeSpec, GroupError, GroupSpec, JoinOptions, KeyRef, Keys, Limits, Membership, PullError,
+    PushError,
 };
 use sidestream_conformance::{Client, Dnpipe, From, Given, Member, Pulled, Push, Pushed, Refused, Service};
 use sidestream_event::{
     native::DnpipeName,
-    record::{BatchWriter, Header, MESSAGE_ID, records},
+    record::{BatchWriter, HEADER_BYTES, Header, MESSAGE_ID, compress, expand, records, split},
 };
 use sidestream_host::{
     Clock, Random,
@@ -41,11 +42,39 @@ pub(crate) struct Local {
     broker: Broker,
     running: tokio::task::JoinHandle<()>,
     is_dead: Arc<Mutex<bool>>,
+    /// What is made is encrypted on the disk.
+    is_encrypted: bool,
+    /// What is pushed is compressed.
+    is_compressed: bool,
+}
+
+/// The key that wraps all others here, as often as it is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OneKey(pub(crate) u8);
+
+impl Keys for OneKey {
+    fn get(&self, _: &KeyRef) -> Result<Vec<u8>, String> {
+        Ok(vec![self.0; 32])
+    }
+}
+
+pub(crate) fn key_ref() -> KeyRef {
+    KeyRef { name: "wrapping".into(), key: "key".into() }
 }
 
 impl Local {
     pub(crate) async fn simulated(seed: u64) -> Self {
         Self::start(Ground::Sim(SimDisk::new(), Random::seeded(seed))).await
+    }
+
+    /// The same, of which all that is made is encrypted.
+    pub(crate) async fn encrypted(seed: u64) -> Self {
+        Self { is_encrypted: true, ..Self::simulated(seed).await }
+    }
+
+    /// The same, where all that is pushed is compressed.
+    pub(crate) async fn compressed(seed: u64) -> Self {
+        Self { is_compressed: true, ..Self::simulated(seed).await }
     }
 
     pub(crate) async fn in_directory(choice: Choice) -> Self {
@@ -64,10 +93,19 @@ impl Local {
         let (journal, recovered) = Journal::open(disk, settings, clock.clone()).unwrap();
         assert_eq!(recovered.damage, [], "a crash damages nothing");
         println!("on {}", journal.driver());
-        let broker = Broker::open(journal.clone(), &recovered, clock).await.unwrap();
+        let opening = Broker::open_with(journal.clone(), &recovered, clock, Arc::new(OneKey(7)));
+        let broker = opening.await.unwrap();
         let looked_after = broker.clone();
         let running = tokio::spawn(async move { looked_after.run().await });
-        Self { ground, journal, broker, running, is_dead: Arc::default() }
+        Self {
+            ground,
+            journal,
+            broker,
+            running,
+            is_dead: Arc::default(),
+            is_encrypted: false,
+            is_compressed: false,
+        }
     }
 
     pub(crate) fn broker(&self) -> &Broker {
@@ -92,6 +130,7 @@ impl Service for Local {
         let spec = DnpipeSpec {
             partitions: dnpipe.partitions,
             dedupe_window: dnpipe.dedupe_window,
+            encryption: self.is_encrypted.then(key_ref),
             groups: dnpipe.groups.iter().map(group).collect(),
             ..DnpipeSpec::new(name(dnpipe.name))
         };
@@ -99,7 +138,8 @@ impl Service for Local {
     }
 
     async fn client(&self) -> Participant {
-        Participant { broker: self.broker.clone(), is_dead: self.is_dead.clone() }
+        let (broker, is_dead) = (self.broker.clone(), self.is_dead.clone());
+        Participant { broker, is_dead, is_compressed: self.is_compressed }
     }
 
     async fn crash(self) -> Self {
@@ -122,7 +162,8 @@ impl Service for Local {
                 Ground::Directory(directory, choice, round + 1)
             }
         };
-        Self::start(ground).await
+        let (is_encrypted, is_compressed) = (self.is_encrypted, self.is_compressed);
+        Self { is_encrypted, is_compressed, ..Self::start(ground).await }
     }
 }
 
@@ -131,13 +172,15 @@ impl Service for Local {
 pub(crate) struct Participant {
     pub(crate) broker: Broker,
     is_dead: Arc<Mutex<bool>>,
+    is_compressed: bool,
 }
 
 impl Client for Participant {
     type Member = GroupMember;
 
     fn push(&self, push: Push) -> impl Future<Output = Result<Pushed, Refused>> + Send + 'static {
-        let (broker, name, batch) = (self.broker.clone(), name(&push.dnpipe), batch(&push));
+        let (broker, name) = (self.broker.clone(), name(&push.dnpipe));
+        let batch = if self.is_compressed { compressed(&push) } else { batch(&push) };
         let is_dead = *self.is_dead.lock().unwrap();
         let mut admitted = broker.push(&name, push.partition, batch.clone(), push.only_if);
         async move {
@@ -251,12 +294,31 @@ pub(crate) fn batch(push: &Push) -> Bytes {
     writer.finish(Header { producer_id, producer_epoch, first_sequence, ..Header::default() }).unwrap()
 }
 
+/// The same, compressed: each record has something that can be.
+pub(crate) fn compressed(push: &Push) -> Bytes {
+    let plain = batch(push);
+    let (header, body) = split(&plain).unwrap();
+    let mut writer = BatchWriter::new();
+    for record in records(&header, &body).map(Result::unwrap) {
+        let mut headers: Vec<(&str, &[u8])> = record.headers.iter().collect();
+        headers.push(("much", &[b'.'; 200]));
+        writer.push(record.time, record.key, &headers, record.value).unwrap();
+    }
+    let (header, body) = split(&writer.finish(header).unwrap()).unwrap();
+    let (header, body) = compress(&header, &body).expect("it gets smaller");
+    let mut bytes = vec![0; HEADER_BYTES];
+    header.write(bytes.first_chunk_mut().unwrap());
+    bytes.extend_from_slice(&body);
+    bytes.into()
+}
+
 /// The records of `batches` that `ranges` mean, in the order of the ranges.
 pub(crate) fn values(batches: &[StoredBatch], ranges: &[(u64, u64, u32)]) -> Vec<(u64, String, u32)> {
     let mut found = Vec::new();
     for (from, to, delivery) in ranges {
         for batch in batches {
-            for record in records(&batch.header, &batch.body).map(Result::unwrap) {
+            let (header, body) = expand(&batch.header, &batch.body).unwrap();
+            for record in records(&header, &body).map(Result::unwrap) {
                 if (*from..*to).contains(&record.offset) {
                     let value = String::from_utf8(record.value.to_vec()).unwrap();
                     found.push((record.offset, value, *delivery));

@@ -60,7 +60,7 @@ proptest! {
         numbers in prop::array::uniform8(any::<u32>()),
         longs in prop::array::uniform8(0..u64::MAX >> 1),
         times in any::<(i64, i64)>(),
-        flags in 0u8..4,
+        flags in 0u8..8,
     ) {
         let header = Header {
             length: (HEADER_BYTES + 400) as u32,
@@ -81,6 +81,7 @@ proptest! {
             position: longs[3],
             place: longs[4],
             frontier: numbers[0] ^ numbers[7],
+            salt: numbers[1] ^ numbers[6],
         };
         let mut bytes = [0; HEADER_BYTES];
         header.write(&mut bytes);
@@ -182,6 +183,7 @@ fn a_batch_of_version_1_looks_like_this() {
         position: 77,
         place: 4 << 32 | 4096,
         frontier: 4000,
+        salt: 0,
     };
     assert_eq!(header, expected);
     let given: Vec<Given> = vec![
@@ -215,7 +217,7 @@ fn what_a_header_claims_is_bounded_before_anybody_believes_it() {
     assert!(read(&|header| header.count = 10).is_ok());
     assert_eq!(read(&|header| header.base_offset = u64::MAX), Err(RecordError::Count { found: 1 }));
     assert_eq!(read(&|header| header.first_sequence = u64::MAX), Err(RecordError::Count { found: 1 }));
-    assert_eq!(read(&|header| header.flags = Flags(4)), Err(RecordError::UnknownFlags { found: 4 }));
+    assert_eq!(read(&|header| header.flags = Flags(8)), Err(RecordError::UnknownFlags { found: 8 }));
     // A compressed body may hold more records than it has bytes, within what a batch may.
     assert!(read(&|header| (header.count, header.flags) = (1000, Flags::COMPRESSED)).is_ok());
     let (most, flags) = ((BATCH_BYTES_MAX / 4) as u32, Flags::COMPRESSED);

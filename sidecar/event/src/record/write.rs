@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 
-use super::{BATCH_BYTES_MAX, Flags, HEADER_BYTES, Header, RECORD_BYTES_MAX, RecordError};
+use super::{BATCH_BYTES_MAX, Flags, HEADER_BYTES, Header, RECORD_BYTES_MAX, RecordError, SEAL_BYTES};
 use crate::varint;
 
-/// Gathers records into a batch of [`BATCH_BYTES_MAX`] at most.
+/// Gathers records into a batch of [`BATCH_BYTES_MAX`] at most, when it is sealed.
 #[derive(Debug)]
 pub struct BatchWriter {
     /// Room for the header, then the body.
@@ -29,7 +29,7 @@ impl BatchWriter {
 
     /// An empty batch that is full at `bytes_max`, header included; at least one record fits however large it is.
     pub fn bounded(bytes_max: usize) -> Self {
-        let bytes_max = bytes_max.clamp(HEADER_BYTES, BATCH_BYTES_MAX);
+        let bytes_max = bytes_max.clamp(HEADER_BYTES, BATCH_BYTES_MAX - SEAL_BYTES);
         Self { bytes: vec![0; HEADER_BYTES], bytes_max, count: 0, base_time: 0 }
     }
 
@@ -132,7 +132,7 @@ impl BatchWriter {
 }
 
 const _: () = assert!(
-    HEADER_BYTES + RECORD_BYTES_MAX + 10 <= BATCH_BYTES_MAX,
+    HEADER_BYTES + RECORD_BYTES_MAX + 10 <= BATCH_BYTES_MAX - SEAL_BYTES,
     "the largest record must fit into an empty batch"
 );
 
