@@ -9,7 +9,7 @@ use sidestream_broker::{
     DnpipeSpec,
     access::{Rule, Verbs},
 };
-use sidestream_client::{From, ReaderConfig};
+use sidestream_client::{From, ProducerConfig, ReaderConfig, Record};
 use sidestream_gateway::Limits;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -79,6 +79,20 @@ async fn what_is_pushed_by_http_is_pulled_by_it_and_by_the_native_protocol() {
         world.local().reader("shop/notes", From::First(0), ReaderConfig::default()).await.unwrap();
     let record = reader.next().await.unwrap().unwrap();
     assert_eq!((&record.value[..], record.key.as_deref()), (&b"hello"[..], Some(&b"k"[..])));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_pushed_compressed_is_pulled_by_http_and_by_the_native_protocol() {
+    let world = world(Limits::default()).await;
+    let config = ProducerConfig { is_compressed: true, ..ProducerConfig::default() };
+    let producer = world.local().producer("shop/notes", config).await.unwrap();
+    let value = "much of the same, ".repeat(1000);
+    assert_eq!(producer.push(Record::new(value.clone())).await.unwrap().await.unwrap().offset, 0);
+    let pulled = get(&world, "/v1/dnpipes/shop/notes/records").await.json();
+    assert_eq!(pulled["records"][0]["value"], json!(value));
+    let mut reader =
+        world.local().reader("shop/notes", From::First(0), ReaderConfig::default()).await.unwrap();
+    assert_eq!(&reader.next().await.unwrap().unwrap().value[..], value.as_bytes());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
