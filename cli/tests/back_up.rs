@@ -82,12 +82,32 @@ fn what_is_exported_is_there_once_after_any_number_of_imports_whole_or_cut() {
     assert_eq!(code, 0, "{said}");
     assert_eq!(content(&folder, "other"), before, "what was cut is gone on with");
 
-    let mut damaged = whole.clone();
-    let last = whole.len() - 30;
-    damaged[last] ^= 1;
-    fs::write(&cut, &damaged).unwrap();
-    let (code, said) = dnpipe(&["import", "other", "--append", "--file", &cut]);
-    assert!(code == 2 && said.contains("sum"), "{said}");
+    // Behind the first line is the partition of the first batch.
+    let line = whole.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    for place in [line, line + 200, whole.len() - 30, whole.len() - 1] {
+        let mut damaged = whole.clone();
+        damaged[place] ^= 1;
+        fs::write(&cut, &damaged).unwrap();
+        let (code, said) = dnpipe(&["import", "other", "--append", "--file", &cut]);
+        assert!(code == 2 && said.contains("sum"), "{place}: {said}");
+    }
+    assert_eq!(content(&folder, "other"), before);
+    // A restore after a reset brings all of it back.
+    let reset = sidestream(&["reset", "other", "--data-dir", &data]);
+    assert!(reset.status.success(), "{}", text(&reset.stderr));
+    let (code, said) = dnpipe(&["import", "other", "--file", &file]);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(content(&folder, "other"), before);
+    // What was encrypted by its pusher is not made useless, and the export before stays.
+    fs::write(folder.path("key"), [7; 32]).unwrap();
+    let key = folder.path("key").display().to_string();
+    let secret = folder.write("secret", "a secret\n").display().to_string();
+    let pushed = sidestream(&["push", "orders", &secret, "--encrypt", &key, "--data-dir", &data]);
+    assert!(pushed.status.success(), "{}", text(&pushed.stderr));
+    let (code, said) = dnpipe(&["export", "orders", "--file", &file]);
+    assert!(code == 1 && said.contains("encrypted") && said.contains("data directory"), "{said}");
+    assert_eq!(fs::read(&file).unwrap(), whole);
+
     fs::write(&cut, b"{\"kind\": \"Pipeline\"}\n").unwrap();
     let (code, said) = dnpipe(&["import", "other", "--append", "--file", &cut]);
     assert!(code == 2 && said.contains("does not begin as an export does"), "{said}");

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use sidestream_event::{
     native::{Answer, DnpipeName, From, Request},
-    record::{BATCH_BYTES_MAX, HEADER_BYTES, Header, RecordError, split},
+    record::{BATCH_BYTES_MAX, Flags, HEADER_BYTES, Header, RecordError, split},
 };
 
 use crate::{Client, ClientError, Numbers, Receipt, client::unexpected, reader::batches};
@@ -61,6 +61,11 @@ impl StoredBatch {
         self.header.base_offset
     }
 
+    /// Whether its pusher encrypted it: then it is bound to its pusher's numbers, and cannot be pushed by another.
+    pub fn is_encrypted(&self) -> bool {
+        self.header.flags.has(Flags::ENCRYPTED)
+    }
+
     /// How many records it has.
     pub fn count(&self) -> u32 {
         self.header.count
@@ -107,7 +112,8 @@ impl Client {
         Ok(StoredPage { batches: found.collect::<Result<_, _>>()?, next, epoch })
     }
 
-    /// Pushes a batch as it is to a partition, once for its numbers.
+    /// Pushes a batch as it is, but for the numbers, to a partition: once for these numbers. Not one that is encrypted, which nobody
+    /// could decrypt then.
     ///
     /// # Errors
     /// Why it is refused, and those of the connection: then it may be there or not, and pushing it again is safe.

@@ -2,21 +2,21 @@
 //!
 //! ```text
 //!   {"sidestreamExport":1,"dnpipe":"shop/orders","partitions":2,"id":...}\n   a line of JSON
-//!   partition u32 | batch ... partition u32 | batch                           each batch with its own checksums
-//!   0xffffffff | batches u64                                                  the end, so that a cut file is known for one
+//!   partition u32 | batch | sum u32 ...                                       the sum of all before it in the file, CRC32C
+//!   0xffffffff | batches u64 | sum u32                                        the end, so that a cut file is known for one
 //! ```
 //!
-//! Batches are as they are stored: what was compressed or encrypted by its pusher stays so. Numbers are little endian. An import
-//! numbers its records by the file's `id`: begun again after an interruption, it stores none twice.
+//! Batches are as they are stored, compressed where their pusher did so. Numbers are little endian. An import numbers its records
+//! by the file's `id`: begun again after an interruption, it stores none twice. Nothing is pushed of which the sum is not right.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, BufReader, BufWriter, Read, Write},
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
-use sidestream_client::{Client, ClientError, DnpipeName, Numbers, StoredBatch};
+use sidestream_client::{Client, ClientError, DnpipeName, Numbers, Receipt, StoredBatch};
 
 use crate::server::Failed;
 
@@ -51,11 +51,13 @@ impl Moved {
 /// Writes all that a dnpipe has at this moment to `file`, or to the standard output.
 pub(super) async fn export(client: &Client, dnpipe: &str, file: Option<&Path>) -> Result<Moved, Failed> {
     let found = client.describe(dnpipe).await?;
-    let output: Box<dyn Write> = match file {
+    // What was exported before is there until this is whole.
+    let part = file.map(|path| path.with_added_extension("part"));
+    let to: Box<dyn Write> = match &part {
         Some(path) => Box::new(File::create(path).map_err(|error| of_file(path, &error))?),
         None => Box::new(io::stdout().lock()),
     };
-    let mut output = BufWriter::new(output);
+    let mut output = Summed { inner: BufWriter::new(to), sum: 0 };
     let failed = |error: io::Error| match file {
         Some(path) => of_file(path, &error),
         None => Failed::Refused(format!("cannot write: {error}")),
@@ -79,8 +81,15 @@ pub(super) async fn export(client: &Client, dnpipe: &str, file: Option<&Path>) -
                 )));
             }
             for batch in &page.batches {
+                if batch.is_encrypted() {
+                    return Err(Failed::Refused(format!(
+                        "a pusher encrypted records of {dnpipe}, and bound them to his numbers, which an import changes: copy \
+                         the data directory, or `pull --decrypt` them and push them again"
+                    )));
+                }
                 output.write_all(&number.to_le_bytes()).map_err(failed)?;
                 output.write_all(batch.bytes()).map_err(failed)?;
+                output.sum().map_err(failed)?;
                 moved.add(batch);
             }
             at = page.next;
@@ -88,11 +97,13 @@ pub(super) async fn export(client: &Client, dnpipe: &str, file: Option<&Path>) -
     }
     output.write_all(&END.to_le_bytes()).map_err(failed)?;
     output.write_all(&moved.batches.to_le_bytes()).map_err(failed)?;
-    let output = output.into_inner().map_err(|error| failed(error.into_error()))?;
+    output.sum().map_err(failed)?;
+    output.flush().map_err(failed)?;
     drop(output);
-    if let Some(path) = file {
+    if let (Some(path), Some(part)) = (file, part) {
         // A back-up that a power cut takes is none.
-        File::open(path).and_then(|file| file.sync_all()).map_err(failed)?;
+        let kept = File::open(&part).and_then(|file| file.sync_all()).and_then(|()| fs::rename(&part, path));
+        kept.map_err(failed)?;
     }
     Ok(moved)
 }
@@ -108,7 +119,7 @@ pub(super) async fn import(
         Some(path) => Box::new(File::open(path).map_err(|error| of_file(path, &error))?),
         None => Box::new(io::stdin().lock()),
     };
-    let mut input = Input { from: BufReader::new(input), name: file.map(Path::to_owned) };
+    let mut input = Input { from: BufReader::new(input), sum: 0, name: file.map(Path::to_owned) };
     let head = input.head()?;
     let found = client.describe(dnpipe).await?;
     let has = found.partitions.len() as u32;
@@ -130,14 +141,27 @@ pub(super) async fn import(
         let number = u32::from_le_bytes(input.exactly()?);
         if number == END {
             let batches = u64::from_le_bytes(input.exactly()?);
+            input.sum()?;
             return if batches == moved.batches { Ok(moved) } else { Err(input.cut()) };
         }
         let batch = input.batch()?;
+        input.sum()?;
+        if batch.is_encrypted() {
+            return Err(
+                input.wrong(format_args!("a batch that its pusher encrypted, which only he can push"))
+            );
+        }
         let Some(first) = next.get_mut(number as usize) else {
             return Err(input.wrong(format_args!("a batch of partition {number}, of {has}")));
         };
-        let numbers = Numbers { producer: head.id, epoch: 0, first: *first };
-        push(client, &found.name, number, &batch, numbers).await?;
+        // What was imported before a reset is wanted again.
+        let numbers = Numbers { producer: head.id, epoch: found.epoch, first: *first };
+        let receipt = push(client, &found.name, number, &batch, numbers).await?;
+        if receipt.epoch != found.epoch {
+            return Err(Failed::Refused(format!(
+                "{dnpipe} was reset while it was imported into; import again"
+            )));
+        }
         *first += u64::from(batch.count());
         moved.add(&batch);
     }
@@ -150,20 +174,48 @@ async fn push(
     partition: u32,
     batch: &StoredBatch,
     numbers: Numbers,
-) -> Result<(), ClientError> {
+) -> Result<Receipt, ClientError> {
     let mut tries = 0;
     loop {
         match client.push_stored(dnpipe, partition, batch, numbers).await {
             Err(error) if error.is_worth_retrying() && tries < TRIES => tries += 1,
-            done => return done.map(drop),
+            done => return done,
         }
         tokio::time::sleep(BETWEEN_TRIES).await;
+    }
+}
+
+/// A file that is written.
+struct Summed<W> {
+    inner: W,
+    sum: u32,
+}
+
+impl<W: Write> Summed<W> {
+    /// Writes the sum of all before it.
+    fn sum(&mut self) -> io::Result<()> {
+        let sum = self.sum.to_le_bytes();
+        self.write_all(&sum)
+    }
+}
+
+impl<W: Write> Write for Summed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.sum = crc32c::crc32c_append(self.sum, &bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
     }
 }
 
 /// A file that is read.
 struct Input {
     from: BufReader<Box<dyn Read>>,
+    /// Of what was read.
+    sum: u32,
     name: Option<PathBuf>,
 }
 
@@ -192,14 +244,29 @@ impl Input {
         let length = StoredBatch::length(begin).map_err(|error| self.wrong(format_args!("{error}")))?;
         let mut bytes = vec![0; length];
         bytes[..begin.len()].copy_from_slice(&begin);
-        self.from.read_exact(&mut bytes[begin.len()..]).map_err(|error| self.unread(&error))?;
+        self.fill(&mut bytes[begin.len()..])?;
         StoredBatch::read(bytes.into()).map_err(|error| self.wrong(format_args!("{error}")))
     }
 
     fn exactly<const N: usize>(&mut self) -> Result<[u8; N], Failed> {
         let mut bytes = [0; N];
-        self.from.read_exact(&mut bytes).map_err(|error| self.unread(&error))?;
+        self.fill(&mut bytes)?;
         Ok(bytes)
+    }
+
+    fn fill(&mut self, bytes: &mut [u8]) -> Result<(), Failed> {
+        self.from.read_exact(bytes).map_err(|error| self.unread(&error))?;
+        self.sum = crc32c::crc32c_append(self.sum, bytes);
+        Ok(())
+    }
+
+    /// Reads the sum of all before it.
+    fn sum(&mut self) -> Result<(), Failed> {
+        let sum = self.sum;
+        match u32::from_le_bytes(self.exactly()?) == sum {
+            true => Ok(()),
+            false => Err(self.wrong(format_args!("its sum is wrong: it was changed"))),
+        }
     }
 
     fn unread(&self, error: &io::Error) -> Failed {
