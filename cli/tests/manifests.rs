@@ -83,9 +83,14 @@ fn the_dashboard_shows_every_thing_that_is_measured() {
     let text = fs::read_to_string(Path::new(MANIFESTS).join("grafana/sidestream.json")).unwrap();
     let dashboard: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(dashboard["uid"], "sidestream");
-    for thing in
-        ["sidestream_stage_", "sidestream_ring_", "sidestream_source_", "sidestream_ledger_", "process_"]
-    {
+    for thing in [
+        "sidestream_stage_",
+        "sidestream_ring_",
+        "sidestream_source_",
+        "sidestream_ledger_",
+        "sidestream_dnpipe_",
+        "process_",
+    ] {
         assert!(text.contains(thing), "{thing}");
     }
 }

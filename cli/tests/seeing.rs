@@ -85,11 +85,15 @@ fn no_metric_has_a_name_that_is_not_written_down() {
 
 #[test]
 fn promtool_accepts_the_metrics() {
+    let (_folder, running) = seen();
+    promtool(&running.get("/metrics").1);
+}
+
+/// Has promtool check them, where it is installed.
+fn promtool(metrics: &str) {
     if Command::new("promtool").arg("--version").output().is_err() {
         return eprintln!("promtool is not installed: `apt install prometheus` brings it");
     }
-    let (_folder, running) = seen();
-    let metrics = running.get("/metrics").1;
     let mut promtool = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
@@ -185,4 +189,36 @@ fn top_says_so_when_nobody_answers() {
     let ended = sidestream(&["top", "127.0.0.1:1", "--once"]);
     assert_eq!(ended.status.code(), Some(1));
     assert!(text(&ended.stderr).contains("is `sidestream run` running"), "{}", text(&ended.stderr));
+}
+
+/// Also those of the journal, with promtool's opinion of them.
+#[test]
+fn metrics_say_how_dnpipes_and_their_groups_stand() {
+    let folder = folder();
+    let running = process::dnpipes::serve(
+        &folder,
+        "kind: Dnpipe\nmetadata: {name: orders}\nspec: {partitions: 2, storage: {size: 1Gi}, groups: [{name: billing}]}\n",
+    );
+    process::dnpipes::push(&folder, "orders", "one\ntwo\nthree\n");
+    let metrics = running.get("/metrics").1;
+    let value = |series: &str| -> f64 {
+        let line = metrics.lines().find(|line| line.starts_with(series));
+        line.unwrap_or_else(|| panic!("{series}:\n{metrics}")).rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    let end = |partition: u8| {
+        value(&format!("sidestream_dnpipe_end_offset{{dnpipe=\"default/orders\",partition=\"{partition}\"}}"))
+    };
+    assert_eq!(end(0) + end(1), 3.0);
+    assert_eq!(value("sidestream_dnpipe_quota_bytes{dnpipe=\"default/orders\"}"), f64::from(1 << 30));
+    assert!(value("sidestream_dnpipe_size_bytes{dnpipe=\"default/orders\"}") > 0.0);
+    assert_eq!(
+        value("sidestream_dnpipe_group_lag_records{dnpipe=\"default/orders\",group=\"billing\"}"),
+        3.0
+    );
+    assert_eq!(value("sidestream_dnpipe_group_members{dnpipe=\"default/orders\",group=\"billing\"}"), 0.0);
+    let (reserve, left) =
+        (value("sidestream_journal_reserve_bytes"), value("sidestream_journal_reserve_left_bytes"));
+    assert!(reserve > 0.0 && left == reserve, "{left} of {reserve}");
+    assert!(value("sidestream_journal_barriers_total") >= 1.0);
+    promtool(&metrics);
 }

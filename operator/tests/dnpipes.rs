@@ -11,7 +11,7 @@ use sidestream_host::Clock;
 use sidestream_operator::{
     apply::Applier,
     control::{Connected, Fleet},
-    controllers::{Backoff, Pools, reconcile_pool},
+    controllers::{Backoff, Context, Pools, reconcile_pool},
     observed::Observed,
 };
 use world::{Operator, Server};
@@ -29,13 +29,14 @@ struct Keeper {
 impl Keeper {
     fn new(server: &Server) -> Keeper {
         let (client, observed, clock) = (server.client(), Observed::default(), Clock::machine());
-        let facts = Operator::new(server).context.facts;
+        let Context { facts, recorder, .. } = Operator::new(server).context;
         let pools = Pools {
             applier: Applier::new(client.clone(), observed.clone()),
             observed,
             fleet: Fleet::default(),
             roots: world::roots(),
             facts,
+            recorder,
             began: clock.now(),
             clock,
             backoff: Backoff::default(),
@@ -447,12 +448,70 @@ async fn a_server_that_went_with_what_it_was_given_is_made_again() {
     keeper.settle().await;
     assert_eq!(replicas(&server), 1);
     let mut first = keeper.connect();
-    let served =
-        Served { dnpipe: "shop/orders".into(), elsewhere: true, at: Some(2), term: 1, ..Served::default() };
-    first.report(Report::Serving(Serving { dnpipes: vec![served], ..Serving::default() }));
+    let gave = |at: u32, term: u32| {
+        let dnpipe = "shop/orders".to_owned();
+        let served = Served { dnpipe, elsewhere: true, at: Some(at), term, ..Served::default() };
+        first.report(Report::Serving(Serving { dnpipes: vec![served], ..Serving::default() }));
+    };
+    gave(u32::MAX - 1, 7);
+    keeper.settle().await;
+    assert_eq!(replicas(&server), 1, "no pool has so many");
+    gave(2, 1);
     keeper.settle().await;
     assert_eq!(replicas(&server), 3);
     let told = first.hand_out_pool().unwrap();
     assert_eq!(told.dnpipes[0].owner, Some(Owner { server: 2, term: 1 }));
     assert_eq!(homes(&told), [("orders", 0)]);
+    // What it was told once, before anything moved, says nothing against what was said since.
+    let status = |server: &Server| server.get(&path("orders")).unwrap()["status"]["server"].clone();
+    let again = Keeper::new(&server);
+    let mut first = again.connect();
+    let served = Served { dnpipe: "shop/orders".into(), elsewhere: true, at: Some(0), ..Served::default() };
+    first.report(Report::Serving(Serving { dnpipes: vec![served], ..Serving::default() }));
+    again.settle().await;
+    assert_eq!(first.hand_out_pool().unwrap().dnpipes[0].owner, Some(Owner { server: 2, term: 0 }));
+    assert_eq!(status(&server), "dnpipes-default-2");
+}
+
+#[tokio::test]
+async fn a_dnpipe_says_how_far_its_groups_are_behind_and_that_there_is_little_room() {
+    let server = Server::default();
+    apply(&server, "orders", json!({"storage": {"size": "1Gi"}, "groups": [{"name": "billing"}]}));
+    let keeper = Keeper::new(&server);
+    keeper.settle().await;
+    server.makes_ready(SET);
+    let mut pod = keeper.connect();
+    let told = pod.hand_out_pool().unwrap();
+    let serve = |bytes: u64, volume_free_bytes: u64| {
+        let (dnpipe, hash) = ("shop/orders".to_owned(), told.dnpipes[0].hash.clone());
+        let served = Served { dnpipe, hash, bytes, lag: 7, ..Served::default() };
+        let volume_bytes = 10 << 30;
+        let dnpipes = vec![served];
+        pod.report(Report::Serving(Serving {
+            volume_bytes,
+            volume_free_bytes,
+            dnpipes,
+            ..Serving::default()
+        }));
+    };
+    let told_of = |reason: &str| {
+        let events = server.everything().into_iter().filter(|(path, _)| path.contains("/events/"));
+        events.filter(|(_, event)| event["reason"] == reason && event["type"] == "Warning").count()
+    };
+    serve(100 << 20, 9 << 30);
+    keeper.settle().await;
+    assert_eq!(server.get(&path("orders")).unwrap()["status"]["lag"], 7);
+    assert_eq!(condition(&server, "orders", "Room").0, "True");
+    assert_eq!(told_of("NearlyFull"), 0);
+
+    serve(870 << 20, 9 << 30);
+    keeper.settle().await;
+    let (is, reason, message) = condition(&server, "orders", "Room");
+    assert!(is == "False" && reason == "NearlyFull" && message.starts_with("84 % of its quota"), "{message}");
+    assert_eq!(told_of("NearlyFull"), 1);
+
+    serve(100 << 20, 1 << 30);
+    keeper.settle().await;
+    let (_, _, message) = condition(&server, "orders", "Room");
+    assert!(message.starts_with("90 % of the volume of server `dnpipes-default-0`"), "{message}");
 }

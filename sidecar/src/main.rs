@@ -114,6 +114,7 @@ fn run(arguments: Arguments) -> Result<bool, Box<dyn std::error::Error>> {
     let _server = observe::serve(observed.clone(), &arguments.metrics, world)?;
     let number = number(&settings.pod);
     let mut server = arguments.data_dir.map(|folder| PoolServer::open(world, &folder, number)).transpose()?;
+    server.iter().for_each(|server| observed.add_dnpipes(server.dnpipes().clone()));
     let enrolled = world.sockets().block_on(async {
         tokio::select! {
             enrolled = cluster::enrol(&settings, world.clock()) => Some(enrolled),

@@ -163,6 +163,7 @@ impl Run {
             Err(error) => return self.refuse(format_args!("cannot catch signals: {error}")),
         };
         let observed = Observed::new(world);
+        dnpipes.into_iter().for_each(|dnpipes| observed.add_dnpipes(dnpipes.clone()));
         let server = match self.serve(&observed, sidecar) {
             Ok(server) => server,
             Err(error) => {

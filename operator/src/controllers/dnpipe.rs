@@ -20,11 +20,12 @@ use std::{
 
 use futures_util::{StreamExt, stream};
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client, Resource, ResourceExt,
     api::{Patch, PatchParams},
     core::{ApiResource, DynamicObject},
     runtime::{
         WatchStreamExt,
+        events::Recorder,
         reflector::{Store, store::Writer},
         watcher,
     },
@@ -63,6 +64,8 @@ pub struct Pools {
     pub roots: watch::Receiver<Arc<Roots>>,
     /// What objects say about the world.
     pub facts: Facts,
+    /// Tells people.
+    pub recorder: Recorder,
     /// What time it is.
     pub clock: Clock,
     /// When this replica began to lead.
@@ -327,6 +330,9 @@ impl Pools {
             let before = member.resource.status.as_ref();
             let new = status(&known, &name, before, events::now(&self.clock));
             if before != Some(&new) {
+                let was = before.map_or(&[][..], |before| &before.conditions);
+                let whose = member.resource.object_ref(&());
+                events::tell(&self.recorder, &whose, &CONDITIONS, was, &new.conditions).await;
                 self.write(&member.resource, &new).await?;
             }
         }
@@ -382,6 +388,9 @@ impl Member {
         self.resource.spec.storage.as_ref()?.storage_class_name.as_deref()
     }
 }
+
+/// The conditions whose changes people are told of; where it is placed `kubectl get` shows.
+const CONDITIONS: [&str; 4] = ["Accepted", "Ready", "Durable", "Room"];
 
 /// The volumes that the pool has, or is to have; members that ask for others are told so.
 fn claim(set: Option<&Seen>, members: &mut [Member]) -> Claim {

@@ -1,19 +1,21 @@
-//! Events: what a person should notice when they `kubectl describe` a Pipeline.
+//! Events: what a person should notice when they `kubectl describe` a Pipeline or a Dnpipe.
 
-use k8s_openapi::jiff::Timestamp;
-use kube::{
-    Resource,
-    runtime::events::{Event, EventType, Recorder},
+use k8s_openapi::{
+    api::core::v1::ObjectReference, apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp,
 };
-use sidestream_crds::{Pipeline, PipelineStatus};
+use kube::runtime::events::{Event, EventType, Recorder};
 use sidestream_host::Clock;
 
-use crate::status::said;
+use crate::status::said_in;
 
 /// The longest note the API server takes, in bytes.
 const NOTE_BYTES_MAX: usize = 1000;
 /// What passes by itself is no event.
-const PASSING: [&str; 8] = [
+const PASSING: [&str; 12] = [
+    "Pending",
+    "Moving",
+    "Settled",
+    "Unknown",
     "Creating",
     "PodsNotReady",
     "NotConnected",
@@ -27,16 +29,18 @@ const PASSING: [&str; 8] = [
 /// Tells of the conditions whose reasons are new in `new`. Failing to tell keeps nobody from going on.
 pub(super) async fn tell(
     recorder: &Recorder,
-    pipeline: &Pipeline,
-    before: Option<&PipelineStatus>,
-    new: &PipelineStatus,
+    whose: &ObjectReference,
+    kinds: &[&str],
+    before: &[Condition],
+    new: &[Condition],
 ) {
-    for kind in ["Accepted", "ResolvedRefs", "Ready", "Drained"] {
-        let Some((is, reason, message)) = said(Some(new), kind) else { continue };
-        let was = said(before, kind);
+    for kind in kinds {
+        let Some((is, reason, message)) = said_in(new, kind) else { continue };
+        let was = said_in(before, kind);
         let is_news = was.is_none_or(|(was, because, _)| (was, because) != (is, reason));
         // That all is as it should be is worth saying only where it was not.
-        let is_plain = was.is_none() && matches!(reason, "Resolved" | "Compiled");
+        let is_plain =
+            was.is_none() && matches!(reason, "Resolved" | "Compiled" | "Enough" | "Uring" | "File");
         if !is_news || is_plain || PASSING.contains(&reason) {
             continue;
         }
@@ -53,7 +57,7 @@ pub(super) async fn tell(
             action: "Reconcile".into(),
             secondary: None,
         };
-        if let Err(error) = recorder.publish(&event, &pipeline.object_ref(&())).await {
+        if let Err(error) = recorder.publish(&event, whose).await {
             tracing::info!(%error, reason, "an event is not told");
         }
     }

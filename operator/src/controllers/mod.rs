@@ -127,6 +127,7 @@ impl Leader {
             fleet: self.fleet.clone(),
             roots: self.roots.subscribe(),
             facts: self.facts.clone(),
+            recorder: self.recorder(),
             began: self.clock.now(),
             clock: self.clock.clone(),
             backoff: Backoff::default(),
@@ -134,8 +135,13 @@ impl Leader {
         }
     }
 
-    async fn control(self, observed: Observed, user_pods: UserPods) {
+    /// Who tells people.
+    fn recorder(&self) -> Recorder {
         let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(self.own.clone()) };
+        Recorder::new(self.client.clone(), reporter)
+    }
+
+    async fn control(self, observed: Observed, user_pods: UserPods) {
         let context = Arc::new(Context {
             client: self.client.clone(),
             applier: Applier::new(self.client.clone(), observed.clone()),
@@ -144,7 +150,7 @@ impl Leader {
             fleet: self.fleet.clone(),
             roots: self.roots.subscribe(),
             facts: self.facts.clone(),
-            recorder: Recorder::new(self.client.clone(), reporter),
+            recorder: self.recorder(),
             began: self.clock.now(),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),

@@ -55,6 +55,9 @@ use crate::{
 /// How long after this replica began to lead a sidecar may not have connected to it yet.
 pub(super) const EARLY: std::time::Duration = std::time::Duration::from_secs(60);
 
+/// The conditions whose changes people are told of.
+const CONDITIONS: [&str; 4] = ["Accepted", "ResolvedRefs", "Ready", "Drained"];
+
 /// How long sidecars in pods of the user's have to stop a pipeline that is gone along its edges: as long as a pod has to end,
 /// and as long again.
 const FAREWELL_MAX: std::time::Duration = std::time::Duration::from_secs(60);
@@ -450,7 +453,9 @@ impl Look<'_> {
         }
         tracing::debug!(pipeline = self.name, ?new, ?before, "the status is new");
         // First the event: what is told twice is better than what is never told.
-        events::tell(&self.context.recorder, self.resource, before, &new).await;
+        let was = before.map_or(&[][..], |before| &before.conditions);
+        let whose = self.resource.object_ref(&());
+        events::tell(&self.context.recorder, &whose, &CONDITIONS, was, &new.conditions).await;
         self.write(&new).await
     }
 

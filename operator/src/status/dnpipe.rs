@@ -6,6 +6,7 @@
 //! | `Ready` | `Serving`, `NotAccepted`, `NameConflict`, `Creating`, `PodsNotReady`, `NotConnected`, `Pending`, `Refused` |
 //! | `Durable` | the disk that runs (`Uring`, `File`), `Volatile`, `Unknown` |
 //! | `Placed` | `Settled`, `Moving`, `Stuck`, `Unknown` |
+//! | `Room` | `Enough`, `NearlyFull`, `Unknown` |
 
 use k8s_openapi::jiff::Timestamp;
 use sidestream_control::{Served, Serving};
@@ -62,16 +63,24 @@ pub fn status(known: &Known<'_>, name: &str, before: Option<&DnpipeStatus>, now:
         let sum: u64 = served().map(of).sum();
         i64::try_from(sum).unwrap_or(i64::MAX).min(AMOUNT_MAX)
     };
+    let has_groups = known.kept.is_some_and(|(kept, _)| !kept.groups.is_empty()) || sum(|own| own.lag) > 0;
     let partitions = known.kept.and_then(|(kept, _)| i32::try_from(kept.partitions).ok());
     // What nobody says at the moment was last said before.
     let or = |now: Option<i64>, before: Option<i64>| if is_heard { now } else { before };
-    let said = [accepted(known), ready(known, name, before), durable(known, before), placed(known)];
+    let said = [
+        accepted(known),
+        ready(known, name, before),
+        durable(known, before),
+        placed(known),
+        room(known, before),
+    ];
     DnpipeStatus {
         observed_generation: known.generation,
         partitions: partitions.or(before.partitions),
         epoch: or(served().map(|own| i64::from(own.epoch)).max(), before.epoch),
         records: or(Some(sum(|own| own.records)), before.records),
         server: known.owner.clone().or_else(|| before.server.clone()),
+        lag: or(has_groups.then(|| sum(|own| own.lag)), before.lag),
         size: if is_heard { Some(size(sum(|own| own.bytes))) } else { before.size.clone() },
         conditions: said
             .into_iter()
@@ -174,14 +183,7 @@ fn durable(known: &Known<'_>, before: &DnpipeStatus) -> Said {
     let said = known.servers.iter().filter_map(|server| Some((server.pod, server.says?)));
     // The weakest of them is what a push can count on.
     let Some((pod, serving)) = said.min_by_key(|(_, serving)| serving.volatile.is_none()) else {
-        let was = said_in(&before.conditions, "Durable").filter(|(is, _, _)| *is != "Unknown");
-        return match was {
-            Some((is, reason, message)) => {
-                let is = if is == "True" { Is::True } else { Is::False };
-                ("Durable", is, known_reason(reason), message.to_owned())
-            }
-            None => ("Durable", Is::Unknown, "Unknown", "no server has said yet what its disk does".into()),
-        };
+        return as_before("Durable", before, known_reason, "no server has said yet what its disk does");
     };
     if let Some(why) = &serving.volatile {
         return ("Durable", Is::False, "Volatile", format!("server `{pod}`: {why}"));
@@ -197,6 +199,59 @@ fn durable(known: &Known<'_>, before: &DnpipeStatus) -> Said {
     ("Durable", Is::True, known_reason(disk), message)
 }
 
+/// Whether pushes find room for a while yet.
+fn room(known: &Known<'_>, before: &DnpipeStatus) -> Said {
+    let has_it =
+        |server: &&Server<'_>| server.served.is_some_and(|own| !own.elsewhere && own.error.is_none());
+    let Some(&Server { pod, says: Some(says), served: Some(served) }) = known.servers.iter().find(has_it)
+    else {
+        return as_before("Room", before, room_reason, "no server has said yet how much room there is");
+    };
+    let quota = known.kept.and_then(|(kept, _)| kept.quota).map(|quota| quota.bytes());
+    let of_quota = quota.map(|quota| (percent(served.bytes, quota), "its quota".to_owned()));
+    let used = says.volume_bytes.saturating_sub(says.volume_free_bytes);
+    let of_volume = (says.volume_bytes > 0)
+        .then(|| (percent(used, says.volume_bytes), format!("the volume of server `{pod}`")));
+    let fullest = of_quota.into_iter().chain(of_volume).max();
+    match fullest {
+        Some((percent, what)) if percent >= NEARLY_FULL_PERCENT => {
+            let message = format!(
+                "{percent} % of {what} is in use, and pushes are refused when it is full: a reset, a shorter `retention` or more of \
+                 it makes room"
+            );
+            ("Room", Is::False, "NearlyFull", message)
+        }
+        _ => {
+            let message = format!("less than {NEARLY_FULL_PERCENT} % of what it may have is in use");
+            ("Room", Is::True, "Enough", message)
+        }
+    }
+}
+
+fn percent(part: u64, whole: u64) -> u64 {
+    u64::try_from(u128::from(part) * 100 / u128::from(whole.max(1))).unwrap_or(u64::MAX)
+}
+
+fn room_reason(reason: &str) -> &'static str {
+    if reason == "NearlyFull" { "NearlyFull" } else { "Enough" }
+}
+
+/// What no server says at the moment is as it was said.
+fn as_before(
+    kind: &'static str,
+    before: &DnpipeStatus,
+    known: fn(&str) -> &'static str,
+    unsaid: &str,
+) -> Said {
+    match said_in(&before.conditions, kind).filter(|(is, _, _)| *is != "Unknown") {
+        Some((is, reason, message)) => {
+            let is = if is == "True" { Is::True } else { Is::False };
+            (kind, is, known(reason), message.to_owned())
+        }
+        None => (kind, Is::Unknown, "Unknown", unsaid.to_owned()),
+    }
+}
+
 /// The disk, as a reason is written.
 fn known_reason(disk: &str) -> &'static str {
     match disk {
@@ -207,6 +262,8 @@ fn known_reason(disk: &str) -> &'static str {
     }
 }
 
+/// From so much on it is said that there is little room.
+const NEARLY_FULL_PERCENT: u64 = 80;
 /// The largest amount that every reader of JSON reads as it is.
 const AMOUNT_MAX: i64 = (1 << 53) - 1;
 

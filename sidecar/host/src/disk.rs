@@ -20,6 +20,7 @@ pub mod file;
 mod lock;
 #[cfg(any(test, not(target_os = "linux")))]
 pub mod portable;
+mod room;
 pub mod sim;
 #[cfg(target_os = "linux")]
 pub mod uring;
@@ -36,6 +37,7 @@ pub use file::FileDisk;
 pub use lock::make_directory;
 #[cfg(not(target_os = "linux"))]
 pub use portable::FileDisk;
+pub use room::{Room, room};
 pub use sim::SimDisk;
 
 /// What a device writes whole or not at all, and what a write may tear at.

@@ -42,7 +42,7 @@ use super::{
     moves::{Mover, Wanted},
     write_whole,
 };
-use crate::{Dnpipes, ServeDnpipesError, World};
+use crate::{Dnpipes, ServeDnpipesError, World, dnpipes::Amounts};
 
 /// The dnpipes of a pool, in one of its servers.
 pub struct PoolServer {
@@ -59,8 +59,6 @@ pub struct PoolServer {
     kept: Kept,
     /// Why those that are not as they were told to be are not.
     errors: BTreeMap<String, String>,
-    /// Why nothing here survives a power cut, where that is so.
-    volatile: Option<String>,
 }
 
 /// What is known of each dnpipe, by its full name.
@@ -94,10 +92,10 @@ impl PoolServer {
         let dnpipes = Dnpipes::open(world, folder)?;
         // Also before it hears of others: what it has may be wanted by one of them.
         dnpipes.broker().share();
-        let (errors, volatile) = (BTreeMap::new(), volatile(folder));
+        let errors = BTreeMap::new();
         let (clock, sockets, mover) = (world.clock().clone(), world.sockets().clone(), Mover::new());
         let (told, seen) = (None, Mutex::default());
-        Ok(PoolServer { dnpipes, clock, sockets, number, mover, told, seen, kept, errors, volatile })
+        Ok(PoolServer { dnpipes, clock, sockets, number, mover, told, seen, kept, errors })
     }
 
     /// Opens the port of the pool, and says which. From now on it brings here what it is to have.
@@ -109,6 +107,11 @@ impl PoolServer {
         let broker = self.dnpipes.broker().clone();
         self.mover.start((broker, self.clock.clone()), self.number, identity, &self.sockets);
         Ok(bound)
+    }
+
+    /// What it serves.
+    pub fn dnpipes(&self) -> &Dnpipes {
+        &self.dnpipes
     }
 
     /// Waits until a dnpipe has come or gone, and says what it was last told, for it to be done again: one that has come is as
@@ -221,7 +224,7 @@ impl PoolServer {
         let disk = self.dnpipes.disk();
         let open = self.kept.members.iter().filter(|(_, member)| !member.is_closed);
         let served = open.map(|(name, member)| {
-            let (epoch, records, bytes) = self.dnpipes.amounts(name).unwrap_or_default();
+            let Amounts { epoch, records, bytes, lag } = self.dnpipes.amounts(name).unwrap_or_default();
             let error = self.errors.get(name).cloned();
             let parsed = name.parse::<DnpipeName>().ok();
             let home = parsed.as_ref().and_then(|name| self.dnpipes.broker().home(name));
@@ -235,7 +238,7 @@ impl PoolServer {
             let stuck = parsed.filter(|_| elsewhere).and_then(|name| self.mover.failure(&name));
             let (dnpipe, hash) = (name.clone(), member.hash.clone());
             let uid = member.uid.clone();
-            Served { dnpipe, hash, error, epoch, records, bytes, elsewhere, term, stuck, uid, at }
+            Served { dnpipe, hash, error, epoch, records, bytes, elsewhere, term, stuck, uid, at, lag }
         });
         let unknown = self.errors.iter().filter(|(name, _)| !self.kept.members.contains_key(*name));
         let unknown = unknown.map(|(name, error)| Served {
@@ -244,10 +247,13 @@ impl PoolServer {
             elsewhere: true,
             ..Served::default()
         });
+        let room = self.dnpipes.room();
         Serving {
+            volume_bytes: room.map_or(0, |room| room.bytes),
+            volume_free_bytes: room.map_or(0, |room| room.free_bytes),
             disk: disk.driver,
             disk_reason: disk.reason,
-            volatile: self.volatile.clone(),
+            volatile: self.dnpipes.volatile().map(str::to_owned),
             dnpipes: served.chain(unknown).collect(),
             kept: (self.dnpipes.names().len() + self.dnpipes.broker().arrivals().len()) as u32,
         }
@@ -348,23 +354,6 @@ impl Kept {
         }
         Ok(())
     }
-}
-
-/// Why nothing in a folder survives a power cut, where its file system is in memory.
-#[cfg(target_os = "linux")]
-fn volatile(folder: &Path) -> Option<String> {
-    let folder = folder.canonicalize().ok()?;
-    let mounts = procfs::process::Process::myself().ok()?.mountinfo().ok()?;
-    let holding = mounts.into_iter().filter(|mount| folder.starts_with(&mount.mount_point));
-    // Of two mounts at one place the later one is seen.
-    let mount = holding.max_by_key(|mount| mount.mount_point.components().count())?;
-    let is_memory = matches!(mount.fs_type.as_str(), "tmpfs" | "ramfs");
-    is_memory.then(|| format!("its volume is a {}, which is gone with the machine's power", mount.fs_type))
-}
-
-#[cfg(not(target_os = "linux"))]
-fn volatile(_: &Path) -> Option<String> {
-    None
 }
 
 /// The name of the file in the folder.

@@ -13,6 +13,8 @@ use prometheus::{
 use sidestream_edge::Peering;
 use sidestream_graph::Histogram;
 
+mod dnpipes;
+
 use super::{Observed, Process};
 use crate::{Pipeline, StageView};
 
@@ -146,6 +148,56 @@ metrics! {
         "Callers that the listener for edges turned away; the log says who and why.",
     CERTIFICATE_LEFT Gauge "sidestream_certificate_seconds_left" []
         "Until the certificate of the process ends; negative when it has.",
+    DNPIPE_FIRST Gauge "sidestream_dnpipe_first_offset" ["dnpipe", "partition"]
+        "Offset of the oldest record of the partition.",
+    DNPIPE_END Gauge "sidestream_dnpipe_end_offset" ["dnpipe", "partition"]
+        "Offset behind the newest record of the partition: its rate is that of the pushes.",
+    DNPIPE_SIZE Gauge "sidestream_dnpipe_size_bytes" ["dnpipe"]
+        "Bytes that the dnpipe has on the disk.",
+    DNPIPE_QUOTA Gauge "sidestream_dnpipe_quota_bytes" ["dnpipe"]
+        "Bytes that it may have; absent where only the disk is the limit.",
+    DNPIPE_RESETS Counter "sidestream_dnpipe_resets_total" ["dnpipe"]
+        "How often it was reset: its epoch.",
+    GROUP_LAG Gauge "sidestream_dnpipe_group_lag_records" ["dnpipe", "group"]
+        "Records that the group has not done.",
+    GROUP_LAG_SECONDS Gauge "sidestream_dnpipe_group_lag_seconds" ["dnpipe", "group"]
+        "How long ago the oldest of them was pushed; 0 where there is none.",
+    GROUP_MEMBERS Gauge "sidestream_dnpipe_group_members" ["dnpipe", "group"]
+        "Members that share the group's partitions now.",
+    GROUP_DYING Gauge "sidestream_dnpipe_group_undelivered_records" ["dnpipe", "group"]
+        "Records that were delivered often enough and have no dead letter yet, as when there is no room for it.",
+    JOURNAL_INFO Gauge "sidestream_journal_info" ["disk"]
+        "Always 1; says which disk writes the journal: `uring` or `file`.",
+    JOURNAL_DURABLE Gauge "sidestream_journal_durable" []
+        "0 where the data directory is in memory, so that a power cut takes all of it; else 1.",
+    VOLUME_SIZE Gauge "sidestream_journal_volume_bytes" []
+        "Size of the volume that the journal is on.",
+    VOLUME_FREE Gauge "sidestream_journal_volume_free_bytes" []
+        "How much of it is free, also for others.",
+    JOURNAL_USED Gauge "sidestream_journal_used_bytes" []
+        "Bytes of the journal's files.",
+    JOURNAL_LIVE Gauge "sidestream_journal_live_bytes" []
+        "Bytes of batches that can be read; the rest is trimmed, not yet written, or heads.",
+    JOURNAL_RESERVE Gauge "sidestream_journal_reserve_bytes" []
+        "Bytes that pushes leave alone, so that acknowledgements and resets go on when the disk is full.",
+    JOURNAL_RESERVE_LEFT Gauge "sidestream_journal_reserve_left_bytes" []
+        "How many of those are left; fewer than the reserve: the disk is full, and pushes are refused.",
+    JOURNAL_BATCHES Counter "sidestream_journal_batches_total" []
+        "Batches acknowledged, of all dnpipes and of what is known of them.",
+    JOURNAL_BYTES Counter "sidestream_journal_acknowledged_bytes_total" []
+        "Bytes of them.",
+    JOURNAL_WRITTEN Counter "sidestream_journal_written_bytes_total" []
+        "Bytes written to the disk, with heads and padding.",
+    JOURNAL_BARRIERS Counter "sidestream_journal_barriers_total" []
+        "Times the journal waited for the device; acknowledged batches share them.",
+    JOURNAL_FAILED Counter "sidestream_journal_failed_writes_total" []
+        "Writes that the disk did not take.",
+    CACHE_HITS Counter "sidestream_journal_cache_hits_total" []
+        "Reads that the journal's page cache answered.",
+    CACHE_MISSES Counter "sidestream_journal_cache_misses_total" []
+        "Reads that went to the disk.",
+    CACHE_BYTES Gauge "sidestream_journal_cache_bytes" []
+        "Bytes that the page cache has.",
     CPU Counter "process_cpu_seconds_total" []
         "Processor time used by the process, of user and system together.",
     RESIDENT Gauge "process_resident_memory_bytes" []
@@ -169,7 +221,8 @@ const PAGE_HEAD: &str = "\
 
 `sidestream run` serves these on `http://127.0.0.1:9464/metrics`, or where `--metrics ADDR` says. Labels are bounded by
 the plans: `pipeline` is `namespace/name`, `kind` the stage's kind such as `process/window`, `from` and `to` are stages.
-No value of an event becomes a label. Counters of a stage go on over a reload that keeps its name.
+No value of an event becomes a label. A process that serves dnpipes has those of `sidestream_dnpipe_` and
+`sidestream_journal_`; `dnpipe` is `namespace/name`. Counters of a stage go on over a reload that keeps its name.
 
 | `from` of a ring | what the ring carries |
 |---|---|
@@ -223,6 +276,9 @@ impl Collector for Figures {
         }
         if let Some(peering) = self.observed.peering() {
             page.add_peering(peering);
+        }
+        if let Some(dnpipes) = self.observed.dnpipes() {
+            page.add_dnpipes(&dnpipes.look());
         }
         if let Some(process) = Process::read() {
             page.add_process(&process);
@@ -407,6 +463,15 @@ mod tests {
                 "_connections",
                 "_calls",
                 "_callers",
+                "_offset",
+                "_resets",
+                "_records",
+                "_members",
+                "_barriers",
+                "_writes",
+                "_durable",
+                "_hits",
+                "_misses",
             ];
             assert!(says_unit.iter().any(|unit| metric.name.contains(unit)), "{}", metric.name);
             assert!(metric.help.ends_with('.'), "{}", metric.name);

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use sidestream_edge::Peering;
 use sidestream_host::{Clock, Moment};
 
-use crate::{Pipeline, World};
+use crate::{Dnpipes, Pipeline, World};
 
 pub use metrics::{metric_names, metrics_page};
 pub use process::Process;
@@ -49,6 +49,7 @@ struct Parts {
 struct Shown {
     state: State,
     pipelines: Vec<(String, Arc<Pipeline>)>,
+    dnpipes: Option<Dnpipes>,
 }
 
 /// Where a process is in its life.
@@ -68,7 +69,7 @@ impl Observed {
     pub fn new(world: &World) -> Observed {
         let clock = world.clock().clone();
         let began = clock.now();
-        let shown = Mutex::new(Shown { state: State::Starting, pipelines: Vec::new() });
+        let shown = Mutex::new(Shown { state: State::Starting, pipelines: Vec::new(), dnpipes: None });
         Observed(Arc::new(Parts { world: world.clone(), clock, began, shown, tapped: Mutex::default() }))
     }
 
@@ -84,6 +85,11 @@ impl Observed {
     /// Shows a pipeline no more.
     pub fn remove(&self, name: &str) {
         self.shown().pipelines.retain(|(own, _)| own != name);
+    }
+
+    /// Shows the dnpipes that the process serves.
+    pub fn add_dnpipes(&self, dnpipes: Dnpipes) {
+        self.shown().dnpipes = Some(dnpipes);
     }
 
     /// Says where the process is in its life.
@@ -108,6 +114,11 @@ impl Observed {
     /// The pipelines, by name. The lock of this list is let go before any of theirs is taken.
     pub(crate) fn pipelines(&self) -> Vec<(String, Arc<Pipeline>)> {
         self.shown().pipelines.clone()
+    }
+
+    /// What it serves, where it serves any.
+    fn dnpipes(&self) -> Option<Dnpipes> {
+        self.shown().dnpipes.clone()
     }
 
     /// The process's part in edges, where it has one.

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use kube::ResourceExt;
 use sidestream_control::{Owner, Served, Serving};
-use sidestream_crds::names;
+use sidestream_crds::{SERVERS_MAX, names};
 use sidestream_desired::homes;
 use sidestream_plan::Dnpipe as Kept;
 
@@ -83,9 +83,12 @@ fn owners(
     members: &[Member],
     serving: &[(String, Option<std::sync::Arc<Serving>>)],
 ) -> BTreeMap<String, Owner> {
+    // No pool has more: what says so is not true, and would have volumes made.
+    let can_be = |server: &u32| *server < SERVERS_MAX.unsigned_abs();
     let last_said = members.iter().filter_map(|own| {
         let pod = own.resource.status.as_ref()?.server.as_deref()?;
-        Some((own.resource.full_name(), Owner { server: number(account, pod)?, term: 0 }))
+        let server = number(account, pod).filter(can_be)?;
+        Some((own.resource.full_name(), Owner { server, term: 0 }))
     });
     let mut owners: BTreeMap<String, Owner> = last_said.collect();
     let (mut heard, mut told): (BTreeMap<String, Owner>, BTreeMap<String, Owner>) = Default::default();
@@ -101,7 +104,7 @@ fn owners(
         for own in says.dnpipes.iter().filter(|own| own.error.is_none() && is_meant(own)) {
             // One that gave it away says to whom, who may have gone with it before it could speak.
             let (owner, knows) = match own.elsewhere {
-                true => (own.at.map(|server| Owner { server, term: own.term }), &mut told),
+                true => (own.at.filter(can_be).map(|server| Owner { server, term: own.term }), &mut told),
                 false => (Some(Owner { server, term: own.term }), &mut heard),
             };
             let Some(owner) = owner else { continue };
@@ -112,6 +115,10 @@ fn owners(
         }
     }
     for (dnpipe, owner) in told {
+        // Of one that never moved nobody gave anything away: that is what this program told them, once.
+        if owner.term == 0 && owners.contains_key(&dnpipe) {
+            continue;
+        }
         let known = heard.entry(dnpipe).or_insert(owner);
         if owner.term > known.term {
             *known = owner;

@@ -29,32 +29,16 @@ impl Broker {
         Ok(self.inspect(&pipe, &group).await)
     }
 
+    /// Records that the group of a dnpipe that is furthest behind has not done; none where there is no such dnpipe, 0 where it has
+    /// no groups.
+    pub fn lag(&self, name: &DnpipeName) -> Option<u64> {
+        let pipe = self.pipe(name)?;
+        let lags = pipe.all_groups().into_iter().map(|group| self.standing(&pipe, &group).0.lag_records);
+        Some(lags.max().unwrap_or_default())
+    }
+
     async fn inspect(&self, pipe: &Pipe, group: &Group) -> GroupInfo {
-        let (mut info, behind) = {
-            let mut state = group.lock();
-            if state.expire(self.inner.clock.now()) {
-                group.wake();
-            }
-            let members = state.members.keys();
-            let members = members
-                .map(|name| MemberInfo { name: name.clone(), partitions: state.owned(name) })
-                .collect();
-            let (mut cursors, mut lag_records, mut dying, mut behind) = (Vec::new(), 0, 0, Vec::new());
-            let fence = pipe.fence.borrow();
-            for (at, slot) in state.slots.iter_mut().enumerate() {
-                let range = pipe.visible(&self.inner.journal, &fence, at as u32);
-                slot.share.fence(range.start);
-                let lag = slot.share.lag(range.end);
-                cursors.push(slot.share.cursor());
-                lag_records += lag;
-                dying += slot.share.dying().iter().map(|(range, _)| range.end - range.start).sum::<u64>();
-                if lag > 0 {
-                    behind.push((at, slot.share.cursor()));
-                }
-            }
-            let spec = state.spec.clone();
-            (GroupInfo { spec, members, cursors, lag_records, lag_seconds: 0.0, dying }, behind)
-        };
+        let (mut info, behind) = self.standing(pipe, group);
         let now = self.inner.clock.wall_nanos();
         for (at, cursor) in behind {
             let oldest = self.inner.journal.headers(pipe.partitions[at].id, cursor, 1).await;
@@ -65,6 +49,32 @@ impl Broker {
             }
         }
         info
+    }
+
+    /// A group but for the age of what it has not done, and where the oldest of that is, by place of the partition.
+    fn standing(&self, pipe: &Pipe, group: &Group) -> (GroupInfo, Vec<(usize, u64)>) {
+        let mut state = group.lock();
+        if state.expire(self.inner.clock.now()) {
+            group.wake();
+        }
+        let members = state.members.keys();
+        let members =
+            members.map(|name| MemberInfo { name: name.clone(), partitions: state.owned(name) }).collect();
+        let (mut cursors, mut lag_records, mut dying, mut behind) = (Vec::new(), 0, 0, Vec::new());
+        let fence = pipe.fence.borrow();
+        for (at, slot) in state.slots.iter_mut().enumerate() {
+            let range = pipe.visible(&self.inner.journal, &fence, at as u32);
+            slot.share.fence(range.start);
+            let lag = slot.share.lag(range.end);
+            cursors.push(slot.share.cursor());
+            lag_records += lag;
+            dying += slot.share.dying().iter().map(|(range, _)| range.end - range.start).sum::<u64>();
+            if lag > 0 {
+                behind.push((at, slot.share.cursor()));
+            }
+        }
+        let spec = state.spec.clone();
+        (GroupInfo { spec, members, cursors, lag_records, lag_seconds: 0.0, dying }, behind)
     }
 
     /// Moves the cursors of a group, of all partitions or of one. What is out is delivered again where it is after the new
