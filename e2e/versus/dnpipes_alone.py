@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 
-from dnpipes import report, serve, stop
+from dnpipes import end_in_order, report, serve, stop
 
 ROOM_LEFT = 4 << 30
 MANY = 10_000
@@ -36,6 +36,7 @@ def main():
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 3
     seconds = sys.argv[3] if len(sys.argv) > 3 else "3"
     sizes = [float(size) for size in sys.argv[4:]] or [1, 5, 20]
+    end_in_order()
     folder = pathlib.Path(tempfile.mkdtemp(prefix="versus-dnpipes-", dir=os.environ.get("SIDESTREAM_BENCH_DIR")))
     try:
         for measure in (beside_the_disk, many, readers, recovery):
@@ -62,7 +63,7 @@ class Bench:
     def __call__(self, kind, *arguments, ends=True):
         out = self.folder / "figures.json"
         command = [self.sidestream, "bench", kind, *arguments, "--data-dir", self.data, "--quiet", "--json", out]
-        command += ["--for", f"{self.seconds}s", "--warm-up", "1s"] if ends else []
+        command += ["--for", f"{float(self.seconds) * 1000:.0f}ms", "--warm-up", "1s"] if ends else []
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         return json.loads(out.read_text())
 
