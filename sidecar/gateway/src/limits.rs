@@ -41,8 +41,9 @@ pub(crate) const GREETING_WITHIN: Duration = Duration::from_secs(5);
 pub(crate) const GREETING_WITHIN_WHEN_BUSY: Duration = Duration::from_millis(500);
 /// Requests of one connection that are not answered; beyond, nothing more is read from it.
 pub(crate) const IN_FLIGHT_MAX: usize = 256;
-/// Answers that wait to be written. Few: each may hold as much as a pull gives.
-pub(crate) const ANSWERS_WAITING: usize = 2;
+/// Answers that wait to be written, and are written together. Of those that hold records there are fewer:
+/// [`PULLED_WAITING`] and [`CLAIMS_IN_FLIGHT_MAX`].
+pub(crate) const ANSWERS_WAITING: usize = 64;
 /// A frame up to this needs no room of its own: a read may bring it whole.
 pub(crate) const SMALL_FRAME_BYTES: usize = 64 << 10;
 /// The most that one pull gives, beyond its first batch.

@@ -154,6 +154,9 @@ async fn read_requests(
     let mut open = FuturesUnordered::new();
     let mut room: Option<OwnedSemaphorePermit> = None;
     let mut deadline = Box::pin(sleep(limits.idle));
+    // Waited for all along: each wait that begins or ends takes a lock.
+    let closing = shared.reached(Phase::Closing);
+    tokio::pin!(closing);
     let mut is_closing = false;
     loop {
         while open.len() < IN_FLIGHT_MAX && !is_closing {
@@ -186,7 +189,7 @@ async fn read_requests(
                 }
                 deadline.set(sleep(if frames.is_amid() { limits.frame } else { limits.idle }));
             }
-            () = shared.reached(Phase::Closing), if !is_closing => is_closing = true,
+            () = &mut closing, if !is_closing => is_closing = true,
             permit = shared.room.clone().acquire_many_owned(kib(announced)), if announced.is_some() && !is_full => {
                 match permit {
                     Ok(permit) => room = Some(permit),
