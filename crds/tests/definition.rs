@@ -66,7 +66,19 @@ fn the_definition_of_a_dnpipe_names_what_the_design_names() {
     let columns: Vec<&str> = columns.iter().map(|column| column["name"].as_str().unwrap()).collect();
     assert_eq!(
         columns,
-        ["Ready", "Partitions", "Records", "Size", "Lag", "Durable", "Epoch", "Pool", "Server", "Reason", "Age"]
+        [
+            "Ready",
+            "Partitions",
+            "Records",
+            "Size",
+            "Lag",
+            "Durable",
+            "Epoch",
+            "Pool",
+            "Server",
+            "Reason",
+            "Age"
+        ]
     );
 }
 
