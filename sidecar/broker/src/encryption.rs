@@ -116,6 +116,17 @@ impl Pipe {
         if let Some(error) = self.locked() {
             return Err(ReadError::Failed { reason: reason(&error) });
         }
+        self.read_with_keys(journal, number, from, max_bytes).await
+    }
+
+    /// The same, also while it is locked to everybody else.
+    pub(crate) async fn read_with_keys(
+        &self,
+        journal: &Journal,
+        number: u32,
+        from: u64,
+        max_bytes: usize,
+    ) -> Result<Read, ReadError> {
         let mut read = journal.read(self.partitions[number as usize].id, from, max_bytes).await?;
         for at in 0..read.batches.len() {
             let header = read.batches[at].header;
@@ -134,10 +145,18 @@ impl Pipe {
                 read.next = first;
                 break;
             }
-            let is_over = key.is_none() && header.reset_epoch < self.fence.borrow().epoch;
-            return Err(match is_over {
-                true => ReadError::OutOfRange { first: next, readable: next },
-                false => ReadError::Damaged { from: from.max(first), to: next },
+            let is_over = header.reset_epoch < self.fence.borrow().epoch;
+            return Err(match key {
+                None if is_over => ReadError::OutOfRange { first: next, readable: next },
+                // Nothing is wrong with it: to call it damaged would have groups go on without it.
+                None => {
+                    let reason = format!(
+                        "the key of epoch {} is not known; start the server again",
+                        header.reset_epoch
+                    );
+                    ReadError::Failed { reason: reason.into() }
+                }
+                Some(_) => ReadError::Damaged { from: from.max(first), to: next },
             });
         }
         Ok(read)
@@ -153,17 +172,16 @@ impl Broker {
         };
         let key = DataKey::unwrap(&*self.inner.keys, &wrapped, &pipe.name, epoch);
         let key = key.inspect_err(|error| pipe.lock_up(epoch, wrapped, error.clone()))?;
-        {
-            let mut own = lock(&pipe.encryption);
-            own.keys.insert(epoch, key);
-            own.locked = None;
-        }
+        pipe.set_key(epoch, Some(key));
         let starts = pipe.fence().starts;
         for (partition, start) in pipe.partitions.iter().zip(starts.iter()) {
+            // Before anybody pushes: a message that comes again must be known.
             if let Err(error) = self.read_ids(pipe, partition, &pipe.spec(), *start).await {
-                tracing::warn!(dnpipe = %pipe.name, %error, "ids of messages that were pushed before could not be read");
+                tracing::warn!(dnpipe = %pipe.name, %error, "ids of messages that were pushed before cannot be read yet");
+                return Err(KeyError::Unread { reason: error.to_string() });
             }
         }
+        lock(&pipe.encryption).locked = None;
         tracing::info!(dnpipe = %pipe.name, "the key of a dnpipe can be read again");
         pipe.all_groups().iter().for_each(|group| group.wake());
         Ok(())

@@ -11,6 +11,7 @@ use crate::{
     limits,
     open::read_state,
     pipe::{Partition, Pipe, Tail},
+    spec::Retention,
     state::{Change, StateLog},
 };
 
@@ -113,6 +114,8 @@ impl Broker {
         let (retention, journal) = (pipe.spec().retention, &self.inner.journal);
         let (_, range) = pipe.seen(journal, at as u32);
         let mut keep = range.start;
+        // What nobody can read for now is not let go of meanwhile.
+        let retention = if pipe.locked().is_some() { Retention::default() } else { retention };
         if let Some(time) = retention.time {
             let since = self.inner.clock.wall_nanos().saturating_sub(nanos(time));
             keep = keep.max(journal.offset_at(partition.id, since).await.map_err(lost)?);

@@ -72,6 +72,11 @@ pub enum KeyError {
     },
     /// The machine gives no random bytes.
     Random,
+    /// The key is there, and what must be read with it before anybody is served is not.
+    Unread {
+        /// Why not.
+        reason: String,
+    },
 }
 
 /// A data key as it is written down.
@@ -217,6 +222,12 @@ impl fmt::Display for KeyError {
                 )
             }
             KeyError::Random => out.write_str("the machine gives no random bytes for a key; try again"),
+            KeyError::Unread { reason } => {
+                write!(
+                    out,
+                    "ids of messages that were pushed before cannot be read: {reason}; it is tried again"
+                )
+            }
         }
     }
 }

@@ -241,7 +241,7 @@ impl Broker {
     ) -> Result<(), ReadError> {
         let (Some(window), journal) = (spec.dedupe_window, &self.inner.journal) else { return Ok(()) };
         let Some(bounds) = journal.bounds(partition.id) else { return Ok(()) };
-        if pipe.locked().is_some() {
+        if pipe.locked().is_some_and(|_| pipe.key(pipe.fence().epoch).is_none()) {
             // When it is unlocked.
             return Ok(());
         }
@@ -258,7 +258,7 @@ impl Broker {
         };
         while at < bounds.readable {
             let number = pipe.place(partition) as u32;
-            let read = match pipe.read(journal, number, at, limits::RECOVERY_READ_BYTES).await {
+            let read = match pipe.read_with_keys(journal, number, at, limits::RECOVERY_READ_BYTES).await {
                 Ok(read) => read,
                 Err(ReadError::Damaged { to, .. }) => {
                     at = to;

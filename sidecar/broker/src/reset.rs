@@ -117,6 +117,8 @@ impl Broker {
         let mut ids = Vec::with_capacity(tails.len());
         for tail in &mut tails {
             tail.epoch = epoch;
+            // One of an earlier try had a key that is no more, for an epoch of the same number.
+            tail.sealer = None;
             // A message that is pushed again after a reset is wanted again.
             ids.push(std::mem::take(&mut tail.ids));
         }
@@ -150,7 +152,7 @@ impl Broker {
         pipe.fence.send_modify(|fence| {
             fence.pending = None;
             pipe.set_key(fence.epoch + 1, None);
-            tails.iter_mut().for_each(|tail| tail.epoch = fence.epoch);
+            tails.iter_mut().for_each(|tail| (tail.epoch, tail.sealer) = (fence.epoch, None));
         });
         tails.iter_mut().zip(ids).for_each(|(tail, ids)| tail.ids = ids);
         true

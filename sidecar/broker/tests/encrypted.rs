@@ -10,7 +10,7 @@ use std::{
 use local::{OneKey, batch, key_ref, name, values};
 use sidestream_broker::{
     ApplyError, Broker, DnpipeSpec, GroupSpec, HOLD, JoinOptions, KeyError, KeyRef, Keys, Limits, MoveError,
-    NoKeys, PullError, PushError,
+    NoKeys, PullError, PushError, ResetError, Retention,
 };
 use sidestream_conformance::{From, Push};
 use sidestream_event::{
@@ -19,7 +19,7 @@ use sidestream_event::{
 };
 use sidestream_host::{
     Clock,
-    disk::{Disk, SimDisk},
+    disk::{Disk, SimDisk, sim::Fault},
 };
 use sidestream_log::{Journal, PartitionId, Settings};
 
@@ -353,4 +353,47 @@ async fn a_dnpipe_that_moves_brings_its_key_to_a_server_that_can_read_it_and_to_
     let to = to.crash(OneKey(7)).await;
     assert_eq!(to.all("orders").await, all);
     assert_eq!(to.push("value 11").await, Ok(11));
+}
+
+/// A push in between is for an epoch that did not come; the next try has another key for the epoch of the same number.
+#[tokio::test]
+async fn after_a_reset_that_failed_and_was_asked_for_again_all_that_is_pushed_can_be_read() {
+    let world = world().await;
+    world.broker.apply(orders()).await.unwrap();
+    world.push("old").await.unwrap();
+    (0..20).for_each(|at| world.disk.fail(at, Fault::Io));
+    assert!(world.broker.reset(&name("orders")).await.is_err());
+    // As a client does that is told of a failure.
+    for _ in 0..20 {
+        world.broker.maintain().await;
+        let _ = world.push("between").await;
+    }
+    while let Err(error) = world.broker.reset(&name("orders")).await {
+        assert!(matches!(error, ResetError::Write(_)), "{error}");
+        world.broker.maintain().await;
+    }
+    for n in 0..3 {
+        world.push(n).await.unwrap();
+    }
+    assert_eq!(world.all("orders").await, ["0", "1", "2"]);
+    let world = world.crash(OneKey(7)).await;
+    assert_eq!(world.all("orders").await, ["0", "1", "2"]);
+}
+
+#[tokio::test]
+async fn what_nobody_can_read_for_now_is_not_let_go_of() {
+    let world = world().await;
+    let retention = Retention { time: Some(Duration::ZERO), bytes: None };
+    world.broker.apply(orders()).await.unwrap();
+    world.push("kept").await.unwrap();
+    world.broker.apply(DnpipeSpec { retention, ..orders() }).await.unwrap();
+    let world = world.crash(NoKeys).await;
+    for _ in 0..3 {
+        world.broker.maintain().await;
+    }
+    let (first, end) = {
+        let found = world.broker.describe(&name("orders")).unwrap();
+        (found.partitions[0].first, found.partitions[0].end)
+    };
+    assert_eq!((first, end), (0, 1));
 }

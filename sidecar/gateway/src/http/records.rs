@@ -166,7 +166,7 @@ pub(super) async fn pull(
 
 /// The records that a pull means, `most` of them at most, and where to go on.
 pub(super) fn of(pulled: &Pulled, most: u64) -> Result<(Vec<Record>, u64), Problem> {
-    let mut found: Vec<Record> = Vec::new();
+    let (mut found, mut bytes): (Vec<Record>, usize) = (Vec::new(), 0);
     for batch in &pulled.batches {
         let wrapped = |_| (batch.header, batch.body.clone());
         let (header, body) = expand(&batch.header, &batch.body).unwrap_or_else(wrapped);
@@ -178,7 +178,9 @@ pub(super) fn of(pulled: &Pulled, most: u64) -> Result<(Vec<Record>, u64), Probl
             if !(pulled.from..pulled.next).contains(&record.offset) {
                 continue;
             }
-            if found.len() as u64 >= most {
+            // What was compressed is many times what was pulled.
+            bytes += record.value.len();
+            if found.len() as u64 >= most || (bytes > PULL_BYTES_MAX && !found.is_empty()) {
                 return Ok((found, record.offset));
             }
             let value = std::str::from_utf8(record.value).ok().map(str::to_owned);
