@@ -209,7 +209,7 @@ struct Shop {
 
 impl Shop {
     fn open(namespace: Namespace) -> Shop {
-        let volume = state().map(|state| Volume::make(&namespace.name, &namespace.name, &state));
+        let volume = Volume::of(&namespace);
         let shop = Shop { namespace, volume, more_volumes: Vec::new() };
         // What the users' pods follow, so that they stay.
         shop.apply("idle", "{}");
@@ -326,11 +326,16 @@ fn state() -> Option<PathBuf> {
 
 /// A volume that every node of the raised cluster reaches, as one on a network: its nodes are on one machine. Nobody there
 /// makes volumes, and none comes with the cluster.
-struct Volume {
+pub(crate) struct Volume {
     name: String,
 }
 
 impl Volume {
+    /// One for the pool of a namespace, of a class that is called as the namespace is; none where the cluster has its own.
+    pub(crate) fn of(namespace: &Namespace) -> Option<Volume> {
+        state().map(|state| Volume::make(&namespace.name, &namespace.name, &state))
+    }
+
     fn make(name: &str, class: &str, state: &Path) -> Volume {
         let folder = state.join("volumes").join(name);
         fs::create_dir_all(&folder).expect("a folder");

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use sidestream_e2e::eventually;
 
 use crate::{
+    dnpipes::Volume,
     injection,
     world::{Namespace, SOON, kubectl},
 };
@@ -27,14 +28,22 @@ fn prometheus_scrapes_operator_and_sidecars_and_every_query_of_the_dashboard_ans
     let shop = Namespace::new("e2e-monitoring");
     shop.apply(&injection::pipeline("orders"));
     shop.apply(&injection::deployment());
+    let _volume = Volume::of(&shop);
+    shop.apply(&format!(
+        "{{apiVersion: sidestream.dev/v1alpha1, kind: Dnpipe, metadata: {{name: orders}}, spec: {{groups: [{{name: billing}}], \
+         storage: {{storageClassName: {}}}}}}}",
+        shop.name
+    ));
     shop.wait_ready("orders");
+    shop.kubectl(&["wait", "--for=condition=Ready", "dnpipe/orders", "--timeout=120s"])
+        .expect("a served dnpipe");
     let prometheus = Prometheus::start();
 
     let own = format!("up{{namespace=\"{}\"}}", shop.name);
     let containers = "count by (container) (up{job=\"sidestream\"} == 1)";
-    eventually("a made and two injected sidecars are up", SOON, || {
+    eventually("a made and two injected sidecars and a server of dnpipes are up", SOON, || {
         let up = prometheus.ask(&format!("sum({own})"))?;
-        if up.starts_with("{} => 3 ") { Ok(()) } else { Err(prometheus.ask(&own)?) }
+        if up.starts_with("{} => 4 ") { Ok(()) } else { Err(prometheus.ask(&own)?) }
     });
     eventually("the operator is up", SOON, || match prometheus.ask(containers)? {
         up if up.contains("container=\"operator\"") => Ok(()),
