@@ -193,9 +193,9 @@ metrics! {
     JOURNAL_FAILED Counter "sidestream_journal_failed_writes_total" []
         "Writes that the disk did not take.",
     CACHE_HITS Counter "sidestream_journal_cache_hits_total" []
-        "Reads that the journal's page cache answered.",
+        "Looks into the page cache of the journal that found what was looked for.",
     CACHE_MISSES Counter "sidestream_journal_cache_misses_total" []
-        "Reads that went to the disk.",
+        "Looks into it that did not.",
     CACHE_BYTES Gauge "sidestream_journal_cache_bytes" []
         "Bytes that the page cache has.",
     CPU Counter "process_cpu_seconds_total" []
