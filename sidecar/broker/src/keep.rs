@@ -66,19 +66,28 @@ impl Broker {
     /// Writes what a start had no room for: that it was, and where each dnpipe begins.
     async fn catch_up(&self) -> Result<(), PushError> {
         let numbers = self.inner.numbers.lock().await;
-        let (state, now) = (&self.inner.state, self.inner.clock.wall_nanos());
-        let leader_epoch = self.inner.leader_epoch;
-        let broker = Change::Broker { leader_epoch, next_partition: *numbers };
-        state.write(|state| state.append(&broker, now)).await?;
+        let now = self.inner.clock.wall_nanos();
+        self.write_own(*numbers, now).await?;
         let pipes: Vec<Arc<Pipe>> = self.pipes().values().cloned().collect();
         for pipe in pipes {
             let _turn = pipe.turn.lock().await;
-            let fence = pipe.fence();
-            let change = pipe.change((*pipe.spec()).clone(), fence.epoch, &fence.starts);
-            state.write(|state| state.append(&change, now)).await?;
+            self.write_pipe(&pipe, now).await?;
         }
-        state.set_owes(false);
+        self.inner.state.set_owes(false);
         Ok(())
+    }
+
+    /// Writes that this start was, and which number the next partition has.
+    async fn write_own(&self, next_partition: u32, now: i64) -> Result<(), PushError> {
+        let broker = Change::Broker { leader_epoch: self.inner.leader_epoch, next_partition };
+        self.inner.state.write(|state| state.append(&broker, now)).await
+    }
+
+    /// Writes what a dnpipe is and where it begins. Whoever asks has its turn.
+    async fn write_pipe(&self, pipe: &Pipe, now: i64) -> Result<(), PushError> {
+        let fence = pipe.fence();
+        let change = pipe.change((*pipe.spec()).clone(), fence.epoch, &fence.starts);
+        self.inner.state.write(|state| state.append(&change, now)).await
     }
 
     fn keep_groups(&self, pipe: &Arc<Pipe>) {
@@ -210,9 +219,7 @@ impl Broker {
         let (state, now) = (&self.inner.state, self.inner.clock.wall_nanos());
         let Some(homes) = self.home_changes() else { return Ok(()) };
         let before = state.begin_snapshot();
-        let leader_epoch = self.inner.leader_epoch;
-        let broker = Change::Broker { leader_epoch, next_partition: *numbers };
-        state.write(|state| state.append(&broker, now)).await?;
+        self.write_own(*numbers, now).await?;
         for home in homes {
             state.write(|state| state.append(&home, now)).await?;
         }
@@ -220,9 +227,7 @@ impl Broker {
         for pipe in pipes {
             // Nobody resets or changes it, or makes or removes a group of it, meanwhile.
             let _turn = pipe.turn.lock().await;
-            let fence = pipe.fence();
-            let change = pipe.change((*pipe.spec()).clone(), fence.epoch, &fence.starts);
-            state.write(|state| state.append(&change, now)).await?;
+            self.write_pipe(&pipe, now).await?;
             for group in pipe.all_groups() {
                 let spec = group.lock().spec.clone();
                 let cursors = group.lock().slots.iter().map(|slot| slot.share.cursor()).collect();

@@ -10,6 +10,7 @@
 mod batch;
 mod event;
 pub mod frame;
+mod hash;
 pub mod json;
 mod map;
 mod mark;
@@ -25,6 +26,7 @@ mod varint;
 pub use batch::Batch;
 pub use bytes::Bytes;
 pub use event::{Context, ERROR_HEADER, Event, Meta, STAGE_HEADER};
+pub use hash::fnv1a;
 pub use map::{Builder, Map};
 pub use mark::{Hold, Mark, Outcome, Settle, Settled, Span};
 pub use pool::Pool;

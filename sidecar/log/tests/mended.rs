@@ -2,20 +2,13 @@
 
 mod common;
 
-use common::{World, all, now, open, small};
+use common::{all, now, of_eight_segments, open, small};
 use sidestream_host::{Clock, disk::Disk};
-use sidestream_log::{Durability, Settings};
+use sidestream_log::Settings;
 
 #[test]
 fn by_who_cleans_after_a_start() {
-    let mut world = World::new(8, Settings { segment_bytes: 24 << 10, ..small() });
-    let (kept, dead) = (world.create(), world.create());
-    while world.journal.counts().segments < 8 {
-        world.append(kept, 300, Durability::Device).unwrap();
-        world.append(dead, 2500, Durability::Device).unwrap();
-        world.commit();
-    }
-    while world.steps().keep() {}
+    let (world, kept, dead) = of_eight_segments();
     let before: Vec<_> = all(&world.journal, kept).0.into_iter().map(|batch| batch.body).collect();
     // Of the first batch behind each head; a start does not read those of segments that are finished.
     for name in world.disk.list().unwrap() {

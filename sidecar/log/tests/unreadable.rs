@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{World, all, now, open, small};
+use common::{World, all, now, of_eight_segments, open, small};
 use sidestream_host::{
     Clock,
     disk::{Disk, SECTOR, SimDisk},
@@ -172,14 +172,7 @@ fn while_it_is_open() {
 /// A cleaner that can't read all of a segment leaves it alone: what is in it may be read another time.
 #[test]
 fn while_it_is_cleaned() {
-    let mut world = World::new(8, Settings { segment_bytes: 24 << 10, ..small() });
-    let (kept, dead) = (world.create(), world.create());
-    while world.journal.counts().segments < 8 {
-        world.append(kept, 300, Durability::Device).unwrap();
-        world.append(dead, 2500, Durability::Device).unwrap();
-        world.commit();
-    }
-    while world.steps().keep() {}
+    let (mut world, kept, dead) = of_eight_segments();
     let before = all(&world.journal, kept).0.len();
     let (disk, name) = (world.disk.clone(), "00000002.0000.segment");
     disk.spoil(name, 20..21);

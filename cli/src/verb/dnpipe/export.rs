@@ -17,6 +17,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use sidestream_client::{Client, ClientError, DnpipeName, Numbers, Receipt, StoredBatch};
+use sidestream_event::fnv1a;
 
 use crate::server::Failed;
 
@@ -296,11 +297,8 @@ fn of_file(path: &Path, error: &io::Error) -> Failed {
 /// A number that no other pusher has: FNV-1a of the dnpipe, the time and the process.
 fn new_id(client: &Client, dnpipe: &DnpipeName) -> u64 {
     let what = format!("{dnpipe}\0{}\0{}", client.now(), std::process::id());
-    let hash = what.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
     // 0 is nobody.
-    hash.max(1)
+    fnv1a(what.as_bytes()).max(1)
 }
 
 /// The version of the format.

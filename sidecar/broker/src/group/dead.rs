@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sidestream_event::{
+    fnv1a,
     native::{Conditions, DnpipeName},
     record::{BatchWriter, HEADER_BYTES, Header, Record, RecordError, expand, records},
 };
@@ -365,10 +366,7 @@ enum Letter {
 fn producer(pipe: &Pipe, group: &Group, at: usize) -> u64 {
     let partition = pipe.partitions[at].id.0.to_le_bytes();
     let bytes = b"dead letters".iter().chain(&partition).chain(group.name.as_bytes());
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    hash.max(1)
+    fnv1a(bytes).max(1)
 }
 
 const DNPIPE: &str = "dead-letter-dnpipe";

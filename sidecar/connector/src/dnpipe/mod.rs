@@ -14,7 +14,7 @@ mod places;
 mod sink;
 mod source;
 
-use std::time::Duration;
+use std::{fmt::Display, time::Duration};
 
 pub(crate) use once::PushesOnce;
 pub use places::ExactlyOnce;
@@ -22,7 +22,7 @@ use sidestream_client::{Client, ClientConfig, DnpipeName};
 pub(crate) use sink::Pushes;
 pub(crate) use source::Pulls;
 
-use crate::{BuildError, Environment};
+use crate::{BuildError, Environment, Undelivered};
 
 /// The dnpipe that a stage names: in the namespace of its pipeline, unless it says another.
 fn named(name: &str, namespace: Option<&str>, env: &Environment) -> Result<DnpipeName, BuildError> {
@@ -41,6 +41,21 @@ fn client(dnpipe: &DnpipeName, pool: Option<&str>, env: &Environment) -> Result<
     let address = servers(dnpipe.namespace(), pool.unwrap_or(DEFAULT_POOL));
     let address = address.map_err(|reason| BuildError { field: "pool", reason })?;
     Ok(Client::new(address, ClientConfig { patience: PATIENCE, clock: env.clock.clone() }))
+}
+
+/// What a sink says of a batch of which these events were refused, each with its reason, or of which not all is there yet.
+fn delivered(
+    dnpipe: &DnpipeName,
+    outcome: Result<Vec<(usize, String)>, impl Display>,
+) -> Result<(), Undelivered> {
+    match outcome {
+        Ok(refused) if refused.is_empty() => Ok(()),
+        Ok(mut refused) => {
+            refused.sort_unstable_by_key(|(index, _)| *index);
+            Err(Undelivered::Refused { events: refused })
+        }
+        Err(error) => Err(Undelivered::retry(format_args!("cannot push to dnpipe {dnpipe}: {error}"))),
+    }
 }
 
 /// The pool of a dnpipe that names none.

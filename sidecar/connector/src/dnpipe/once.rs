@@ -23,7 +23,7 @@ use sidestream_plan::stage::DnpipeSink;
 use tokio::task::JoinSet;
 
 use super::{
-    client, named,
+    client, delivered, named,
     numbered::{add, key_of, partition_in},
     packing::{LaneId, Packing, Piece, Pushed, push_all},
     places::{ExactlyOnce, Places, Row},
@@ -283,16 +283,8 @@ struct At {
 impl AsyncSink for PushesOnce {
     fn deliver<'a>(&'a mut self, batch: &'a Batch) -> BoxFuture<'a, Result<(), Undelivered>> {
         Box::pin(async move {
-            match self.deliver_all(batch.events()).await {
-                Ok(refused) if refused.is_empty() => Ok(()),
-                Ok(mut refused) => {
-                    refused.sort_unstable_by_key(|(index, _)| *index);
-                    Err(Undelivered::Refused { events: refused })
-                }
-                Err(hitch) => {
-                    Err(Undelivered::retry(format_args!("cannot push to dnpipe {}: {hitch}", self.dnpipe)))
-                }
-            }
+            let outcome = self.deliver_all(batch.events()).await;
+            delivered(&self.dnpipe, outcome)
         })
     }
 

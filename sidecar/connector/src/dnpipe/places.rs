@@ -11,6 +11,7 @@ use std::{
 };
 
 use sidestream_client::{Client, DnpipeName};
+use sidestream_event::fnv1a;
 use sidestream_host::Random;
 
 /// What the sources and sinks of one pipeline that delivers exactly once tell each other. Clones are of the same pipeline.
@@ -96,11 +97,8 @@ impl Places {
     /// FNV-1a (64 bit) of their names, mixed by SplitMix64: names that differ little give numbers that differ much.
     pub(super) fn producer(&self, pipeline: &str, stage: &str, partition: u32) -> u64 {
         let names = format!("{pipeline}\0{stage}\0{}\0{}\0{partition}", self.dnpipe, self.group);
-        let hash = names.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
         // 0 is nobody.
-        Random::seeded(hash).next_u64().max(1)
+        Random::seeded(fnv1a(names.as_bytes())).next_u64().max(1)
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Row>> {

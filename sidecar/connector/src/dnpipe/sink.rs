@@ -10,7 +10,7 @@ use sidestream_plan::stage::DnpipeSink;
 use tokio::task::JoinSet;
 
 use super::{
-    client, named,
+    client, delivered, named,
     numbered::{Lane, Piece, Pieces},
 };
 use crate::{AsyncSink, BoxFuture, BuildError, Environment, Evaluate, Undelivered};
@@ -142,16 +142,8 @@ impl Pushes {
 impl AsyncSink for Pushes {
     fn deliver<'a>(&'a mut self, batch: &'a Batch) -> BoxFuture<'a, Result<(), Undelivered>> {
         Box::pin(async move {
-            match self.deliver_all(batch).await {
-                Ok(refused) if refused.is_empty() => Ok(()),
-                Ok(mut refused) => {
-                    refused.sort_unstable_by_key(|(index, _)| *index);
-                    Err(Undelivered::Refused { events: refused })
-                }
-                Err(error) => {
-                    Err(Undelivered::retry(format_args!("cannot push to dnpipe {}: {error}", self.dnpipe)))
-                }
-            }
+            let outcome = self.deliver_all(batch).await;
+            delivered(&self.dnpipe, outcome)
         })
     }
 

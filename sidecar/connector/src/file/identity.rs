@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use sidestream_event::fnv1a;
 
 /// What stays when a file is renamed: device and inode. Where there are none, the path and the time of creation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -26,7 +27,7 @@ impl Identity {
     pub(super) fn of(path: &Path, metadata: &Metadata) -> Self {
         let created =
             metadata.created().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
-        let device = hash(path.as_os_str().as_encoded_bytes());
+        let device = fnv1a(path.as_os_str().as_encoded_bytes());
         Self { device, inode: created.map_or(0, |since| since.as_nanos() as u64) }
     }
 }
@@ -49,7 +50,7 @@ impl Fingerprint {
         let read = file.take(limit.min(FINGERPRINT_BYTES)).read_to_end(&mut head);
         file.seek(SeekFrom::Start(position))?;
         read?;
-        Ok(Self { length: head.len() as u64, hash: hash(&head) })
+        Ok(Self { length: head.len() as u64, hash: fnv1a(&head) })
     }
 
     /// Whether `file` begins so.
@@ -61,13 +62,6 @@ impl Fingerprint {
     pub(super) fn is_complete(&self) -> bool {
         self.length == FINGERPRINT_BYTES
     }
-}
-
-/// FNV-1a, 64 bits (Fowler, Noll, Vo; RFC 9923).
-fn hash(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// Enough for a log line with its time stamp.
@@ -92,11 +86,5 @@ mod tests {
         file.seek(SeekFrom::Start(0)).unwrap();
         file.write_all(b"other line\n").unwrap();
         assert!(!print.matches(&file).unwrap());
-    }
-
-    #[test]
-    fn the_hash_is_fnv_1a() {
-        assert_eq!(hash(b""), 0xcbf2_9ce4_8422_2325);
-        assert_eq!(hash(b"foobar"), 0x85944171f73967e8);
     }
 }

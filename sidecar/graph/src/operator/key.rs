@@ -6,7 +6,7 @@
 
 use std::fmt::{self, Write};
 
-use sidestream_event::{Event, Text, Value};
+use sidestream_event::{Event, Text, Value, fnv1a};
 use sidestream_expr::Type;
 use sidestream_plan::Expression;
 
@@ -99,9 +99,7 @@ pub(super) fn shown(value: &Value) -> Text {
 /// A number that equal keys share and that is the same in every process: FNV-1a (Fowler, Noll, Vo), its bits mixed by
 /// the finaliser of SplitMix64, since FNV's upper ones are weak for short texts.
 pub(super) fn stable_hash(identity: &str) -> u64 {
-    let mut hash = identity.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let mut hash = fnv1a(identity.as_bytes());
     hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     hash ^ (hash >> 31)

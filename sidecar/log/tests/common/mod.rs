@@ -453,6 +453,19 @@ impl World {
     }
 }
 
+/// A journal of eight small segments, most of which is of the second of its two partitions.
+pub(crate) fn of_eight_segments() -> (World, PartitionId, PartitionId) {
+    let mut world = World::new(8, Settings { segment_bytes: 24 << 10, ..small() });
+    let (kept, dead) = (world.create(), world.create());
+    while world.journal.counts().segments < 8 {
+        world.append(kept, 300, Durability::Device).unwrap();
+        world.append(dead, 2500, Durability::Device).unwrap();
+        world.commit();
+    }
+    while world.steps().keep() {}
+    (world, kept, dead)
+}
+
 pub(crate) fn open(disk: &SimDisk, settings: &Settings, clock: &Clock) -> (Journal, Steps, Recovered) {
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
     Journal::open_stepped(disk, settings.clone(), clock.clone()).expect("a journal always opens")
