@@ -10,13 +10,14 @@
 //!
 //! It must never tell anybody before the barrier, write a byte twice, or try a barrier again.
 
+mod flush;
+
 use std::{
     future::Future,
     io,
     pin::Pin,
     sync::{Arc, PoisonError},
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -27,8 +28,11 @@ use sidestream_host::{
 };
 use tokio::sync::oneshot;
 
+pub(crate) use flush::Flush;
+use flush::Owed;
+
 use crate::{
-    AppendError, Durability, PartitionId, around,
+    AppendError, PartitionId, around,
     cache::SMALL_GROUP,
     control::Note,
     head::{Before, Head, file_name},
@@ -104,8 +108,8 @@ struct Tail {
     durable: u32,
     /// Who may write to it.
     rank: Rank,
-    /// Since when something waits to be flushed.
-    flush_since: Option<Moment>,
+    /// What waits to be flushed.
+    owed: Option<Owed>,
     /// Whether a mark says that all is durable.
     is_settled: bool,
 }
@@ -148,7 +152,7 @@ impl Committer {
                 self.mark();
                 return;
             }
-            if state.gather.batches.is_empty() {
+            if state.gather.batches.is_empty() && state.flush.done.is_none() {
                 match self.due() {
                     Some(wait) => {
                         drop(shared.work.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner))
@@ -167,50 +171,14 @@ impl Committer {
         true
     }
 
-    /// Notes that all is durable where nothing has happened for long enough; whether it did.
-    pub(crate) fn settle(&mut self) -> bool {
-        let is_due = self.due().is_some_and(|wait| wait.is_zero());
-        if is_due {
-            self.mark();
-        }
-        is_due
-    }
-
-    /// Notes that all is durable.
-    pub(crate) fn mark(&mut self) {
-        if self.tail.as_ref().is_none_or(|tail| tail.is_settled) {
-            return;
-        }
-        let (header, body) = Note::Mark.batch();
-        drop(self.shared.state().gather.push(header, &body, 0, Durability::Device, Some(Note::Mark)));
-        while self.turn() {}
-        // Where there was no room for a mark, what was promised is kept all the same.
-        let Some(tail) = self.tail.as_mut().filter(|tail| !tail.is_settled) else { return };
-        tail.is_settled = true;
-        if tail.durable < tail.position {
-            let kept = tail.file.barrier(Barrier::Earlier);
-            (tail.durable, tail.flush_since) = (tail.position, None);
-            if let Err(error) = kept {
-                self.fail(Group::default(), &error);
-            }
-        }
-    }
-
-    /// In how long all should be noted as durable, if it is not.
-    fn due(&self) -> Option<Duration> {
-        let tail = self.tail.as_ref().filter(|tail| !tail.is_settled)?;
-        let settings = &self.shared.settings;
-        let (since, limit) = match tail.flush_since {
-            Some(since) => (since, settings.flush),
-            None if tail.durable < tail.position => return None,
-            None => (self.last_commit, settings.settle),
-        };
-        Some(limit.saturating_sub(self.shared.clock.now().since(since)))
-    }
-
     fn take(&mut self) -> Option<Taken> {
         let shared = self.shared.clone();
         let mut state = shared.state();
+        if state.flush.done.is_some() {
+            drop(state);
+            self.hear();
+            state = shared.state();
+        }
         if state.gather.batches.is_empty() {
             return None;
         }
@@ -348,7 +316,7 @@ impl Committer {
             chain,
             durable: start,
             rank: *rank,
-            flush_since: None,
+            owed: None,
             is_settled: true,
         });
         Ok(())
@@ -419,7 +387,8 @@ impl Committer {
         let length = group.bytes.len();
         group.bytes.pad(self.shared.disk.block());
         let now = self.shared.clock.now();
-        let must_flush = tail.flush_since.is_some_and(|since| now.since(since) >= self.shared.settings.flush);
+        let owed = tail.owed.as_ref();
+        let must_flush = owed.is_some_and(|owed| now.since(owed.since) >= self.shared.settings.flush);
         let is_durable = group.is_durable || must_flush;
         let written = match (is_durable, is_all_durable) {
             (true, true) => tail.file.write_durable(start.into(), &group.bytes, Barrier::Batches),
@@ -435,15 +404,17 @@ impl Committer {
         tail.chain = chain;
         if is_durable {
             tail.durable = tail.position;
-            tail.flush_since = None;
+            tail.owed = None;
         } else if group.is_flushed {
-            tail.flush_since = tail.flush_since.or(Some(now));
+            let fresh = Owed { since: now, end: 0, is_asked: false };
+            tail.owed.get_or_insert(fresh).end = tail.position;
         }
         tail.is_settled = group.batches.iter().all(|batch| batch.note == Some(Note::Mark));
         self.last_commit = now;
         let (number, position) = (tail.number, tail.position);
         let written = (start, length, is_durable);
         self.publish(group, number, position, written);
+        self.ask();
     }
 
     /// Everybody may read it, and who waits is told.
@@ -479,7 +450,8 @@ impl Committer {
         state.counts.barriers += u64::from(is_durable);
         state.counts.written_bytes += padded as u64;
         let ahead = self.shared.settings.zero_ahead_bytes;
-        state.wants_zeros = padded < LARGE_GROUP && state.zeroed.saturating_sub(position) < ahead / 2;
+        let is_small = is_durable && padded < LARGE_GROUP;
+        state.wants_zeros = is_small && state.zeroed.saturating_sub(position) < ahead / 2;
         let has_chore = state.wants_zeros || state.is_chore_due;
         // Everybody who follows a partition is told once, of all that is new.
         for batch in group.batches.iter().filter(|batch| batch.note.is_none()) {

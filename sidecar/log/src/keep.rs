@@ -1,6 +1,7 @@
 //! The keeper: everything about segments that nobody waits for.
 //!
 //! ```text
+//!   flushing   what only the kernel has: see `commit/flush`
 //!   footers    the index of a finished segment, behind its batches
 //!   zeros      ahead of the end while groups are small
 //!   freeing    segments that nobody can read any more
@@ -38,7 +39,7 @@ const ZEROS: u32 = 256 << 10;
 const RETRY: Duration = Duration::from_secs(1);
 
 pub(crate) struct Keeper {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     /// An error of the disk in keeping is no reason to stop; it is tried again with the next chore.
     is_failing: bool,
     /// Segments that can't be read in part; they are not cleaned.
@@ -61,7 +62,11 @@ impl Keeper {
             if self.is_failing {
                 // What failed is tried again, but not as fast as it can.
                 drop(self.shared.chores.wait_timeout(state, RETRY).unwrap_or_else(PoisonError::into_inner));
-            } else if state.is_chore_due || state.wants_zeros || !state.finished.is_empty() {
+            } else if state.flush.is_asked
+                || state.is_chore_due
+                || state.wants_zeros
+                || !state.finished.is_empty()
+            {
                 continue;
             } else if state.is_reserve_lacking(&self.shared.settings) {
                 drop(self.shared.chores.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner));
@@ -75,7 +80,7 @@ impl Keeper {
     pub(crate) fn turn(&mut self) -> bool {
         // What becomes due from here on is seen by the next turn.
         self.shared.state().is_chore_due = false;
-        let done = self.zero_ahead() || self.write_footer() || self.free();
+        let done = self.flush() || self.zero_ahead() || self.write_footer() || self.free();
         let done = if done { Ok(true) } else { self.shared.refill() };
         let done = done.and_then(|done| if done { Ok(true) } else { self.clean() });
         self.is_failing = done.is_err();

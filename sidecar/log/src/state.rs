@@ -17,6 +17,7 @@ use crate::{
     AppendError, Damage, Durability, PartitionId, Receipt, Settings,
     ahead::Ahead,
     cache::Cache,
+    commit::Flush,
     control::Note,
     files::Files,
     head::{Head, Kept},
@@ -129,6 +130,7 @@ pub(crate) struct State {
     /// Up to where the storage thread has taken the last segment for what it writes: no zeros go before this.
     pub(crate) taken: u32,
     pub(crate) wants_zeros: bool,
+    pub(crate) flush: Flush,
     pub(crate) is_chore_due: bool,
     pub(crate) damage: Vec<Damage>,
     pub(crate) counts: Counts,
@@ -269,7 +271,7 @@ pub struct Counts {
     pub written_bytes: u64,
     /// Groups written.
     pub groups: u64,
-    /// Barriers for them.
+    /// Barriers for them, and of what only the kernel had.
     pub barriers: u64,
     /// Groups that failed.
     pub failed: u64,

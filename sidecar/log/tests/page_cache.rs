@@ -6,13 +6,14 @@ mod common;
 use std::time::Duration;
 
 use common::{World, small};
-use sidestream_log::{Durability, PartitionId, Settings};
+use sidestream_host::disk::sim::Fault;
+use sidestream_log::{AppendError, Durability, PartitionId, Settings};
 
 /// What the storage thread may be late.
 const STEP: Duration = Duration::from_millis(10);
 
 /// Time goes on, and the storage thread does what is due; where it is busy, it never comes to rest.
-fn pass(world: &mut World, span: Duration, is_busy: bool) {
+fn pass(world: &mut World, span: Duration, is_busy: bool, is_kept: bool) {
     let mut left = span;
     while !left.is_zero() {
         let step = left.min(STEP);
@@ -23,6 +24,9 @@ fn pass(world: &mut World, span: Duration, is_busy: bool) {
             world.commit();
         } else {
             world.steps().settle();
+        }
+        if is_kept {
+            world.steps().keep();
         }
     }
 }
@@ -60,7 +64,9 @@ fn what_was_acknowledged_before_the_bound_is_there_and_what_is_younger_may_be() 
                 _ => world.random.below(120),
             };
             let is_busy = world.random.below(3) == 0;
-            pass(&mut world, Duration::from_millis(span), is_busy);
+            // The keeper may be late, and then has its turn.
+            let is_kept = world.random.below(3) > 0;
+            pass(&mut world, Duration::from_millis(span), is_busy, is_kept);
             passed += Duration::from_millis(span);
         }
         // Nothing that was not flushed is there.
@@ -75,4 +81,62 @@ fn what_was_acknowledged_before_the_bound_is_there_and_what_is_younger_may_be() 
     }
     // Else this would prove nothing.
     assert!(older > 1000 && lost > 100, "{older} were old enough, {lost} younger ones were lost");
+}
+
+/// The end of what is there after another batch.
+fn push(world: &mut World, partition: PartitionId) -> u64 {
+    world.append(partition, 100, Durability::PageCache).unwrap();
+    assert!(world.commit());
+    world.journal.bounds(partition).unwrap().readable
+}
+
+#[test]
+fn the_keeper_has_the_barrier_while_more_is_pushed() {
+    let mut world = World::new(1, small());
+    let partition = world.create();
+    let barriers = world.journal.counts().barriers;
+    push(&mut world, partition);
+    world.hand.advance(Settings::default().flush / 2);
+    assert!(world.steps().settle(), "the keeper is asked");
+    let before = push(&mut world, partition);
+    assert_eq!(world.journal.counts().barriers, barriers, "who pushes waits for none");
+    assert!(world.steps().keep());
+    let after = push(&mut world, partition);
+    assert_eq!(world.journal.counts().barriers, barriers + 1);
+    world.cut_with(|_| 0);
+    let there = world.journal.bounds(partition).unwrap().readable;
+    assert!(before <= there && there < after, "{there}, flushed to {before}, pushed to {after}");
+}
+
+#[test]
+fn much_is_flushed_however_young_it_is() {
+    let mut world = World::new(1, Settings { segment_bytes: 16 << 20, ..small() });
+    let partition = world.create();
+    for _ in 0..5 {
+        world.append(partition, 1 << 20, Durability::PageCache).unwrap();
+        world.commit();
+    }
+    let pushed = world.journal.bounds(partition).unwrap().readable;
+    while world.steps().keep() {}
+    world.cut_with(|_| 0);
+    assert_eq!(world.journal.bounds(partition).unwrap().readable, pushed);
+}
+
+#[test]
+fn a_barrier_that_fails_ends_the_segment_whoever_had_it() {
+    let mut world = World::new(1, small());
+    let partition = world.create();
+    push(&mut world, partition);
+    world.hand.advance(Settings::default().flush / 2);
+    world.steps().settle();
+    world.fail(0, Fault::Io);
+    world.steps().keep();
+    let (failed, segments) = (world.journal.counts().failed, world.journal.counts().segments);
+    world.append(partition, 100, Durability::PageCache).unwrap();
+    assert!(!world.commit(), "what gathers when the disk fails is refused");
+    assert!(matches!(world.told, Some(AppendError::Failed { .. })), "{:?}", world.told);
+    push(&mut world, partition);
+    let counts = world.journal.counts();
+    assert_eq!((counts.failed, counts.segments), (failed + 1, segments + 1));
+    world.check(true);
 }
