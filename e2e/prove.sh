@@ -28,7 +28,7 @@ main() {
     proof "$flags" "$tested --no-run" 0 0
     local commit code seed passed
     commit=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
-    code=$(code)
+    code=$(code "$tested")
     passed=$(recorded "$proof" | awk -v code="$code" '$5 == code && $4 == "passed" {sum += $3} END {print sum + 0}')
     seed=$(recorded "$proof" | awk '$2 >= seed {seed = $2} END {print seed + 1}')
     echo "$proof: $passed of $wanted runs of code $code have passed"
@@ -78,11 +78,16 @@ COVERAGE='-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4'
 COVERAGE+=' -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table'
 COVERAGE+=' -Cllvm-args=-sanitizer-coverage-trace-compares'
 
-# What is proven: the sources as they stand, committed or not; documents may change.
+# What is proven: the sources of the package that is tested and of all that it is built from, as they stand, committed or not.
 code() {
-    git ls-files --cached --others --exclude-standard -- Cargo.toml Cargo.lock crds sidecar cli e2e | sort |
-        while read -r file; do [ ! -f "$file" ] || echo "$file $(git hash-object "$file")"; done |
-        git hash-object --stdin | cut -c1-8
+    local package=${1#*--package } built
+    package=${package%% *}
+    built=$(cargo tree --locked --package "$package" --all-features --prefix none | sed "s|$PWD/||; s| ([*])$||; s| (proc-macro)||" | sort -u)
+    {
+        echo "$built"
+        sed -n 's/.* (\([^ ]*\))$/\1/p' <<<"$built" | xargs git ls-files --cached --others --exclude-standard -- | sort -u |
+            while read -r file; do [ ! -f "$file" ] || echo "$file $(git hash-object "$file")"; done
+    } | git hash-object --stdin | cut -c1-8
 }
 
 # The lines of a proof: date, seed, count, result, code.
@@ -102,7 +107,8 @@ heading() {
 
 The long runs of the tests that take a seed, as `make prove` wrote them: `make prove PROOF=shuttle N=100000` runs until so
 many have passed for the code as it stands, and appends a line for each chunk. `e2e/proofs.txt` says what each one is. The
-column *code* names the sources by their content, so that a line holds for every commit that has the same ones.
+column *code* names the sources of what is tested and of all that it is built from by their content, so that a line holds for
+every commit that has the same ones.
 
 | date | proof | seed | count | result | time | commit | code | machine |
 |---|---|---:|---:|---|---:|---|---|---|
