@@ -114,6 +114,12 @@ impl Cache {
         found
     }
 
+    /// Answers no more with the piece that has this position. Its memory is free when the hand comes by.
+    pub(crate) fn forget(&self, file: FileKey, position: u32) {
+        let (bucket, tag) = place(file, position / GRANULE);
+        self.shelf.remove(bucket, tag, |piece| piece.get(file, position, 1).is_some());
+    }
+
     /// Keeps what was read or written in one piece, which holds on to `cost` bytes of memory.
     pub(crate) fn put(&self, file: FileKey, position: u32, bytes: Bytes, cost: usize) {
         let cost = cost + PIECE_COST + PART_COST;

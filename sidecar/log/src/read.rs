@@ -59,15 +59,17 @@ pub(crate) fn read(
         if (bytes + length > max_bytes || held > held_max) && !out.batches.is_empty() {
             return Ok(Step::Stop);
         }
-        let body = match reader.body(header, position) {
+        let found = match reader.body(header, position) {
+            Ok(Some(body)) if header.check(&body).is_err() => reader.body_anew(header, position),
+            found => found,
+        };
+        let body = match found {
             Ok(Some(body)) => body,
             Ok(None) => return Ok(Step::WouldWait),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Step::Moved),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(Step::Damaged),
             Err(error) => return Err(error.into()),
         };
-        if header.check(&body).is_err() {
-            return Ok(Step::Damaged);
-        }
         bytes += length;
         out.next = header.next_offset();
         out.batches.push(StoredBatch { header: *header, body });

@@ -226,6 +226,25 @@ impl Reader<'_> {
         Ok(bytes.map(|bytes| bytes.slice(..length)))
     }
 
+    /// The same from the disk, where what is in memory is not what was written: the disk may have given it wrong that time.
+    /// An error of [`InvalidData`](io::ErrorKind::InvalidData) where it does so again.
+    pub(crate) fn body_anew(&mut self, header: &Header, position: u32) -> io::Result<Option<Bytes>> {
+        if !self.may_wait {
+            return Ok(None);
+        }
+        let (from, length) = (position + HEADER_BYTES as u32, header.body_length());
+        if from as usize + length > self.end as usize {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        self.window = (0, Bytes::new());
+        self.shared.cache.forget(self.key, from);
+        let file = self.shared.files.open(&*self.shared.disk, self.key)?;
+        let body = Bytes::from_owner(around::read_whole(&*file, from.into(), length)?.bytes);
+        self.shared.read_bytes.add(body.len() as u64);
+        header.check(&body).map_err(|_| io::ErrorKind::InvalidData)?;
+        Ok(Some(body))
+    }
+
     /// At least `length` bytes from `position`: from memory, or from the disk where that is allowed.
     fn bytes(&mut self, position: u32, length: usize) -> io::Result<Option<Bytes>> {
         let (start, window) = &self.window;

@@ -207,3 +207,24 @@ fn behind_the_end_of_a_file_that_is_shorter_than_it_was() {
         disk.corrupt(name, |bytes| bytes.clone_from(&whole));
     }
 }
+
+/// What the disk gave wrong once is not believed again: neither of the batch that was asked for, nor of those around it.
+#[test]
+fn until_the_disk_says_something_else() {
+    let (world, kept, _) = of_eight_segments();
+    let before = all(&world.journal, kept).0.len();
+    let disk = world.disk.kill();
+    let (clock, _) = Clock::simulated(0);
+    // All of it has room in memory.
+    let settings = Settings { segment_bytes: 24 << 10, cache_bytes: 8 << 20, ..small() };
+    let (journal, _steps, _) = open(&disk, &settings, &clock);
+    let name = "00000002.0000.segment";
+    let flip =
+        || disk.corrupt(name, |bytes| (8192 + 200..).step_by(512).take(8).for_each(|at| bytes[at] ^= 1));
+    flip();
+    let (batches, lost) = all(&journal, kept);
+    assert!(batches.len() < before && !lost.is_empty(), "{lost:?}");
+    flip();
+    let (batches, lost) = all(&journal, kept);
+    assert_eq!((batches.len(), lost), (before, Vec::new()));
+}
