@@ -258,4 +258,15 @@ fn keeps_what_it_is_given(disk: &dyn Disk) {
     assert_eq!(file.read(8000, 1000).unwrap().len(), 192, "a read ends where the file does");
     assert_eq!(file.read(9000, 10).unwrap().len(), 0);
     assert_eq!(disk.list().unwrap(), ["a"]);
+    // What follows each other goes different ways, and shares pages.
+    let (file, block) = (disk.create("b").unwrap(), disk.block());
+    let mut written = Vec::new();
+    for (turn, length) in [block, 300 << 10, block, 3 * block, 600 << 10, block].into_iter().enumerate() {
+        let data = vec![turn as u8 + 1; length];
+        file.write(written.len() as u64, &Aligned::of(&data)).unwrap();
+        written.extend(data);
+        assert!(file.read(0, written.len()).unwrap()[..] == written, "after {} bytes", written.len());
+    }
+    file.barrier(Barrier::Earlier).unwrap();
+    assert!(file.read(0, written.len()).unwrap()[..] == written);
 }

@@ -1,8 +1,8 @@
 //! The disk by plain system calls: `pwritev2` with `RWF_DSYNC`, past the page cache where the file system allows.
 //!
-//! Durable writes and reads go by a descriptor with `O_DIRECT`; what only the kernel is to keep goes by a buffered one of
-//! the same file, and a barrier covers both. Where `O_DIRECT` is refused everything is buffered, where `RWF_DSYNC` is
-//! unknown a write is followed by `fdatasync`: slower, with the same promise.
+//! Durable writes, large ones and reads go by a descriptor with `O_DIRECT`; what else only the kernel is to keep goes by a
+//! buffered one of the same file, and a barrier covers both. Where `O_DIRECT` is refused everything is buffered, where
+//! `RWF_DSYNC` is unknown a write is followed by `fdatasync`: slower, with the same promise.
 
 use std::{
     fs::{self, OpenOptions},
@@ -23,6 +23,8 @@ use super::{
 };
 
 const PROBE: &str = "probe";
+/// From so many bytes on the kernel's copy costs more than the device does.
+const LARGE: usize = 256 << 10;
 /// Zeros are written in pieces of this many bytes.
 const ZEROS: usize = 256 << 10;
 
@@ -169,7 +171,8 @@ impl DiskFile for PlainFile {
     }
 
     fn write(&self, at: u64, data: &Aligned) -> io::Result<()> {
-        write_all(&self.buffered, at, data, ReadWriteFlags::empty())
+        let file = if data.len() < LARGE { &self.buffered } else { self.quick() };
+        write_all(file, at, data, ReadWriteFlags::empty())
     }
 
     fn write_durable(&self, at: u64, data: &Aligned, barrier: Barrier) -> io::Result<()> {
