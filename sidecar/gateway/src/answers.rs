@@ -24,13 +24,17 @@ use crate::{
     session::{Done, Session, Work, never_held_up, to_its_end},
 };
 
-impl Session<'_> {
+impl Session {
     /// Begins what a frame asks for. A push has its place when this returns.
-    pub(crate) async fn begin(&mut self, frame: Frame) -> Work {
-        let request = match frame.read::<Request>() {
-            Ok(request) => request,
-            Err(error) => return now(Err(Refusal::Bad { reason: error.to_string() })),
-        };
+    pub(crate) async fn begin(&self, frame: Frame) -> Work {
+        match frame.read::<Request>() {
+            Ok(request) => self.ask(request, frame.tail).await,
+            Err(error) => now(Err(Refusal::Bad { reason: error.to_string() })),
+        }
+    }
+
+    /// Begins a request; `batch` is what a push appends. A push has its place when this returns.
+    pub(crate) async fn ask(&self, request: Request, batch: Bytes) -> Work {
         // Where there is one server, each request is for that.
         let place = if self.broker().is_shared() { request.dnpipe().cloned() } else { None };
         let begun = match request {
@@ -40,7 +44,7 @@ impl Session<'_> {
             Request::Describe { dnpipe } => Ok(now(self.describe(&dnpipe).map(Answer::Dnpipe))),
             Request::Push { dnpipe, partition, only_if } => {
                 match self.caller.check(self.broker(), &dnpipe, Verb::Push) {
-                    Ok(()) => self.push(&dnpipe, partition, frame.tail, only_if).await,
+                    Ok(()) => self.push(&dnpipe, partition, batch, only_if).await,
                     Err(refusal) => Err(refusal),
                 }
             }
@@ -170,7 +174,7 @@ impl Session<'_> {
                         end: pulled.end,
                     };
                     let tail = pulled.batches.into_iter().flat_map(|batch| [head(&batch.header), batch.body]);
-                    Done { tail: tail.collect(), _turn: turn, ..Done::of(answer) }
+                    Done { tail: tail.collect(), turn, ..Done::of(answer) }
                 }
                 Err(error) => Done::refused(of_pull(error)),
             }

@@ -68,10 +68,10 @@ pub(crate) fn view(elsewhere: Elsewhere, disk: DiskView) -> Option<DnpipeView> {
     })
 }
 
-impl Session<'_> {
+impl Session {
     /// A step of a move, asked by another server of the pool: one that runs as who this one is.
     pub(crate) fn begin_move(&self, request: MoveRequest) -> Result<Work, Refusal> {
-        let is_own = match self.caller {
+        let is_own = match &self.caller {
             Caller::Local => true,
             Caller::Peer(id) => self.shared.own.get().is_some_and(|own| own.id() == *id),
         };

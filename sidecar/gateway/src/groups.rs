@@ -1,4 +1,4 @@
-//! Requests of groups. A membership is the connection's: who comes back on another one joins again.
+//! Requests of groups. A membership is the connection's, or that of a stream of it: who comes back on another one joins again.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use crate::{
     caller::Verb,
     limits::MEMBERS_MAX,
     refusals::of_group,
-    session::{Done, Session, Work, never_held_up, to_its_end},
+    session::{Done, MemberKey, Session, Work, never_held_up, to_its_end},
 };
 
-impl Session<'_> {
+impl Session {
     /// Begins a request of a group.
-    pub(crate) fn begin_group(&mut self, request: Request) -> Result<Work, Refusal> {
+    pub(crate) fn begin_group(&self, request: Request) -> Result<Work, Refusal> {
         match request {
             Request::Join { member, auto_ack } => {
                 self.join(member, JoinOptions { auto_ack, ..JoinOptions::default() })
@@ -33,7 +33,7 @@ impl Session<'_> {
                     let turn = claims.acquire_owned().await.ok();
                     let next = async move { broker.next(&membership, limits, wait).await };
                     match never_held_up(next).await {
-                        Ok(found) => Done { _turn: turn, ..claimed(found) },
+                        Ok(found) => Done { turn, ..claimed(found) },
                         Err(error) => Done::refused(of_group(error)),
                     }
                 }))
@@ -49,7 +49,7 @@ impl Session<'_> {
                 Ok(to_its_end(async move { done(broker.give_back(&membership, partition, &ranges).await) }))
             }
             Request::Leave { member } => {
-                let Some(membership) = self.members.remove(&key(&member)) else {
+                let Some(membership) = self.members().remove(&key(&member)) else {
                     return Ok(now(Ok(Answer::Done)));
                 };
                 let broker = self.broker().clone();
@@ -82,15 +82,20 @@ impl Session<'_> {
     }
 
     /// Remembers who became a member by a request.
-    pub(crate) fn keep(&mut self, joined: Option<(Member, Membership)>) {
+    pub(crate) fn keep(&self, joined: Option<(Member, Membership)>) {
         if let Some((member, membership)) = joined {
-            self.members.insert(key(&member), membership);
+            self.members().insert(key(&member), membership);
         }
     }
 
-    fn join(&mut self, member: Member, options: JoinOptions) -> Result<Work, Refusal> {
+    /// Whether it became one by a request, as far as is known here.
+    pub(crate) fn is_member(&self, member: &Member) -> bool {
+        self.members().contains_key(&key(member))
+    }
+
+    fn join(&self, member: Member, options: JoinOptions) -> Result<Work, Refusal> {
         let broker = self.pulling(&member.dnpipe)?;
-        if self.members.len() >= MEMBERS_MAX {
+        if self.members().len() >= MEMBERS_MAX {
             let reason = format!(
                 "there are {MEMBERS_MAX} members on this connection, and no more may be; use another"
             );
@@ -109,7 +114,7 @@ impl Session<'_> {
 
     fn membership(&self, member: &Member) -> Result<Membership, Refusal> {
         self.pulling(&member.dnpipe)?;
-        let known = self.members.get(&key(member)).cloned();
+        let known = self.members().get(&key(member)).cloned();
         known.ok_or_else(|| Refusal::NotMember { group: member.group.clone() })
     }
 
@@ -119,7 +124,7 @@ impl Session<'_> {
     }
 }
 
-fn key(member: &Member) -> (String, String, String) {
+pub(crate) fn key(member: &Member) -> MemberKey {
     (member.dnpipe.to_string(), member.group.clone(), member.name.clone())
 }
 

@@ -8,14 +8,13 @@
 //! | `GET /{namespace}/{name}/events` | pull and follow, as Server-Sent Events |
 //! | `POST /{namespace}/{name}/reset` | reset |
 //!
-//! `GET /v1/openapi.json` describes them. Callers are who they are at the door, and may do the same as there.
+//! `GET /v1/openapi.json` describes them, `GET /v1/dnpipes.proto` what there is over gRPC. Callers are who they are at the door, and may do the same as there.
 
 mod asked;
 mod body;
 mod dnpipes;
 mod elsewhere;
 mod events;
-mod guarded;
 mod place;
 mod problem;
 mod records;
@@ -36,21 +35,10 @@ use hyper_util::{
 use sidestream_event::record::RECORD_BYTES_MAX;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::{Caller, Phase, Shared, session::Session};
-use guarded::Guarded;
+use crate::{Caller, Phase, Shared, guarded::Guarded, session::Session};
 
 /// Who asks, and of whom.
-#[derive(Clone)]
-struct Asked {
-    shared: Arc<Shared>,
-    caller: Caller,
-}
-
-impl Asked {
-    fn session(&self) -> Session<'_> {
-        Session::new(&self.shared, &self.caller)
-    }
-}
+type Asked = Arc<Session>;
 
 /// Whether bytes begin a request of HTTP.
 pub(crate) fn begins(bytes: &[u8]) -> bool {
@@ -64,7 +52,7 @@ pub(crate) async fn serve(
     begun: Vec<u8>,
     caller: &Caller,
 ) -> String {
-    let asked = Asked { shared: shared.clone(), caller: caller.clone() };
+    let asked = Arc::new(Session::new(shared, caller));
     let stream = TokioIo::new(Guarded::new(stream, begun, shared.limits.silence));
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(shared.limits.frame).max_buf_size(HEAD_BYTES_MAX);
@@ -80,7 +68,8 @@ pub(crate) async fn serve(
     served.map_or_else(|error| error.to_string(), |()| "the caller closed it".into())
 }
 
-fn doors(asked: Asked) -> Router {
+/// Everything that is answered over HTTP.
+pub(crate) fn doors(asked: Arc<Session>) -> Router {
     let of_dnpipe = Router::new()
         .route("/", get(dnpipes::describe))
         .route("/records", get(records::pull).post(records::push))
@@ -89,6 +78,7 @@ fn doors(asked: Asked) -> Router {
         .layer(from_fn_with_state(asked.clone(), elsewhere::redirect));
     Router::new()
         .route("/v1/openapi.json", get(dnpipes::openapi))
+        .route("/v1/dnpipes.proto", get(|| async { crate::grpc::DESCRIBED }))
         .route("/v1/dnpipes", get(dnpipes::list))
         .nest("/v1/dnpipes/{namespace}/{name}", of_dnpipe)
         .fallback(problem::no_such_path)

@@ -48,7 +48,7 @@ impl Leases {
 }
 
 /// By the runtime's own clock, which its timers go by.
-fn after(span: Duration) -> Instant {
+pub(crate) fn after(span: Duration) -> Instant {
     sleep(span).deadline()
 }
 

@@ -3,7 +3,8 @@
 //! ```text
 //!   local socket ──────────────────────┐
 //!                                      ├─▶ preamble ─▶ session: frames ─▶ requests ─▶ broker
-//!                                      │   or HTTP/1.1 ─▶ http ─────────────────────────▶
+//!                                      │   or HTTP/1.1 ─▶ http ─────▶ the same requests ─▶
+//!                                      │   or HTTP/2 ──▶ http2 ─▶ grpc, http ─▶ the same ─▶
 //!   TCP ─▶ TLS 1.3, both ends proved ──┘                        ◀── answers, in any order
 //! ```
 //!
@@ -17,10 +18,14 @@ mod answers;
 mod caller;
 mod elsewhere;
 mod groups;
+mod grpc;
+mod guarded;
 mod http;
+mod http2;
 mod leases;
 mod limits;
 mod listen;
+mod pulled;
 mod refusals;
 mod session;
 
@@ -43,6 +48,7 @@ use tokio::{
 };
 
 pub use caller::Caller;
+pub use grpc::proto;
 pub use limits::Limits;
 
 /// What the doors cannot see, and are asked about.

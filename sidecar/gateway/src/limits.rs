@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use sidestream_event::native::FRAME_BYTES_MAX;
+use sidestream_event::{
+    native::{FRAME_BYTES_MAX, HEAD_BYTES_MAX},
+    record::BATCH_BYTES_MAX,
+};
 
 /// What may be set from outside.
 #[derive(Clone, Debug)]
@@ -15,10 +18,13 @@ pub struct Limits {
     pub frames_kib_max: usize,
     /// How long a connection may ask nothing; 5 minutes by default.
     pub idle: Duration,
-    /// How long a frame, and the head and the body of a request of HTTP, may take to come whole; 30 s by default.
+    /// How long a frame, the head and the body of a request of HTTP, and a message of gRPC may take to come whole; 30 s by
+    /// default.
     pub frame: Duration,
     /// How long a reader may take nothing of an answer; 20 s by default.
     pub silence: Duration,
+    /// How often who speaks HTTP/2 is asked whether it is there, and how long it may take to say so; 20 s by default.
+    pub ping: Duration,
 }
 
 impl Default for Limits {
@@ -29,6 +35,7 @@ impl Default for Limits {
             idle: Duration::from_secs(300),
             frame: Duration::from_secs(30),
             silence: Duration::from_secs(20),
+            ping: Duration::from_secs(20),
         }
     }
 }
@@ -64,5 +71,47 @@ pub(crate) const CLAIMS_IN_FLIGHT_MAX: usize = 64;
 pub(crate) const COMES_BACK_WITHIN: Duration = Duration::from_secs(3);
 /// Members of groups on one connection.
 pub(crate) const MEMBERS_MAX: usize = 256;
+/// Records of an answer of HTTP or gRPC where the caller does not say.
+pub(crate) const RECORDS_DEFAULT: u64 = 1000;
+/// The most records of such an answer: each is many times its bytes while it is made.
+pub(crate) const RECORDS_MAX: u64 = 10_000;
+
+/// Requests of one connection of HTTP/2 that are not answered, and its streams.
+pub(crate) const STREAMS_MAX: u32 = 64;
+/// What a caller may send ahead on one stream of HTTP/2: that of all of them together is what a connection holds unread.
+pub(crate) const STREAM_WINDOW_BYTES: u32 = 128 << 10;
+/// The same on a connection: more than all its streams have, so that those that wait leave the others theirs. The library ends a
+/// connection with so many unread pieces of data that, if each had 256 bytes, they had half of this: 65,000 pushes of a few bytes,
+/// which is as many as wait on sixteen streams that nobody reads.
+pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
+/// What waits in a connection to be written, of each stream, beside what its answer still holds.
+pub(crate) const WRITTEN_AHEAD_BYTES: usize = 64 << 10;
+/// A piece of an answer: the next one is given when this one may be written.
+pub(crate) const PIECE_BYTES: usize = 16 << 10;
+/// The longest head of a request of HTTP/2.
+pub(crate) const HEADERS_BYTES_MAX: u32 = 32 << 10;
+
+/// The longest message of a push over gRPC: what clients send at most where nobody tells them otherwise.
+pub(crate) const PUSHED_BYTES_MAX: usize = 4 << 20;
+/// The longest of any other message over gRPC, as of a head of the native protocol.
+pub(crate) const MESSAGE_BYTES_MAX: usize = HEAD_BYTES_MAX;
+/// A message over gRPC up to this needs no room of its own.
+pub(crate) const SMALL_MESSAGE_BYTES: usize = 16 << 10;
+/// Records of a push over gRPC: the answer may have a place for each.
+pub(crate) const PUSHED_RECORDS_MAX: usize = 100_000;
+/// Pushes of a stream that are not answered; beyond, nothing more is read from it.
+pub(crate) const PUBLISHED_IN_FLIGHT_MAX: usize = 64;
+/// Acknowledgements of a stream that are not done; beyond, nothing more is read from it.
+pub(crate) const ACKS_IN_FLIGHT_MAX: usize = 64;
+/// How often a stream shows that its member is there: a third of the time after which one is taken for gone.
+pub(crate) const ALIVE_EVERY: Duration = Duration::from_secs(10);
+/// What a message of a stream of records has at most, beyond its first record.
+pub(crate) const STREAMED_BYTES_MAX: u64 = 256 << 10;
+/// Bytes of batches that a member is handed out at once over gRPC: what is handed out cannot be read again, so all of it is kept,
+/// and what was compressed is many times that.
+pub(crate) const CLAIMED_BYTES_MAX: u32 = 64 << 10;
 
 const _: () = assert!(SMALL_FRAME_BYTES < FRAME_BYTES_MAX);
+const _: () = assert!(STREAMS_MAX * STREAM_WINDOW_BYTES <= CONNECTION_WINDOW_BYTES);
+const _: () = assert!(SMALL_MESSAGE_BYTES < MESSAGE_BYTES_MAX && MESSAGE_BYTES_MAX < PUSHED_BYTES_MAX);
+const _: () = assert!(PUSHED_BYTES_MAX <= BATCH_BYTES_MAX);

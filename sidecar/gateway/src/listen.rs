@@ -13,7 +13,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
-    Caller, Phase, Shared, http,
+    Caller, Phase, Shared, http, http2,
     limits::{ACCEPT_REST, GREETING_WITHIN, GREETING_WITHIN_WHEN_BUSY, HANDSHAKES_MAX},
     session,
 };
@@ -116,8 +116,9 @@ async fn rest_after(error: &io::Error) {
 async fn prove(tcp: TcpStream, identity: &Identity) -> Result<(TlsStream<TcpStream>, Peer), String> {
     // Frames are written whole: waiting for more would only cost time.
     tcp.set_nodelay(true).map_err(|error| error.to_string())?;
-    let config =
-        identity.server_config(Callers::Proved, &[ALPN, HTTP_ALPN]).map_err(|error| error.to_string())?;
+    let config = identity
+        .server_config(Callers::Proved, &[ALPN, HTTP_ALPN, HTTP2_ALPN])
+        .map_err(|error| error.to_string())?;
     let stream = TlsAcceptor::from(config).accept(tcp).await.map_err(|error| {
         let own = error.get_ref().and_then(|own| own.downcast_ref());
         own.map_or_else(|| error.to_string(), reason)
@@ -150,6 +151,7 @@ pub(crate) async fn receive(
         match language {
             Language::Native => session::serve(&shared, stream, &caller).await,
             Language::Http(begun) => http::serve(&shared, stream, begun, &caller).await,
+            Language::Http2(begun) => http2::serve(&shared, stream, begun, &caller).await,
         }
     };
     let reason = tokio::select! {
@@ -165,6 +167,7 @@ enum Language {
     Native,
     /// With what was read of it already.
     Http(Vec<u8>),
+    Http2(Vec<u8>),
 }
 
 /// Who is let in holds the permit of a connection.
@@ -176,11 +179,16 @@ async fn greet(
     let mut bytes = [0; PREAMBLE_BYTES];
     stream.read_exact(&mut bytes).await.ok()?;
     let permit = shared.connections_of(caller).clone().try_acquire_owned();
-    if http::begins(&bytes) {
+    let http = match () {
+        () if http::begins(&bytes) => Some((Language::Http(bytes.to_vec()), HTTP_BUSY)),
+        () if http2::begins(&bytes) => Some((Language::Http2(bytes.to_vec()), http2::BUSY)),
+        () => None,
+    };
+    if let Some((language, busy)) = http {
         if let (Ok(permit), true) = (permit, shared.is_open()) {
-            return Some((permit, Language::Http(bytes.to_vec())));
+            return Some((permit, language));
         }
-        stream.write_all(HTTP_BUSY).await.ok()?;
+        stream.write_all(busy).await.ok()?;
         stream.flush().await.ok()?;
         return None;
     }
@@ -205,5 +213,7 @@ const BACKLOG: u32 = 1024;
 /// There are as many connections as may be, or the process is about to stop.
 const HTTP_BUSY: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-/// The other name in a TLS handshake (RFC 7301, section 6).
+/// The other names in a TLS handshake (RFC 7301, section 6). Who speaks both versions of HTTP, as `curl` does, gets the first;
+/// clients of gRPC speak the second alone.
 const HTTP_ALPN: &[u8] = b"http/1.1";
+const HTTP2_ALPN: &[u8] = b"h2";

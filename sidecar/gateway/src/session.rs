@@ -1,4 +1,5 @@
-//! One connection: requests are read and begun in their order, and answered as they are done.
+//! What is asked on a connection, whichever language it speaks, and one that speaks the native one: requests are read and begun
+//! in their order, and answered as they are done.
 //!
 //! ```text
 //!   frames ──▶ begin, in order ──▶ open work ──▶ answers (few) ──▶ writer
@@ -9,12 +10,17 @@
 //! Pushes take their place in a partition when they are begun, so pipelined pushes keep their order. Whoever does not read its
 //! answers stops this loop, and after a while its connection.
 
-use std::{collections::HashMap, io, pin::Pin, sync::Arc};
+use std::{
+    collections::HashMap,
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use sidestream_broker::Membership;
-use sidestream_event::native::{Answer, Frame, Frames, Member, Refusal, write_frame};
+use sidestream_event::native::{Answer, Frame, Frames, Member, Refusal, Request, write_frame};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
@@ -30,16 +36,21 @@ use crate::{
     },
 };
 
-/// What was asked on a connection so far.
-pub(crate) struct Session<'a> {
-    pub(crate) shared: &'a Arc<Shared>,
-    pub(crate) caller: &'a Caller,
-    pub(crate) members: HashMap<(String, String, String), Membership>,
+/// Who asks on a connection, or a stream of one, and what came of it so far.
+pub(crate) struct Session {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) caller: Caller,
+    members: Mutex<Members>,
     /// A permit for each pull whose records are in memory.
     pub(crate) turns: Arc<Semaphore>,
     /// A permit for each request for records of a group.
     pub(crate) claims: Arc<Semaphore>,
 }
+
+type Members = HashMap<MemberKey, Membership>;
+
+/// Dnpipe, group and name of a member.
+pub(crate) type MemberKey = (String, String, String);
 
 /// A request that is being done.
 pub(crate) type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
@@ -51,7 +62,7 @@ pub(crate) struct Done {
     /// Who became a member by it.
     pub(crate) joined: Option<(Member, Membership)>,
     /// What others may have when this is written.
-    pub(crate) _turn: Option<OwnedSemaphorePermit>,
+    pub(crate) turn: Option<OwnedSemaphorePermit>,
 }
 
 struct Outgoing {
@@ -61,21 +72,37 @@ struct Outgoing {
     _room: Option<OwnedSemaphorePermit>,
 }
 
-impl<'a> Session<'a> {
+impl Session {
     /// Nothing was asked yet.
-    pub(crate) fn new(shared: &'a Arc<Shared>, caller: &'a Caller) -> Session<'a> {
-        let turns = Arc::new(Semaphore::new(PULLED_WAITING));
-        let claims = Arc::new(Semaphore::new(CLAIMS_IN_FLIGHT_MAX));
-        Session { shared, caller, members: HashMap::new(), turns, claims }
+    pub(crate) fn new(shared: &Arc<Shared>, caller: &Caller) -> Session {
+        Session {
+            shared: shared.clone(),
+            caller: caller.clone(),
+            members: Mutex::default(),
+            turns: Arc::new(Semaphore::new(PULLED_WAITING)),
+            claims: Arc::new(Semaphore::new(CLAIMS_IN_FLIGHT_MAX)),
+        }
+    }
+
+    pub(crate) fn members(&self) -> MutexGuard<'_, Members> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does a request to its end.
+    pub(crate) async fn answer(&self, request: Request, batch: Bytes) -> Result<Done, Refusal> {
+        match self.ask(request, batch).await.await {
+            Done { answer: Answer::Refused(refusal), .. } => Err(refusal),
+            done => Ok(done),
+        }
     }
 }
 
 /// Who hung up at the local socket has ended, or comes back at once: as another member, where it does. Over a network the line
 /// may have broken, and the member is missed when it has been silent for long.
-impl Drop for Session<'_> {
+impl Drop for Session {
     fn drop(&mut self) {
-        let members = std::mem::take(&mut self.members);
-        if members.is_empty() || *self.caller != Caller::Local || !self.shared.is_open() {
+        let members = std::mem::take(&mut *self.members());
+        if members.is_empty() || self.caller != Caller::Local || !self.shared.is_open() {
             return;
         }
         let shared = self.shared.clone();
@@ -94,11 +121,18 @@ impl Drop for Session<'_> {
 
 impl Done {
     pub(crate) fn of(answer: Answer) -> Done {
-        Done { answer, tail: Vec::new(), joined: None, _turn: None }
+        Done { answer, tail: Vec::new(), joined: None, turn: None }
     }
 
     pub(crate) fn refused(refusal: Refusal) -> Done {
         Done::of(Answer::Refused(refusal))
+    }
+
+    /// For who cannot make anything of it.
+    pub(crate) fn unexpected(&self) -> Refusal {
+        Refusal::Bad {
+            reason: "the answer is of another kind than the request; use programs of one release".into(),
+        }
     }
 }
 
@@ -144,11 +178,11 @@ pub(crate) async fn serve(
 }
 
 async fn read_requests(
-    mut session: Session<'_>,
+    session: Session,
     mut stream: impl AsyncRead + Unpin,
     answers: mpsc::Sender<Outgoing>,
 ) -> String {
-    let shared = session.shared;
+    let shared = &session.shared;
     let limits = &shared.limits;
     let mut frames = Frames::default();
     let mut open = FuturesUnordered::new();

@@ -195,6 +195,8 @@ async fn the_description_names_every_path_and_is_openapi() {
     expected.sort();
     assert_eq!(paths, expected);
     assert!(described["paths"][format!("{own}/records")]["post"]["responses"]["507"].is_object());
+    let described = get(&world, "/v1/dnpipes.proto").await;
+    assert!(described.body.contains("service Dnpipes {"), "{}", described.body);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

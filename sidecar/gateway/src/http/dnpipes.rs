@@ -1,12 +1,11 @@
 //! What there is, and resetting it.
 
-use axum::{Json, extract::State};
+use axum::{Json, body::Bytes, extract::State};
 use serde::Serialize;
-use sidestream_event::native::{DnpipeView, PartitionView, Refusal};
+use sidestream_event::native::{Answer, DnpipeView, PartitionView, Request};
 use utoipa::{OpenApi, ToSchema};
 
 use super::{Asked, asked::Named, events, problem::Problem, records};
-use crate::{caller::Verb, refusals::of_reset};
 
 /// A dnpipe as it is.
 #[derive(Serialize, ToSchema)]
@@ -51,7 +50,7 @@ pub(super) struct Reset {
 /// The dnpipes that the caller may use.
 #[utoipa::path(get, path = "/v1/dnpipes", responses((status = 200, body = Vec<Dnpipe>)))]
 pub(super) async fn list(State(asked): State<Asked>) -> Json<Vec<Dnpipe>> {
-    Json(asked.session().list().into_iter().map(view).collect())
+    Json(asked.list().into_iter().map(view).collect())
 }
 
 /// One dnpipe.
@@ -62,7 +61,7 @@ pub(super) async fn describe(
     State(asked): State<Asked>,
     Named(name): Named,
 ) -> Result<Json<Dnpipe>, Problem> {
-    Ok(Json(view(asked.session().describe(&name)?)))
+    Ok(Json(view(asked.describe(&name)?)))
 }
 
 /// Removes all records.
@@ -70,16 +69,8 @@ pub(super) async fn describe(
     params(("namespace" = String, Path), ("name" = String, Path)),
     responses((status = 200, body = Reset), (status = 403, body = Problem), (status = 503, body = Problem)))]
 pub(super) async fn reset(State(asked): State<Asked>, Named(name): Named) -> Result<Json<Reset>, Problem> {
-    let broker = asked.shared.broker.clone();
-    asked.caller.check(&broker, &name, Verb::Reset)?;
-    // To its end, also where the caller leaves.
-    let shared = asked.shared.clone();
-    let resetting = tokio::spawn(async move {
-        let epoch = broker.reset(&name).await.map_err(of_reset)?;
-        shared.handed_out(&name).await;
-        Ok::<_, Refusal>(epoch)
-    });
-    let epoch = resetting.await.map_err(|error| Problem::bad(error.to_string()))??;
+    let done = asked.answer(Request::Reset { dnpipe: name }, Bytes::new()).await?;
+    let Answer::Reset { epoch } = done.answer else { return Err(done.unexpected().into()) };
     Ok(Json(Reset { epoch }))
 }
 

@@ -3,25 +3,24 @@
 use std::convert::Infallible;
 
 use axum::{
+    body::Bytes,
     extract::State,
     http::HeaderMap,
     response::sse::{Event, KeepAlive, Sse},
 };
 use futures_util::{Stream, stream};
-use sidestream_broker::{Limits, PullError};
-use sidestream_event::native::{DnpipeName, From};
+use sidestream_event::native::{Answer, DnpipeName, From, Refusal};
 
 use super::{
     Asked,
     asked::{Named, Query},
     place::place,
     problem::Problem,
-    records::{RECORDS_MAX, Wanted, of},
+    records::{Wanted, of, request},
 };
 use crate::{
     caller::Verb,
-    limits::{PULL_BYTES_MAX, WAIT_MAX},
-    refusals::of_pull,
+    limits::{RECORDS_MAX, WAIT_MAX},
 };
 
 /// Pulls records of one partition, and goes on as they come: an event each, the record as its data, the offset as its id. A
@@ -38,7 +37,7 @@ pub(super) async fn follow(
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
     asked.caller.check(&asked.shared.broker, &name, Verb::Pull)?;
     if asked.shared.broker.describe(&name).is_none() {
-        return Err(sidestream_event::native::Refusal::UnknownDnpipe(name).into());
+        return Err(Refusal::UnknownDnpipe(name).into());
     }
     let last = heads.get("last-event-id").and_then(|id| id.to_str().ok()?.parse::<u64>().ok());
     let from =
@@ -63,28 +62,32 @@ struct Following {
 impl Following {
     /// The next events; the end where nothing more can be told.
     async fn more(mut self) -> Option<(Vec<Result<Event, Infallible>>, Option<Following>)> {
-        let shared = self.asked.shared.clone();
-        // A right may be taken away while somebody follows.
-        let may = self.asked.caller.check(&shared.broker, &self.name, Verb::Pull);
-        let limits = Limits { max_bytes: PULL_BYTES_MAX, max_records: RECORDS_MAX };
+        let asked = self.asked.clone();
+        // Asked anew each time: a right may be taken away while somebody follows.
+        let wait = WAIT_MAX.as_millis() as u32;
+        let request = request(self.name.clone(), self.partition, self.from, RECORDS_MAX, wait);
         let pulled = async {
-            may.map_err(Problem::from)?;
             let pulled = tokio::select! {
-                pulled = shared.broker.pull(&self.name, self.partition, self.from, limits, Some(WAIT_MAX)) => pulled,
-                () = shared.reached(crate::Phase::Closing) => return Ok(None),
+                pulled = asked.answer(request, Bytes::new()) => pulled,
+                () = asked.shared.reached(crate::Phase::Closing) => return Ok(None),
             };
             match pulled {
-                Ok(pulled) => Ok::<_, Problem>(Some(More::Pulled(of(&pulled, RECORDS_MAX)?, pulled.epoch))),
-                Err(PullError::OutOfRange { first, .. }) if self.was_before(first) => {
+                Ok(done) => {
+                    let Answer::Pulled { from, next, epoch, .. } = done.answer else {
+                        return Err(done.unexpected().into());
+                    };
+                    Ok::<_, Problem>(Some(More::Pulled(of(&done, from..next, RECORDS_MAX)?, epoch)))
+                }
+                Err(Refusal::OutOfRange { first, .. }) if self.was_before(first) => {
                     Ok(Some(More::Gone(first)))
                 }
-                Err(error) => Err(of_pull(error).into()),
+                Err(refusal) => Err(refusal.into()),
             }
         };
         let ((records, next), epoch) = match pulled.await {
             Ok(Some(More::Pulled(found, epoch))) => (found, epoch),
             Ok(Some(More::Gone(first))) => {
-                let epoch = shared.broker.describe(&self.name)?.epoch;
+                let epoch = self.asked.shared.broker.epoch(&self.name)?;
                 (self.epoch, self.from) = (Some(epoch), From::Offset(first));
                 return Some((vec![Ok(reset(epoch))], Some(self)));
             }

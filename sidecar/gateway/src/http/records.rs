@@ -1,14 +1,18 @@
 //! Push one record, pull many.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, ops::Range};
 
-use axum::{Json, body::Body, extract::State, http::HeaderMap};
+use axum::{
+    Extension, Json,
+    body::{Body, Bytes},
+    extract::State,
+    http::HeaderMap,
+};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Serialize};
-use sidestream_broker::{Limits, Pulled};
 use sidestream_event::{
-    native::{Conditions, Refusal, partition_of},
-    record::{BatchWriter, Header, RecordError, expand, records},
+    native::{Answer, Conditions, DnpipeName, From, Refusal, Request, partition_of},
+    record::{self, BatchWriter, Header, RecordError},
 };
 use utoipa::{IntoParams, ToSchema};
 
@@ -21,8 +25,10 @@ use super::{
 };
 use crate::{
     caller::Verb,
-    limits::{PULL_BYTES_MAX, WAIT_MAX},
-    refusals::{of_pull, of_push},
+    http2::Turn,
+    limits::{PULL_BYTES_MAX, RECORDS_DEFAULT, RECORDS_MAX},
+    pulled::{Most, pulled},
+    session::Done,
 };
 
 /// Where a record goes, and under which conditions.
@@ -137,9 +143,9 @@ pub(super) async fn push(
     writer.push(asked.shared.storage.wall_nanos(), key, &headers, &value).map_err(bad)?;
     let batch = writer.finish(Header::default()).map_err(bad)?;
     let only_if = Conditions { epoch: to.if_epoch, next_offset: to.if_next };
-    let pushing = broker.push(&name, partition, batch, only_if).map_err(of_push)?;
-    let pushed = pushing.await.map_err(of_push)?;
-    Ok(Json(Stored { partition, offset: pushed.base_offset, epoch: pushed.epoch }))
+    let done = asked.answer(Request::Push { dnpipe: name, partition, only_if }, batch).await?;
+    let Answer::Pushed { base_offset, epoch } = done.answer else { return Err(done.unexpected().into()) };
+    Ok(Json(Stored { partition, offset: base_offset, epoch }))
 }
 
 /// Pulls records of one partition. Nothing is removed by it.
@@ -151,50 +157,46 @@ pub(super) async fn pull(
     State(asked): State<Asked>,
     Named(name): Named,
     Query(wanted): Query<Wanted>,
-) -> Result<Json<Records>, Problem> {
-    let broker = &asked.shared.broker;
-    asked.caller.check(broker, &name, Verb::Pull)?;
-    let max_records = wanted.max.unwrap_or(RECORDS_DEFAULT).min(RECORDS_MAX);
-    let limits = Limits { max_bytes: PULL_BYTES_MAX, max_records };
-    let wait = Duration::from_millis(wanted.wait).min(WAIT_MAX);
+) -> Result<(Option<Extension<Turn>>, Json<Records>), Problem> {
+    let most = wanted.max.unwrap_or(RECORDS_DEFAULT).min(RECORDS_MAX);
+    let wait = u32::try_from(wanted.wait).unwrap_or(u32::MAX);
     let from = place(wanted.from.as_deref())?;
-    let pulled = broker.pull(&name, wanted.partition, from, limits, Some(wait)).await.map_err(of_pull)?;
-    let (epoch, first, end) = (pulled.epoch, pulled.first, pulled.end);
-    let (records, next) = of(&pulled, max_records)?;
-    Ok(Json(Records { records, next, epoch, first, end }))
+    let mut done = asked.answer(request(name, wanted.partition, from, most, wait), Bytes::new()).await?;
+    let Answer::Pulled { from, next, epoch, first, end } = done.answer else {
+        return Err(done.unexpected().into());
+    };
+    let (records, next) = of(&done, from..next, most)?;
+    let turn = done.turn.take().map(|turn| Extension(Turn::new(turn)));
+    Ok((turn, Json(Records { records, next, epoch, first, end })))
 }
 
-/// The records that a pull means, `most` of them at most, and where to go on.
-pub(super) fn of(pulled: &Pulled, most: u64) -> Result<(Vec<Record>, u64), Problem> {
-    let (mut found, mut bytes): (Vec<Record>, usize) = (Vec::new(), 0);
-    for batch in &pulled.batches {
-        let wrapped = |_| (batch.header, batch.body.clone());
-        let (header, body) = expand(&batch.header, &batch.body).unwrap_or_else(wrapped);
-        for record in records(&header, &body) {
-            let record = record.map_err(|error| {
-                let reason = format!("{error}; use a client of the native protocol");
-                Problem::from(Refusal::BadBatch { reason })
-            })?;
-            if !(pulled.from..pulled.next).contains(&record.offset) {
-                continue;
-            }
-            // What was compressed is many times what was pulled.
-            bytes += record.value.len();
-            if found.len() as u64 >= most || (bytes > PULL_BYTES_MAX && !found.is_empty()) {
-                return Ok((found, record.offset));
-            }
-            let value = std::str::from_utf8(record.value).ok().map(str::to_owned);
-            found.push(Record {
-                offset: record.offset,
-                time: record.time,
-                key: record.key.map(text),
-                headers: record.headers.iter().map(|(name, value)| (name.to_owned(), text(value))).collect(),
-                base64: value.is_none().then(|| BASE64_STANDARD.encode(record.value)),
-                value,
-            });
+/// A pull of as many records as go into one answer.
+pub(super) fn request(
+    dnpipe: DnpipeName,
+    partition: u32,
+    from: From,
+    most: u64,
+    wait_millis: u32,
+) -> Request {
+    let (max_bytes, max_records) = (PULL_BYTES_MAX as u32, most as u32);
+    Request::Pull { dnpipe, partition, from, max_bytes, max_records, wait_millis }
+}
+
+/// The records that were pulled, `most` of them at most, and where to go on.
+pub(super) fn of(done: &Done, range: Range<u64>, most: u64) -> Result<(Vec<Record>, u64), Problem> {
+    let most = Most { records: most, bytes: PULL_BYTES_MAX as u64 };
+    let make = |record: &record::Record<'_>, _: &Bytes| {
+        let value = std::str::from_utf8(record.value).ok().map(str::to_owned);
+        Record {
+            offset: record.offset,
+            time: record.time,
+            key: record.key.map(text),
+            headers: record.headers.iter().map(|(name, value)| (name.to_owned(), text(value))).collect(),
+            base64: value.is_none().then(|| BASE64_STANDARD.encode(record.value)),
+            value,
         }
-    }
-    Ok((found, pulled.next))
+    };
+    Ok(pulled(&done.tail, range, most, make)?)
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -202,6 +204,3 @@ fn text(bytes: &[u8]) -> String {
 }
 
 const HEADER_PREFIX: &str = "sidestream-header-";
-const RECORDS_DEFAULT: u64 = 1000;
-/// The most records of one answer: each is many times its bytes while it becomes JSON.
-pub(super) const RECORDS_MAX: u64 = 10_000;

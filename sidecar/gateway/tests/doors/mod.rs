@@ -1,6 +1,11 @@
 //! Dnpipes behind the doors of a gateway, used by clients over its local socket: the backend that the behaviours run against.
+//! Clients speak the native protocol, or [gRPC](grpc).
 
-use std::{future::Future, ops::Range, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
+pub(crate) mod grpc;
+
+use std::{
+    future::Future, marker::PhantomData, ops::Range, path::PathBuf, pin::Pin, sync::Arc, time::Duration,
+};
 
 use sidestream_broker::{Broker, DnpipeSpec, GroupSpec};
 use sidestream_client::{
@@ -32,8 +37,14 @@ enum Ground {
     Directory(Choice),
 }
 
-/// A server that can crash.
-pub(crate) struct Doors {
+/// Who uses dnpipes over a socket.
+pub(crate) trait Speaks: suite::Client {
+    /// One with a connection of its own.
+    fn at(socket: PathBuf) -> impl Future<Output = Self> + Send;
+}
+
+/// A server that can crash, whose clients speak like `P`.
+pub(crate) struct Doors<P = Participant> {
     ground: Ground,
     folder: tempfile::TempDir,
     /// How often it crashed.
@@ -42,9 +53,10 @@ pub(crate) struct Doors {
     broker: Broker,
     gateway: Gateway,
     running: JoinHandle<()>,
+    clients: PhantomData<fn() -> P>,
 }
 
-impl Doors {
+impl<P: Speaks> Doors<P> {
     pub(crate) async fn simulated(seed: u64) -> Self {
         Self::start(Ground::Sim(SimDisk::new(), Random::seeded(seed)), tempfile::tempdir().unwrap(), 0).await
     }
@@ -68,7 +80,7 @@ impl Doors {
         let running = tokio::spawn(async move { looked_after.run().await });
         let gateway = Gateway::new(broker.clone(), Arc::new(Nothing), Limits::default());
         gateway.open_local(&socket(&folder, round)).unwrap();
-        Self { ground, folder, round, journal, broker, gateway, running }
+        Self { ground, folder, round, journal, broker, gateway, running, clients: PhantomData }
     }
 }
 
@@ -100,8 +112,8 @@ impl Storage for Nothing {
     }
 }
 
-impl Service for Doors {
-    type Client = Participant;
+impl<P: Speaks> Service for Doors<P> {
+    type Client = P;
 
     async fn create(&self, dnpipe: Dnpipe) {
         let group = |(group, max, dead): &(&str, u32, &str)| GroupSpec {
@@ -119,13 +131,12 @@ impl Service for Doors {
         self.broker.apply(spec).await.unwrap();
     }
 
-    async fn client(&self) -> Participant {
-        let address = Address::Local(socket(&self.folder, self.round));
-        Participant::new(Client::new(address, ClientConfig::default()))
+    async fn client(&self) -> P {
+        P::at(socket(&self.folder, self.round)).await
     }
 
     async fn crash(self) -> Self {
-        let Self { ground, folder, round, journal, broker, gateway, running } = self;
+        let Self { ground, folder, round, journal, broker, gateway, running, .. } = self;
         running.abort();
         // Nobody hears an answer any more.
         gateway.close(Duration::ZERO).await;
@@ -160,8 +171,9 @@ pub(crate) struct Participant {
     pushes: mpsc::Sender<Pushing>,
 }
 
-impl Participant {
-    fn new(client: Client) -> Self {
+impl Speaks for Participant {
+    async fn at(socket: PathBuf) -> Self {
+        let client = Client::new(Address::Local(socket), ClientConfig::default());
         let (pushes, queue) = mpsc::channel(1024);
         tokio::spawn(send(client.clone(), queue));
         Self { client, pushes }

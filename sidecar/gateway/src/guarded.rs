@@ -12,7 +12,7 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-pub(super) struct Guarded<S> {
+pub(crate) struct Guarded<S> {
     stream: S,
     begun: Vec<u8>,
     silence: Duration,
@@ -21,7 +21,7 @@ pub(super) struct Guarded<S> {
 }
 
 impl<S> Guarded<S> {
-    pub(super) fn new(stream: S, begun: Vec<u8>, silence: Duration) -> Guarded<S> {
+    pub(crate) fn new(stream: S, begun: Vec<u8>, silence: Duration) -> Guarded<S> {
         Guarded { stream, begun, silence, waiting: None }
     }
 }

@@ -1,0 +1,194 @@
+//! A member of a group for as long as its stream lasts: handed out what it has room for, and told what it acknowledged.
+
+use std::future::pending;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream::FuturesOrdered};
+use sidestream_event::native::{Answer, Member, Refusal, Request};
+use tokio::time::{Interval, interval};
+use tonic::{Status, Streaming};
+
+use super::{
+    Telling, asked,
+    claims::{Ahead, size},
+    credit::{Credit, is_nothing},
+    proto, refused,
+    subscribe::over,
+};
+use crate::{
+    Phase,
+    limits::{ACKS_IN_FLIGHT_MAX, ALIVE_EVERY},
+    pulled::Most,
+    session::{Session, Work},
+};
+use proto::consume_request;
+
+pub(super) struct Consumption {
+    session: Session,
+    requests: Streaming<proto::ConsumeRequest>,
+    /// Whether more requests may come.
+    is_heard: bool,
+    /// How many came.
+    asked: u64,
+    member: Member,
+    /// Whether nothing is to be acknowledged.
+    is_automatic: bool,
+    credit: Credit,
+    ahead: Ahead,
+    /// The partitions that it was told are its own.
+    partitions: Vec<u32>,
+    claiming: Option<(Work, Most)>,
+    /// What is acknowledged or given back and not written yet.
+    settling: FuturesOrdered<Work>,
+    settled: u64,
+    /// When to show that the member is there, where nothing is claimed: one that is silent is taken for gone.
+    alive: Interval,
+}
+
+impl Consumption {
+    /// Waits for what to begin with, and joins.
+    pub(super) async fn begin(
+        session: Session,
+        mut requests: Streaming<proto::ConsumeRequest>,
+    ) -> Result<Consumption, Status> {
+        let Some(proto::ConsumeRequest { request: Some(consume_request::Request::Begin(begin)) }) =
+            requests.message().await?
+        else {
+            return Err(refused(Refusal::Bad {
+                reason: "a member begins with `begin`; send that first".into(),
+            }));
+        };
+        let member = asked::member(begin.member).map_err(refused)?;
+        let joining = asked::join(member.clone(), begin.delivery).map_err(refused)?;
+        let mut joined = session.answer(joining, Bytes::new()).await.map_err(refused)?;
+        session.keep(joined.joined.take());
+        Ok(Consumption {
+            session,
+            requests,
+            is_heard: true,
+            asked: 1,
+            member,
+            is_automatic: begin.delivery == proto::Delivery::Automatic as i32,
+            credit: Credit::new(begin.credit),
+            ahead: Ahead::default(),
+            partitions: Vec::new(),
+            claiming: None,
+            settling: FuturesOrdered::new(),
+            settled: 0,
+            alive: interval(ALIVE_EVERY),
+        })
+    }
+
+    /// What was handed out, and how it stands.
+    fn told(&mut self, shares: Vec<proto::Share>) -> Result<proto::ConsumeResponse, Refusal> {
+        let (shared, dnpipe) = (&self.session.shared, &self.member.dnpipe);
+        let known = || shared.broker.epoch(dnpipe).ok_or_else(|| Refusal::UnknownDnpipe(dnpipe.clone()));
+        // What is handed out is of an epoch that it was good in.
+        let mut epoch = shares.last().map_or_else(known, |share| Ok(share.epoch))?;
+        while shares.is_empty() && !shared.leases.give(&shared.broker, dnpipe, epoch) {
+            epoch = known()?;
+        }
+        let (partitions, settled) = (self.ahead.partitions().to_vec(), self.settled);
+        self.partitions.clone_from(&partitions);
+        Ok(proto::ConsumeResponse { shares, partitions, settled, epoch, asked: self.asked })
+    }
+
+    /// Takes in what the caller says; whether that is to be answered at once.
+    async fn hear(&mut self, request: Option<consume_request::Request>) -> Result<bool, Refusal> {
+        let (member, ranges) = (self.member.clone(), asked::ranges);
+        let settling = match request {
+            Some(consume_request::Request::Credit(more)) => {
+                let is_asked = is_nothing(&more);
+                self.credit.grant(more);
+                return Ok(is_asked);
+            }
+            Some(consume_request::Request::Ack(own)) => {
+                Request::Ack { member, partition: own.partition, ranges: ranges(own.ranges) }
+            }
+            Some(consume_request::Request::GiveBack(own)) => {
+                Request::Return { member, partition: own.partition, ranges: ranges(own.ranges) }
+            }
+            Some(consume_request::Request::Begin(_)) | None => {
+                let reason =
+                    "a member goes on with `credit`, `ack` or `giveBack`; begin another stream for another";
+                return Err(Refusal::Bad { reason: reason.into() });
+            }
+        };
+        self.settling.push_back(self.session.ask(settling, Bytes::new()).await);
+        Ok(false)
+    }
+}
+
+impl Telling for Consumption {
+    type Answer = proto::ConsumeResponse;
+
+    async fn next(&mut self) -> Result<Option<proto::ConsumeResponse>, Status> {
+        let shared = self.session.shared.clone();
+        loop {
+            if let Some(most) = self.credit.most() {
+                if self.ahead.is_good(&self.session, &self.member.dnpipe) {
+                    let shares = self.ahead.take(most);
+                    let (records, bytes) = size(&shares);
+                    self.credit.spend(records, bytes);
+                    return self.told(shares).map(Some).map_err(refused);
+                }
+                if self.claiming.is_none() {
+                    let request = Ahead::request(self.member.clone(), most, asked::long());
+                    self.claiming = Some((self.session.ask(request, Bytes::new()).await, most));
+                }
+            }
+            let goes_on = self.is_heard || (self.is_automatic && self.claiming.is_some());
+            if !goes_on && self.settling.is_empty() {
+                let leaving = Request::Leave { member: self.member.clone() };
+                self.session.answer(leaving, Bytes::new()).await.map_err(refused)?;
+                return Ok(None);
+            }
+            let may_hear = self.is_heard && self.settling.len() < ACKS_IN_FLIGHT_MAX;
+            tokio::select! {
+                came = self.requests.message(), if may_hear => match came? {
+                    None => self.is_heard = false,
+                    Some(proto::ConsumeRequest { request }) => {
+                        self.asked += 1;
+                        if self.hear(request).await.map_err(refused)? {
+                            return self.told(Vec::new()).map(Some).map_err(refused);
+                        }
+                    }
+                },
+                done = settled(&mut self.settling), if !self.settling.is_empty() => {
+                    match done {
+                        Answer::Done => self.settled += 1,
+                        Answer::Refused(refusal) => return Err(refused(refusal)),
+                        _ => return Err(refused(Refusal::Failed { reason: "it is not known what became of it".into() })),
+                    }
+                    // Told at once where no more is about to be.
+                    if self.settling.is_empty() {
+                        return self.told(Vec::new()).map(Some).map_err(refused);
+                    }
+                }
+                (done, _) = over(&mut self.claiming), if self.claiming.is_some() => {
+                    self.claiming = None;
+                    if let Answer::Refused(refusal) = done.answer {
+                        return Err(refused(refusal));
+                    }
+                    self.ahead.fill(done).map_err(refused)?;
+                    if self.ahead.partitions() != self.partitions && self.ahead.is_empty() {
+                        return self.told(Vec::new()).map(Some).map_err(refused);
+                    }
+                }
+                _ = self.alive.tick(), if self.claiming.is_none() => {
+                    let none = Most { records: 0, bytes: 0 };
+                    let showing = self.session.ask(Ahead::request(self.member.clone(), none, 0), Bytes::new()).await;
+                    self.claiming = Some((showing, none));
+                }
+                () = shared.reached(Phase::Closing) => return Err(refused(Refusal::Stopping)),
+            }
+        }
+    }
+}
+
+async fn settled(settling: &mut FuturesOrdered<Work>) -> Answer {
+    match settling.next().await {
+        Some(done) => done.answer,
+        None => pending().await,
+    }
+}

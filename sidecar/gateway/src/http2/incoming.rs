@@ -1,0 +1,209 @@
+//! The body of a request of gRPC on its way in: how long a message is, is looked at as soon as its length is there; one that is
+//! longer than it may be is refused, and a large one waits for room before anything is made for it.
+//!
+//! ```text
+//!   message := compressed u8, length u32 big endian, bytes        (gRPC over HTTP/2, "Length-Prefixed-Message")
+//! ```
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::body::{Body, Bytes, HttpBody};
+use hyper::{
+    Request,
+    body::{Frame, Incoming},
+};
+use sidestream_event::native::Refusal;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Sleep, sleep},
+};
+use tonic::Status;
+
+use crate::{
+    Shared, grpc,
+    limits::{MESSAGE_BYTES_MAX, PUSHED_BYTES_MAX, SMALL_MESSAGE_BYTES},
+};
+
+/// The room that the large messages of a request have, by the number of the message. It is among the request's extensions.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Room(Arc<Mutex<VecDeque<(u64, OwnedSemaphorePermit)>>>);
+
+impl Room {
+    /// Of a message and those before it: free when it is dropped.
+    pub(crate) fn take(&self, message: u64) -> Option<OwnedSemaphorePermit> {
+        let (mut held, mut taken) = (self.lock(), None);
+        while held.front().is_some_and(|(number, _)| *number <= message) {
+            taken = held.pop_front().map(|(_, permit)| permit);
+        }
+        taken
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(u64, OwnedSemaphorePermit)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Looks after the body of a request, where it is of gRPC.
+pub(super) fn guarded(request: Request<Incoming>, shared: &Shared) -> Request<Body> {
+    let (mut head, body) = request.into_parts();
+    if !grpc::is_for(head.uri.path()) {
+        // The body of any other is read within the bounds of its own.
+        return Request::from_parts(head, Body::new(body));
+    }
+    let room = Room::default();
+    head.extensions.insert(room.clone());
+    // What is no push is small, and read into something of its size.
+    let (max, all) = match grpc::is_push(head.uri.path()) {
+        true => (PUSHED_BYTES_MAX, Some(shared.room.clone())),
+        false => (MESSAGE_BYTES_MAX, None),
+    };
+    let within = shared.limits.frame;
+    let guarded = Guarded {
+        body,
+        max,
+        all,
+        room,
+        messages: 0,
+        at: At::Prefix(Vec::new()),
+        held: Bytes::new(),
+        prefix: Bytes::new(),
+        waiting: None,
+        within,
+        deadline: Some(Box::pin(sleep(within))),
+    };
+    Request::from_parts(head, Body::new(guarded))
+}
+
+type Waiting = Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>;
+
+struct Guarded {
+    body: Incoming,
+    /// The longest message.
+    max: usize,
+    /// Of all connections; none where nothing is to be waited for.
+    all: Option<Arc<Semaphore>>,
+    room: Room,
+    /// Messages of which the length is known.
+    messages: u64,
+    at: At,
+    /// What came and was not looked at.
+    held: Bytes,
+    /// The prefix of a message, to be given on when that has its room.
+    prefix: Bytes,
+    waiting: Option<Waiting>,
+    within: Duration,
+    /// When the message that has begun, or the first of all, is to be there.
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+/// Where the bytes that come next belong.
+enum At {
+    /// The prefix of a message, as far as it has come.
+    Prefix(Vec<u8>),
+    /// So many bytes of a message are still to come.
+    Message(usize),
+}
+
+impl HttpBody for Guarded {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        loop {
+            if let Some(waiting) = &mut this.waiting {
+                // Nothing more is read meanwhile, so the caller's window closes.
+                let permit = ready!(waiting.as_mut().poll(context));
+                this.room.lock().extend(permit.map(|permit| (this.messages - 1, permit)));
+                this.waiting = None;
+                this.deadline = Some(Box::pin(sleep(this.within)));
+            }
+            if !this.prefix.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.prefix)))));
+            }
+            if !this.held.is_empty() {
+                match this.look() {
+                    Ok(Some(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                    Ok(None) => continue,
+                    Err(refusal) => return Poll::Ready(Some(Err(grpc::refused(refusal)))),
+                }
+            }
+            match Pin::new(&mut this.body).poll_frame(context) {
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(bytes) => this.held = bytes,
+                    Err(frame) => return Poll::Ready(Some(Ok(frame))),
+                },
+                Poll::Ready(Some(Err(error))) => {
+                    return Poll::Ready(Some(Err(Status::from_error(Box::new(error)))));
+                }
+                Poll::Ready(None) => {
+                    // It ends amid a prefix: that this is no message is not said here.
+                    let cut = match &mut this.at {
+                        At::Prefix(prefix) if !prefix.is_empty() => Some(std::mem::take(prefix)),
+                        _ => None,
+                    };
+                    return Poll::Ready(cut.map(|cut| Ok(Frame::data(cut.into()))));
+                }
+                Poll::Pending => {
+                    let Some(deadline) = &mut this.deadline else { return Poll::Pending };
+                    ready!(deadline.as_mut().poll(context));
+                    return Poll::Ready(Some(Err(grpc::too_slow())));
+                }
+            }
+        }
+    }
+}
+
+impl Guarded {
+    /// What of the held bytes are of a message; none where they are of a prefix.
+    fn look(&mut self) -> Result<Option<Bytes>, Refusal> {
+        match &mut self.at {
+            At::Message(left) => {
+                let count = self.held.len().min(*left);
+                *left -= count;
+                if *left == 0 {
+                    self.at = At::Prefix(Vec::new());
+                    self.deadline = None;
+                }
+                Ok(Some(self.held.split_to(count)))
+            }
+            At::Prefix(prefix) => {
+                if self.deadline.is_none() {
+                    self.deadline = Some(Box::pin(sleep(self.within)));
+                }
+                let count = self.held.len().min(PREFIX_BYTES - prefix.len());
+                prefix.extend_from_slice(&self.held.split_to(count));
+                let Some(&[_, a, b, c, d]) = prefix.first_chunk() else { return Ok(None) };
+                let (prefix, bytes) = (std::mem::take(prefix), u32::from_be_bytes([a, b, c, d]) as usize);
+                if bytes > self.max {
+                    return Err(Refusal::TooLarge { bytes: bytes as u64, max: self.max as u64 });
+                }
+                self.messages += 1;
+                self.at = match bytes {
+                    0 => {
+                        self.deadline = None;
+                        At::Prefix(Vec::new())
+                    }
+                    bytes => At::Message(bytes),
+                };
+                if let Some(all) = self.all.clone().filter(|_| bytes > SMALL_MESSAGE_BYTES) {
+                    let room = all.acquire_many_owned(bytes.div_ceil(1024) as u32);
+                    self.waiting = Some(Box::pin(async { room.await.ok() }));
+                }
+                self.prefix = prefix.into();
+                Ok(None)
+            }
+        }
+    }
+}
+
+const PREFIX_BYTES: usize = 5;
