@@ -17,6 +17,14 @@ fn a_deployment_gets_what_the_webhook_would_add_to_its_pods() {
 }
 
 #[test]
+fn a_deployment_that_mounts_the_volume_for_it_gets_a_socket_to_dnpipes() {
+    let case = |name: &str| format!("{CASES}/{name}.yaml");
+    let ended = sidestream(&["inject", "-f", &case("socket")]);
+    assert_eq!(ended.status.code(), Some(0), "{}", text(&ended.stderr));
+    assert_eq!(text(&ended.stdout), std::fs::read_to_string(case("socket.injected")).unwrap());
+}
+
+#[test]
 fn what_a_sidecar_would_get_in_the_way_of_is_named() {
     let folder = process::folder();
     let file = folder.write(

@@ -83,6 +83,13 @@ async fn a_pod_gets_what_the_command_line_would_add_to_its_deployment() {
 }
 
 #[tokio::test]
+async fn a_pod_that_mounts_the_volume_for_it_gets_a_socket_to_dnpipes_as_by_the_command_line() {
+    let pod = case("socket")[0]["spec"]["template"].clone();
+    let response = reviewed(&Server::default(), "shop", &pod).await;
+    assert_eq!(patched(pod, &response), case("socket.injected")[0]["spec"]["template"], "{response}");
+}
+
+#[tokio::test]
 async fn some_pods_are_let_alone_whatever_the_configuration_sends_here() {
     let server = Server::default();
     let changed = |change: fn(&mut Value)| {

@@ -9,6 +9,8 @@
 //! [`assemble`](mod@assemble) is the picture of the data path, to be read top-down. This room is the only place that
 //! sees all rooms together; it knows no YAML and no Kubernetes.
 
+#[cfg(unix)]
+mod app;
 mod assemble;
 mod backoff;
 pub mod cluster;
@@ -29,6 +31,8 @@ mod sink;
 mod source;
 mod world;
 
+#[cfg(unix)]
+pub use app::AppSocket;
 pub use dnpipes::{Dnpipes, ServeDnpipesError};
 pub use door::{Door, PushError};
 pub use fleet::{Fleet, News, Wanted};

@@ -10,8 +10,10 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Du
 
 use clap::Parser;
 use sidestream_edge::{Dns, Peering, PeeringConfig};
+#[cfg(unix)]
+use sidestream_sidecar::AppSocket;
 use sidestream_sidecar::{
-    Asked, Fleet, Secrets, Sidecar, SidecarConfig, Signals,
+    Asked, Fleet, Secrets, Sidecar, SidecarConfig, Signals, World,
     cluster::{self, Duty, PlanCache, PoolServer, Settings},
     observe::{self, Observed},
 };
@@ -72,6 +74,12 @@ struct Arguments {
     /// Where such a server listens
     #[arg(long, env = "SIDESTREAM_DNPIPES", value_name = "ADDR", default_value = "0.0.0.0:7420")]
     dnpipes: String,
+    /// A socket to open for the other containers of the pod: their door to dnpipes, as who the pod is
+    #[arg(long, env = "SIDESTREAM_SOCKET", value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Pools, beside `default`, in which to look for dnpipes that are asked for there: their names, with commas between them
+    #[arg(long, env = "SIDESTREAM_POOLS", value_name = "POOLS", default_value = "")]
+    pools: String,
     /// How long to go on delivering when told to stop
     #[arg(long, env = "SIDESTREAM_GRACE", value_name = "SPAN", default_value = "25s")]
     grace: sidestream_plan::Duration,
@@ -111,6 +119,8 @@ fn run(arguments: Arguments) -> Result<bool, Box<dyn std::error::Error>> {
     let world = sidecar.world();
     let mut signals = Signals::catch(world)?;
     let observed = Observed::new(world);
+    // Before anybody is told that this process listens: then the containers beside it start.
+    let _socket = arguments.open_socket(world);
     let _server = observe::serve(observed.clone(), &arguments.metrics, world)?;
     let number = number(&settings.pod);
     let mut server = arguments.data_dir.map(|folder| PoolServer::open(world, &folder, number)).transpose()?;
@@ -161,6 +171,28 @@ async fn told_to_stop(signals: &mut Signals) {
 }
 
 impl Arguments {
+    /// The socket for the other containers. Where it cannot be had, everything else goes on.
+    #[cfg(unix)]
+    fn open_socket(&self, world: &World) -> Option<AppSocket> {
+        let path = self.socket.as_ref()?;
+        let pools: Vec<&str> = self.pools.split(',').collect();
+        let opened = AppSocket::open(world, path, &self.namespace, &pools);
+        let path = path.display().to_string();
+        match opened {
+            Ok(socket) => {
+                tracing::info!(path, "dnpipes for the containers that mount this");
+                Some(socket)
+            }
+            Err(error) => {
+                tracing::error!(path, "no socket for the other containers: {error}");
+                None
+            }
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn open_socket(&self, _: &World) {}
+
     fn settings(&self) -> Settings {
         Settings {
             operator: self.operator.clone(),

@@ -118,6 +118,12 @@ impl World {
         let _ = self.dnpipes.set(servers);
     }
 
+    /// Where dnpipes are; nothing before [`World::use_pools`].
+    #[cfg(unix)]
+    pub(crate) fn servers(&self) -> Arc<OnceLock<Arc<Servers>>> {
+        self.dnpipes.clone()
+    }
+
     pub(crate) fn environment(&self, pipeline: &str) -> Environment {
         Environment {
             pipeline: pipeline.to_owned(),

@@ -1,188 +1,24 @@
 //! The servers of a pool, as three of them in one process: dnpipes go from one to the other under load, over mTLS, and nobody who
 //! pushes, pulls or handles records notices more than a wait.
 
+mod servers;
 mod world;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
     ops::Range,
     sync::Arc,
     time::Duration,
 };
 
 use serde_json::json;
+use servers::{DNPIPES, PARTITIONS, SOON, Servers};
 use sidestream_client::{
-    Address, Client, ClientConfig, ClientError, Delivery, From, GroupConfig, Producer, ProducerConfig,
-    ReaderConfig, Record, Refusal,
+    Address, Client, ClientError, Delivery, From, GroupConfig, Producer, ProducerConfig, ReaderConfig,
+    Record, Refusal,
 };
-use sidestream_control::{Dnpipe as Told, Owner, Pool};
-use sidestream_host::Clock;
-use sidestream_plan::Dnpipe;
-use sidestream_sidecar::{Registry, ServeDnpipesError, Sidecar, SidecarConfig, cluster::PoolServer};
-use sidestream_trust::{Authority, Identity, SpiffeId};
-use tempfile::TempDir;
+use sidestream_sidecar::Registry;
 use tokio::sync::watch;
-
-const DNPIPES: [&str; 3] = ["orders", "returns", "notes"];
-const PARTITIONS: u32 = 2;
-/// How long anything may take on a machine that has much else to do.
-const SOON: Duration = Duration::from_secs(300);
-const DAY: Duration = Duration::from_secs(86_400);
-
-/// The servers of a pool, and what their operator would know of them.
-struct Servers {
-    sidecar: Sidecar,
-    authority: Authority,
-    clock: Clock,
-    folders: Vec<TempDir>,
-    running: Vec<Option<(PoolServer, SocketAddr)>>,
-    /// By dnpipe, who had it when a server last said so.
-    owners: BTreeMap<String, Owner>,
-}
-
-impl Servers {
-    /// Each has an address of this machine of its own, which differs from test to test: one that starts again finds its port
-    /// free, because nobody else is there.
-    fn start(test: u8, count: usize) -> Servers {
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let clock = Clock::machine();
-        let mut servers = Servers {
-            sidecar: Sidecar::start(SidecarConfig { workers: Some(1), ..SidecarConfig::default() }).unwrap(),
-            authority: Authority::create("cluster.local", &clock).unwrap(),
-            clock,
-            folders: (0..count).map(|_| tempfile::tempdir().unwrap()).collect(),
-            running: (0..count).map(|_| None).collect(),
-            owners: BTreeMap::new(),
-        };
-        (0..count).for_each(|number| servers.open(number, &format!("127.1.{test}.{}:0", number + 1)));
-        servers
-    }
-
-    fn id(account: &str) -> SpiffeId {
-        SpiffeId::of_service_account("cluster.local", "shop", account).unwrap()
-    }
-
-    fn identity(&self, account: &str) -> Identity {
-        Identity::new(self.authority.credentials(&Self::id(account), &[], DAY).unwrap(), &self.clock)
-    }
-
-    fn open(&mut self, number: usize, address: &str) {
-        let (folder, end) = (self.folders[number].path(), self.clock.now() + SOON);
-        // One before it may still be closing its files, or its port.
-        let again = |error: ServeDnpipesError| {
-            assert!(self.clock.now() < end, "{error}");
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        let mut server = loop {
-            match PoolServer::open(self.sidecar.world(), folder, number as u32) {
-                Ok(server) => break server,
-                Err(error) => again(error),
-            }
-        };
-        let bound = loop {
-            match server.listen(address, self.identity("dnpipes-default")) {
-                Ok(bound) => break bound,
-                Err(error) => again(error),
-            }
-        };
-        self.running[number] = Some((server, bound));
-    }
-
-    /// Stops a server at whatever it is about to do, and starts it again where it was.
-    fn restart(&mut self, number: usize) {
-        let (server, address) = self.running[number].take().unwrap();
-        server.close(Duration::ZERO);
-        drop(server);
-        self.open(number, &address.to_string());
-    }
-
-    fn address(&self, number: usize) -> String {
-        self.running[number].as_ref().unwrap().1.to_string()
-    }
-
-    fn client(&self, number: usize) -> Client {
-        let (host, identity) = (self.address(number), self.identity("till"));
-        let config = ClientConfig { patience: SOON, ..ClientConfig::default() };
-        Client::new(Address::Peer { host, identity, expected: Self::id("dnpipes-default") }, config)
-    }
-
-    /// Tells every server what the operator would, and hears what they say.
-    fn tell(&mut self, home: impl Fn(&str) -> u32, wanted: u32) {
-        let servers: Vec<String> = (0..self.running.len()).map(|number| self.address(number)).collect();
-        let told = DNPIPES.map(|name| Told {
-            home: home(name),
-            owner: self.owners.get(&format!("shop/{name}")).copied(),
-            ..Told::wrap(&plan(name), name, "1")
-        });
-        let pool = Pool { dnpipes: told.into(), servers, wanted };
-        for (server, _) in self.running.iter_mut().flatten() {
-            server.obey(&pool);
-        }
-        for (number, (server, _)) in self.running.iter().flatten().enumerate() {
-            for own in server.serving().dnpipes.into_iter().filter(|own| !own.elsewhere) {
-                let heard = Owner { server: number as u32, term: own.term };
-                let known = self.owners.entry(own.dnpipe).or_insert(heard);
-                if heard.term >= known.term {
-                    *known = heard;
-                }
-            }
-        }
-    }
-
-    /// By dnpipe, the servers that say that they have it, by the terms they have it in. They are asked one after the other, so
-    /// one that moves meanwhile is with two of them.
-    fn having(&self) -> BTreeMap<String, BTreeMap<u32, usize>> {
-        let mut having: BTreeMap<String, BTreeMap<u32, usize>> = BTreeMap::new();
-        for (number, (server, _)) in self.running.iter().flatten().enumerate() {
-            for own in server.serving().dnpipes.into_iter().filter(|own| !own.elsewhere) {
-                let other = having.entry(own.dnpipe.clone()).or_default().insert(own.term, number);
-                assert_eq!(other, None, "{} is with {number} too, in term {}", own.dnpipe, own.term);
-            }
-        }
-        having
-    }
-
-    /// Tells them until each dnpipe is where it is to be; `meanwhile` may disturb them.
-    fn settle(
-        &mut self,
-        home: impl Fn(&str) -> u32,
-        wanted: u32,
-        mut meanwhile: impl FnMut(&mut Servers, usize),
-    ) {
-        let end = self.clock.now() + SOON;
-        for round in 0.. {
-            self.tell(&home, wanted);
-            let having = self.having();
-            let is_home = |name: &&str| {
-                let at = having.get(&format!("shop/{name}"));
-                at.is_some_and(|at| at.values().eq([&(home(name) as usize)]))
-            };
-            if DNPIPES.iter().all(is_home) {
-                return;
-            }
-            assert!(self.clock.now() < end, "{having:?}");
-            meanwhile(self, round);
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    fn everything_at_first(_: &str) -> u32 {
-        0
-    }
-
-    fn spread(name: &str) -> u32 {
-        DNPIPES.iter().position(|own| *own == name).unwrap() as u32
-    }
-}
-
-fn plan(name: &str) -> Dnpipe {
-    let json = serde_json::json!({
-        "namespace": "shop", "name": name, "pool": "default", "partitions": PARTITIONS, "durability": "Device",
-        "retention": {}, "access": [{"allow": ["push", "pull", "reset"], "from": {}}],
-    });
-    serde_json::from_value(json).unwrap()
-}
 
 /// Pushes numbers to each partition in turn until told to stop, and says how many.
 async fn push(producer: Producer, mut stop: watch::Receiver<bool>, so_far: watch::Sender<u64>) -> u64 {

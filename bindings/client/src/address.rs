@@ -28,12 +28,12 @@ pub enum Address {
 }
 
 /// A connection, whatever carries it.
-pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 impl Address {
-    /// Another server of the same pool; none from a socket of this machine, which leads to one server.
-    pub(crate) fn at(&self, host: &str) -> Option<Address> {
+    /// Another server of the same pool, at `host:port`; none from a socket of this machine, which leads to one server.
+    pub fn at(&self, host: &str) -> Option<Address> {
         match self {
             Address::Local(_) => None,
             Address::Peer { identity, expected, .. } => {
@@ -43,7 +43,12 @@ impl Address {
         }
     }
 
-    pub(crate) async fn call(&self, alpn: &[u8]) -> Result<Box<dyn Stream>, ClientError> {
+    /// Opens a connection and has both ends prove who they are, for who speaks a protocol himself: `alpn` names it (RFC 7301).
+    /// It takes as long as the machine lets it.
+    ///
+    /// # Errors
+    /// [`ClientError::Unreachable`], and [`ClientError::NotTrusted`] where somebody else answers.
+    pub async fn call(&self, alpn: &[u8]) -> Result<Box<dyn Stream>, ClientError> {
         match self {
             Address::Local(path) => call_local(path).await,
             Address::Peer { host, identity, expected } => {

@@ -41,7 +41,7 @@ mod record;
 mod seal;
 mod stored;
 
-pub use address::Address;
+pub use address::{Address, Stream};
 pub use bytes::Bytes;
 pub use client::{Client, ClientConfig};
 pub use error::ClientError;

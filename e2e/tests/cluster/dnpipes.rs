@@ -187,7 +187,39 @@ fn a_pool_grows_to_three_servers_and_shrinks_to_one_under_load_and_loses_nothing
     assert_eq!(first(), before, "the server that stays is not started again");
 }
 
+#[test]
+#[ignore = "needs a cluster: make e2e"]
+fn an_app_pushes_through_the_socket_of_its_sidecar_as_who_its_pod_is_and_another_pod_pulls() {
+    let shop = Shop::open(Namespace::new("e2e-dnpipes-socket"));
+    let who = "access: [{allow: [push], from: {serviceAccount: front}}, {allow: [pull], from: {serviceAccount: clerk}}]";
+    shop.apply("orders", &format!("{{{who}}}"));
+    shop.wait_ready("orders");
+    // No pipeline selects it: that it has a sidecar is enough.
+    shop.namespace.apply(&front(&shop.namespace.name));
+    shop.wait_for("pod/front");
+    let orders = format!("{}/orders", shop.namespace.name);
+    let ask = |container: &str, verb: &str, patience: &str, input: &str| {
+        let exec =
+            ["--namespace", &shop.namespace.name, "exec", "-i", "front", "--container", container, "--"];
+        let asked = ["/sidestream", verb, &orders, "--socket", SOCKET, "--patience", patience];
+        kubectl(&[&exec[..], &asked].concat(), input)
+    };
+    let patience = format!("{}s", BACK.as_secs());
+    ask("app", "push", &patience, &lines(0..100)).expect("pushed");
+    assert_eq!(shop.pull("clerk", "orders"), lines(0..100));
+    let refusal = ask("app", "pull", &patience, "").expect_err("its account may not");
+    assert!(refusal.contains("/sa/front` may not pull"), "{refusal}");
+    let refusal = ask("other", "push", "1s", &lines(0..1)).expect_err("it does not mount the volume");
+    assert!(refusal.contains(SOCKET), "{refusal}");
+
+    shop.namespace.kubectl(&["delete", "pod", SERVER, "--wait=false"]).expect("deleted");
+    ask("app", "push", &patience, &lines(100..200)).expect("the client goes on when the server is back");
+    assert_eq!(shop.pull("clerk", "orders"), lines(0..200));
+}
+
 const SERVER: &str = "dnpipes-default-0";
+/// Where the app of [`front`] has the socket.
+const SOCKET: &str = "/dnpipes/sidestream.sock";
 
 /// The same as `eventually`, for who has something to put right before it fails.
 fn eventually_else<T>(what: &str, mut so: impl FnMut() -> Result<T, String>) -> Result<T, String> {
@@ -315,6 +347,43 @@ spec:
   - {{name: identity, emptyDir: {{medium: Memory}}}}
 ",
         version = env!("CARGO_PKG_VERSION"),
+    )
+}
+
+/// A pod with a sidecar, and two containers: of these, `app` mounts the socket. Both wait by following a dnpipe. They run as
+/// another user than the sidecar does.
+fn front(namespace: &str) -> String {
+    let container = |name: &str, socket: &str, mounts: &str| {
+        format!(
+            "
+  - name: {name}
+    image: sidestream.dev/cli:{version}
+    args: [pull, {namespace}/idle, --follow, --socket, {socket}, --patience, 1h]
+    securityContext: {{allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {{drop: [ALL]}}}}
+    volumeMounts: [{mounts}]",
+            version = env!("CARGO_PKG_VERSION"),
+        )
+    };
+    let mount = "{name: sidestream-dnpipes, mountPath: /dnpipes, readOnly: true}";
+    let (app, other) = (container("app", SOCKET, mount), container("other", "/nowhere", ""));
+    format!(
+        "
+apiVersion: v1
+kind: ServiceAccount
+metadata: {{name: front}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: front, labels: {{sidestream.dev/inject: enabled}}}}
+spec:
+  serviceAccountName: front
+  automountServiceAccountToken: false
+  terminationGracePeriodSeconds: 1
+  securityContext: {{runAsNonRoot: true, runAsUser: 1000, runAsGroup: 1000, seccompProfile: {{type: RuntimeDefault}}}}
+  containers:{app}{other}
+  volumes:
+  - {{name: sidestream-dnpipes, emptyDir: {{medium: Memory, sizeLimit: 1Mi}}}}
+"
     )
 }
 

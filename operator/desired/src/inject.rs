@@ -9,7 +9,8 @@
 //! It adds, and changes nothing that is there: no container, label, annotation, probe or grace period of the user's. The
 //! container is a native sidecar (an init container that is always restarted): first up, last down. It has a start-up
 //! probe, since the next container waits for it, which passes as soon as the process listens; it has no other, because a
-//! sidecar that is not ready, or is restarted for being slow, would take the app out of its Services.
+//! sidecar that is not ready, or is restarted for being slow, would take the app out of its Services. Containers that mount the
+//! volume [`SOCKET_VOLUME`] find the way to dnpipes there, as whom the pod runs as; in other pods there is none.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,9 +29,11 @@ use crate::{
 
 mod manifest;
 mod refusal;
+mod socket;
 
 pub use manifest::into_manifest;
 pub use refusal::Refusal;
+pub use socket::{SOCKET_FILE, SOCKET_VOLUME};
 
 /// Among the user's volumes and with the user's file group, if any.
 const STORAGE: Storage = Storage { prefix: "sidestream-", mode: 0o444, is_trust_optional: true };
@@ -112,12 +115,18 @@ pub fn injection(pod: &Value, secrets: Secrets, facts: &Facts) -> Result<Option<
     if has_sidecar(spec) {
         return Ok(None);
     }
-    let (volumes, mounts): (Vec<_>, Vec<_>) = STORAGE.volumes(secrets).into_iter().unzip();
+    let (volumes, mut mounts): (Vec<_>, Vec<_>) = STORAGE.volumes(secrets).into_iter().unzip();
     refusal::check(spec, volumes.iter().map(|volume| volume.name.as_str()))?;
+    let mut volumes: Vec<Value> = volumes.iter().map(to_value).collect();
     let grace = spec["terminationGracePeriodSeconds"].as_i64().unwrap_or(GRACE_SECONDS_DEFAULT);
     let grace = format!("{}s", (grace - GRACE_SECONDS_SPARE).max(1));
     let mut variables = container::variables(facts);
     variables.push(container::variable("SIDESTREAM_GRACE", &grace));
+    if let Some(socket) = socket::of(pod)? {
+        variables.extend(socket.variables);
+        mounts.push(socket.mount);
+        volumes.extend(socket.volume);
+    }
     let container = Container {
         name: CONTAINER.into(),
         image: Some(facts.sidecar_image.clone()),
@@ -142,7 +151,7 @@ pub fn injection(pod: &Value, secrets: Secrets, facts: &Facts) -> Result<Option<
         volume_mounts: Some(mounts),
         ..Container::default()
     };
-    Ok(Some(Injection { container: to_value(&container), volumes: volumes.iter().map(to_value).collect() }))
+    Ok(Some(Injection { container: to_value(&container), volumes }))
 }
 
 impl Injection {

@@ -16,6 +16,9 @@ pub const POOL: &str = "sidestream.dev/pool";
 pub const INJECT: &str = "sidestream.dev/inject";
 /// The value of [`INJECT`] that asks.
 pub const INJECT_ENABLED: &str = "enabled";
+/// An annotation of a pod of the user's: pools beside `default` in which its containers look for dnpipes, by their names, with
+/// commas between them.
+pub const POOLS: &str = "sidestream.dev/pools";
 /// An annotation: a hash of what was applied, so that what is up to date is not written again.
 pub const APPLIED: &str = "sidestream.dev/applied";
 

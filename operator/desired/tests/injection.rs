@@ -150,6 +150,64 @@ fn what_it_writes_has_a_bound() {
     assert!(folders.iter().any(|folder| folder["medium"] == "Memory"), "the key touches no disk");
 }
 
+/// With `volumes` in a pod of one container that has `mounts`, and an annotation.
+fn with_socket(volumes: Value, mounts: Value) -> Value {
+    let container = json!({"name": "shop", "volumeMounts": mounts});
+    let mut pod = pod(json!({"containers": [container], "volumes": volumes}));
+    pod["metadata"]["annotations"]["sidestream.dev/pools"] = "heavy".into();
+    pod
+}
+
+fn socket_volumes(pod: &Value) -> Vec<&Value> {
+    let volumes = pod["spec"]["volumes"].as_array().unwrap();
+    volumes.iter().filter(|volume| volume["name"] == "sidestream-dnpipes").collect()
+}
+
+#[test]
+fn only_containers_that_mount_its_volume_have_the_socket_and_other_pods_have_none() {
+    let mount = json!([{"name": "sidestream-dnpipes", "mountPath": "/dnpipes", "readOnly": true}]);
+    let declared = json!([{"name": "sidestream-dnpipes", "emptyDir": {}}]);
+    let of_sidecar = json!({"name": "sidestream-dnpipes", "mountPath": "/var/run/sidestream/dnpipes"});
+    for pod in [with_socket(declared.clone(), mount.clone()), with_socket(json!([]), mount.clone())] {
+        let changed = with_sidecar(&pod);
+        let sidecar = &changed["spec"]["initContainers"][0];
+        assert!(sidecar["volumeMounts"].as_array().unwrap().contains(&of_sidecar), "{sidecar}");
+        let variable = |name: &str| {
+            let mut all = sidecar["env"].as_array().unwrap().iter();
+            all.find(|own| own["name"] == name).map(|own| own["value"].clone())
+        };
+        let path = "/var/run/sidestream/dnpipes/sidestream.sock";
+        assert_eq!(variable("SIDESTREAM_SOCKET"), Some(path.into()));
+        assert_eq!(variable("SIDESTREAM_POOLS"), Some("heavy".into()));
+        assert_eq!(changed["spec"]["containers"], pod["spec"]["containers"]);
+        assert!(!changed["spec"]["initContainers"][1].to_string().contains("sidestream-dnpipes"));
+        assert_eq!(socket_volumes(&changed).len(), 1);
+    }
+    let undeclared = with_sidecar(&with_socket(json!([]), mount));
+    let bound = json!({"medium": "Memory", "sizeLimit": "1Mi"});
+    assert_eq!(socket_volumes(&undeclared)[0]["emptyDir"], bound, "what it can hold has a bound");
+    let declared_as = with_sidecar(&with_socket(declared.clone(), json!([])));
+    assert_eq!(socket_volumes(&declared_as), [&declared[0]], "what the user says of it stays");
+    let neither = with_sidecar(&with_socket(json!([]), json!([])));
+    let said = neither["spec"].to_string();
+    assert!(!said.contains("sidestream-dnpipes") && !said.contains("SIDESTREAM_SOCKET"), "{said}");
+}
+
+#[test]
+fn a_socket_that_other_pods_could_reach_is_refused() {
+    let mount = json!([{"name": "sidestream-dnpipes", "mountPath": "/dnpipes"}]);
+    for source in
+        [json!({"hostPath": {"path": "/run"}}), json!({"persistentVolumeClaim": {"claimName": "c"}})]
+    {
+        let mut volume = source;
+        volume["name"] = "sidestream-dnpipes".into();
+        let refusal = injection(&with_socket(json!([volume]), mount.clone()), Secrets::new(), &facts());
+        let refusal = refusal.unwrap_err();
+        assert_eq!(refusal, Refusal::SocketVolume);
+        assert!(refusal.to_string().contains("`sidestream-dnpipes`"), "{refusal}");
+    }
+}
+
 #[test]
 fn what_would_get_in_the_way_is_refused_with_its_name() {
     let ports = |ports: Value| pod(json!({"containers": [{"name": "shop", "ports": ports}]}));
@@ -236,7 +294,10 @@ fn a_second_time_changes_nothing() {
 
 #[test]
 fn as_a_patch_it_is_the_same() {
-    for pod in [pod(json!({})), pod(json!({"initContainers": null, "volumes": null}))] {
+    let mount = json!([{"name": "sidestream-dnpipes", "mountPath": "/dnpipes"}]);
+    for pod in
+        [pod(json!({})), pod(json!({"initContainers": null, "volumes": null})), with_socket(json!([]), mount)]
+    {
         let patch = injection(&pod, Secrets::new(), &facts()).unwrap().unwrap().patch(&pod);
         let mut patched = pod.clone();
         for step in patch.as_array().unwrap() {

@@ -171,6 +171,38 @@ fn a_foreign_operator_gets_no_token() {
 }
 
 #[test]
+fn the_app_finds_the_door_to_dnpipes_when_it_starts_with_or_without_an_operator() {
+    let (operator, foreign) = (Operator::start(), Operator::start());
+    let pod = Pod::new(&operator);
+    pod.call(&foreign);
+    let container = pod.start();
+    // What the kubelet waits for before it starts the app.
+    container.until(|container| container.answers("/livez"));
+    let answer = pod.asked_by_app("/v1/dnpipes/shop/orders");
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("stopping"), "{answer}");
+    container.kill();
+
+    // It is there again when the container is, and closed when that ends.
+    pod.call(&operator);
+    let container = pod.start();
+    operator.next_applied();
+    let answer = pod.asked_by_app("/v1/dnpipes/shop/orders");
+    assert!(answer.contains("unreachable") && answer.contains("dnpipes-default.shop.svc:7420"), "{answer}");
+    assert_eq!(container.stop(), Some(0));
+    assert!(!pod.socket().exists());
+}
+
+#[test]
+fn a_container_that_cannot_open_the_door_of_the_app_runs_all_the_same() {
+    let operator = Operator::start();
+    let pod = Pod::new(&operator);
+    std::fs::remove_dir(pod.socket().parent().unwrap()).unwrap();
+    let container = pod.start();
+    container.until_it_counts("tick", 1);
+    assert!(container.log().contains("no socket for the other containers"), "{}", container.log());
+}
+
+#[test]
 fn a_container_none_of_whose_plans_ever_ran_is_not_ready_and_one_that_went_on_with_an_older_is() {
     let operator = Operator::start();
     let unreadable = |hash: &str| {

@@ -5,6 +5,8 @@ use std::{
     fs,
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::net::UnixStream,
+    path::PathBuf,
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -23,13 +25,13 @@ pub(crate) struct Pod {
 pub(crate) struct Container {
     process: Child,
     metrics: SocketAddr,
-    log: std::path::PathBuf,
+    log: PathBuf,
 }
 
 impl Pod {
     pub(crate) fn new(operator: &Operator) -> Pod {
         let folders = tempfile::tempdir().unwrap();
-        for folder in ["identity", "cache", "secrets"] {
+        for folder in ["identity", "cache", "secrets", "dnpipes"] {
             fs::create_dir(folders.path().join(folder)).unwrap();
         }
         fs::write(folders.path().join("token"), TOKEN).unwrap();
@@ -49,6 +51,21 @@ impl Pod {
         self.operator.set(operator.address);
     }
 
+    /// Where its app has the door to dnpipes.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folders.path().join("dnpipes/sidestream.sock")
+    }
+
+    /// What a request of the app's is answered.
+    pub(crate) fn asked_by_app(&self, path: &str) -> String {
+        let mut socket = UnixStream::connect(self.socket()).expect("it is there");
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(socket, "GET {path} HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
     pub(crate) fn start(&self) -> Container {
         let path = |name: &str| self.folders.path().join(name);
         let metrics = free_address();
@@ -59,6 +76,7 @@ impl Pod {
             .args([&"--token".into(), &path("token"), &"--anchors".into(), &path("anchors.pem")])
             .args([&"--identity".into(), &path("identity"), &"--cache".into(), &path("cache")])
             .args([&"--secrets".into(), &path("secrets")])
+            .args([&"--socket".into(), &self.socket()])
             .stderr(fs::File::create(&log).unwrap())
             .stdin(Stdio::null())
             .spawn()

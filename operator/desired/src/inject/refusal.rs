@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-use super::list;
+use super::{list, socket::SOCKET_VOLUME};
 use crate::{container::CONTAINER, ports};
 
 /// Where the sidecar listens. Edges may come by TCP and by UDP.
@@ -31,6 +31,8 @@ pub enum Refusal {
         /// What it should be.
         expected: &'static str,
     },
+    /// The volume for the socket of the app is none of the pod's own.
+    SocketVolume,
     /// Something has a name of the sidecar's.
     Name {
         /// `container` or `volume`.
@@ -89,6 +91,10 @@ impl fmt::Display for Refusal {
                     "`{part}` of the pod is not {expected}; the API server would refuse it, too"
                 );
             }
+            Self::SocketVolume => write!(
+                out,
+                "the volume `{SOCKET_VOLUME}` is not an `emptyDir`, and other pods may reach the socket on it"
+            ),
             Self::Windows => out.write_str("the pod runs on Windows, and the sidecar on Linux"),
             Self::Port { container, port } => {
                 write!(out, "container `{container}` has port {port}, which is the sidecar's")

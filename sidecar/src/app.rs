@@ -1,0 +1,262 @@
+//! The socket of the app: the door of a pod to dnpipes, for the containers that mount its volume.
+//!
+//! ```text
+//!   app ──▶ socket ──▶ greeted ──native──▶ relay ──▶ its lines ═════ TLS 1.3, as who ═════▶ the servers of pools
+//!                         └─────HTTP/1.1──▶ proxy ─▶ connections ══  the pod is  ══════▶
+//! ```
+//!
+//! Whoever mounts the volume is let in, and is the pod's service account to the servers, which decide what that may do. What is
+//! asked goes to whoever has the dnpipe; the app hears no address and needs no certificate. Nothing is kept here: order,
+//! conditions, members and long polls are between the app and the server. What containers can make this process hold is in
+//! [`limits`].
+//!
+//! It must never keep the pod from starting: a socket that cannot be opened is logged, and everything else goes on.
+
+mod http;
+mod limits;
+mod line;
+mod places;
+mod relay;
+mod silence;
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    os::unix::fs::{FileTypeExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use sidestream_connector::{Address, Servers};
+use sidestream_event::native::{
+    NAMESPACE_BYTES_MAX, PREAMBLE_BYTES, Preamble, Refusal, VERSION_MAX, VERSION_MIN, Verdict, choose,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{UnixListener, UnixSocket, UnixStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::{AbortHandle, JoinSet},
+    time::{sleep, timeout},
+};
+
+use self::{
+    limits::{
+        ACCEPT_REST, BACKLOG, CONNECTIONS_MAX, GREETING_WITHIN, GREETING_WITHIN_WHEN_BUSY, GREETINGS_MAX,
+        NAMES_MAX, POOLS_MAX, ROOM_KIB,
+    },
+    places::{Place, Places},
+};
+use crate::World;
+
+/// The open socket. It closes, and its connections end, when this is dropped.
+#[derive(Debug)]
+pub struct AppSocket {
+    path: PathBuf,
+    accepting: AbortHandle,
+}
+
+/// What the connections have in common.
+struct Shared {
+    /// The pod's own.
+    namespace: String,
+    places: Places,
+    /// Where pools are; none before this process has a certificate.
+    servers: Arc<OnceLock<Arc<Servers>>>,
+    /// A permit for each KiB of what is large and on its way to servers.
+    incoming: Arc<Semaphore>,
+    /// The same on its way to apps.
+    outgoing: Arc<Semaphore>,
+    /// A permit for each connection that is let in.
+    connections: Arc<Semaphore>,
+    /// A permit for each connection that has ended and whose members are about to leave.
+    partings: Arc<Semaphore>,
+    /// Servers that did not answer when they were last called.
+    away: Mutex<BTreeSet<String>>,
+}
+
+impl AppSocket {
+    /// Opens a socket at `path` that everybody may use who reaches it, also before this process knows where pools are: until
+    /// then who asks is told to try again. A dnpipe is looked for in the pool `default` of its namespace, and in `more` pools
+    /// of it, seven at most; what is beyond, or is no name, is logged and left out. `namespace` is the pod's own. A socket that
+    /// a process before left behind is taken over.
+    ///
+    /// # Errors
+    /// Those of the file system; [`io::ErrorKind::AddrInUse`] where somebody answers there.
+    pub fn open(world: &World, path: &Path, namespace: &str, more: &[&str]) -> io::Result<AppSocket> {
+        let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        let shared = Arc::new(Shared {
+            namespace: namespace.to_owned(),
+            places: Places::new(pools(more)),
+            servers: world.servers(),
+            incoming: semaphore(ROOM_KIB),
+            outgoing: semaphore(ROOM_KIB),
+            connections: semaphore(CONNECTIONS_MAX),
+            partings: semaphore(CONNECTIONS_MAX),
+            away: Mutex::default(),
+        });
+        let _runtime = world.sockets().enter();
+        let listener = listen(path)?;
+        let accepting = world.sockets().spawn(accept(shared, listener)).abort_handle();
+        Ok(AppSocket { path: path.to_owned(), accepting })
+    }
+}
+
+impl Drop for AppSocket {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        // Where that fails, the next process takes it over.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// The pools that are asked, each once.
+fn pools(more: &[&str]) -> Vec<String> {
+    let mut pools = vec![DEFAULT_POOL.to_owned()];
+    for pool in more.iter().map(|pool| pool.trim()).filter(|pool| !pool.is_empty()) {
+        let is_inner = |own: char| own.is_ascii_lowercase() || own.is_ascii_digit() || own == '-';
+        let is_name = pool.len() <= NAMESPACE_BYTES_MAX && pool.chars().all(is_inner);
+        if !is_name || pools.len() >= POOLS_MAX {
+            tracing::warn!(pool, "not asked for dnpipes: {POOLS_MAX} pools at most, by their names alone");
+        } else if !pools.iter().any(|own| own == pool) {
+            pools.push(pool.to_owned());
+        }
+    }
+    pools
+}
+
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
+        // A container that ended without a word left it behind.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
+        Err(_) => {}
+    }
+    let socket = UnixSocket::new_stream()?;
+    socket.bind(path)?;
+    // Containers run as users of their own, and who may reach it is said by who mounts the volume.
+    if fs::symlink_metadata(path)?.file_type().is_socket() {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
+    }
+    socket.listen(BACKLOG)
+}
+
+async fn accept(shared: Arc<Shared>, listener: UnixListener) {
+    let greetings = Arc::new(Semaphore::new(GREETINGS_MAX));
+    let mut connections = JoinSet::new();
+    while let Ok(permit) = greetings.clone().acquire_owned().await {
+        while connections.try_join_next().is_some() {}
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let is_busy = greetings.available_permits() < GREETINGS_MAX / 2;
+                let within = if is_busy { GREETING_WITHIN_WHEN_BUSY } else { GREETING_WITHIN };
+                connections.spawn(receive(shared.clone(), stream, permit, within));
+            }
+            Err(error) => {
+                tracing::warn!("cannot accept a connection of the app: {error}");
+                sleep(ACCEPT_REST).await;
+            }
+        }
+    }
+}
+
+/// The life of a connection.
+async fn receive(
+    shared: Arc<Shared>,
+    mut stream: UnixStream,
+    greeting: OwnedSemaphorePermit,
+    within: Duration,
+) {
+    let greeted = timeout(within, greet(&shared, &mut stream)).await;
+    let Ok(Some((permit, language))) = greeted else { return };
+    drop(greeting);
+    let reason = match language {
+        Language::Native => relay::serve(&shared, stream).await,
+        Language::Http(begun) => http::serve(&shared, stream, begun).await,
+    };
+    tracing::debug!("a connection of the app ended: {reason}");
+    drop(permit);
+}
+
+/// What an app speaks.
+enum Language {
+    Native,
+    /// With what was read of it already.
+    Http(Vec<u8>),
+}
+
+/// Who is let in holds the permit of a connection.
+async fn greet(shared: &Shared, stream: &mut UnixStream) -> Option<(OwnedSemaphorePermit, Language)> {
+    let mut bytes = [0; PREAMBLE_BYTES];
+    stream.read_exact(&mut bytes).await.ok()?;
+    let permit = shared.connections.clone().try_acquire_owned().ok();
+    if http::begins(&bytes) {
+        if let Some(permit) = permit {
+            return Some((permit, Language::Http(bytes.to_vec())));
+        }
+        stream.write_all(http::BUSY).await.ok()?;
+        // What it still says is read to its end: else it may lose the answer.
+        stream.shutdown().await.ok()?;
+        while stream.read(&mut bytes).await.ok()? > 0 {}
+        return None;
+    }
+    // Who speaks something else has no use for an answer of ours.
+    let client = Preamble::read(&bytes).ok()?;
+    let verdict = match choose(client, VERSION_MIN, VERSION_MAX) {
+        Verdict::Welcome { .. } if permit.is_none() => Verdict::Busy,
+        verdict => verdict,
+    };
+    stream.write_all(&verdict.write()).await.ok()?;
+    match verdict {
+        Verdict::Welcome { .. } => Some((permit?, Language::Native)),
+        _ => None,
+    }
+}
+
+impl Shared {
+    /// Where to call for what is at a place.
+    fn address(&self, place: &Place) -> Result<Address, Refusal> {
+        // It has no certificate yet.
+        let servers = self.servers.get().ok_or(Refusal::Stopping)?;
+        self.places.address(place, &**servers).map_err(|reason| Refusal::Bad { reason })
+    }
+
+    /// Says in the log, once each time, that a server went away, or is back.
+    fn note_whether_away(&self, address: &Address, error: Option<&String>) {
+        let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        let address = address.to_string();
+        match error {
+            Some(error) => {
+                if away.len() >= NAMES_MAX {
+                    away.clear();
+                }
+                if away.insert(address) {
+                    tracing::warn!("a server of dnpipes is away: {error}");
+                }
+            }
+            None => {
+                if away.remove(&address) {
+                    tracing::info!(address, "a server of dnpipes is back");
+                }
+            }
+        }
+    }
+}
+
+/// The pool of a dnpipe that names none.
+const DEFAULT_POOL: &str = "default";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pools_are_asked_once_each_and_what_is_no_name_is_left_out() {
+        assert_eq!(pools(&[]), ["default"]);
+        assert_eq!(pools(&["heavy", " light ", "default", "", "heavy"]), ["default", "heavy", "light"]);
+        assert_eq!(pools(&["Heavy", "a/b", "evil.example.com:1", "x"]), ["default", "x"]);
+        let many: Vec<String> = (0..20).map(|number| format!("p{number}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert_eq!(pools(&many).len(), POOLS_MAX);
+    }
+}

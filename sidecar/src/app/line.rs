@@ -1,0 +1,167 @@
+//! A line: one connection to a server, for one connection of an app, under TLS 1.3 as who the pod is.
+//!
+//! ```text
+//!   relay ──requests (few)──▶ line ═▶ server
+//!     ▲                                  ║
+//!     └────── heard (few) ◀── line ◀═════╝
+//! ```
+//!
+//! What does not fit waits in the socket, and at last at the other end. It is opened when it is made; who asks meanwhile waits.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sidestream_client::Stream;
+use sidestream_connector::Address;
+use sidestream_event::native::{
+    ALPN, Frame, Frames, PREAMBLE_BYTES, Preamble, VERSION_MAX, VERSION_MIN, Verdict,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::timeout,
+};
+
+use super::{
+    Shared,
+    limits::{OPENS_WITHIN, REQUESTS_WAITING, SMALL_FRAME_BYTES, kib},
+    silence::Silence,
+};
+
+/// The end of a line at which is asked. The line ends when it is dropped.
+pub(super) struct Line {
+    /// No other line of this connection has the same.
+    pub(super) number: u64,
+    /// Where requests go.
+    pub(super) requests: mpsc::Sender<Request>,
+}
+
+/// A request as it goes to the server.
+pub(super) struct Request {
+    /// The frame without its tail.
+    pub(super) head: Vec<u8>,
+    pub(super) tail: Bytes,
+    /// The room it takes is free when it is written.
+    pub(super) room: Option<OwnedSemaphorePermit>,
+}
+
+/// What comes from a line.
+pub(super) enum Heard {
+    Answer {
+        line: u64,
+        frame: Frame,
+        /// The room it takes.
+        room: Option<OwnedSemaphorePermit>,
+    },
+    /// It has ended. Where it was never opened nothing of what was asked has been sent.
+    Ended { line: u64, was_open: bool, reason: String },
+}
+
+impl Line {
+    /// Opens a line to `address`.
+    pub(super) fn open(
+        number: u64,
+        address: Address,
+        shared: Arc<Shared>,
+        heard: mpsc::Sender<Heard>,
+    ) -> Line {
+        let (requests, queue) = mpsc::channel(REQUESTS_WAITING);
+        tokio::spawn(async move {
+            let (was_open, reason) = run(number, &address, &shared, queue, &heard).await;
+            // Who does not listen any more need not hear it.
+            let _ = heard.send(Heard::Ended { line: number, was_open, reason }).await;
+        });
+        Line { number, requests }
+    }
+}
+
+async fn run(
+    number: u64,
+    address: &Address,
+    shared: &Shared,
+    queue: mpsc::Receiver<Request>,
+    heard: &mpsc::Sender<Heard>,
+) -> (bool, String) {
+    let opened = timeout(OPENS_WITHIN, shake_hands(address)).await;
+    let opened = opened.unwrap_or_else(|_| Err(format!("no answer came from {address} in time")));
+    shared.note_whether_away(address, opened.as_ref().err());
+    let stream = match opened {
+        Ok(stream) => stream,
+        Err(reason) => return (false, reason),
+    };
+    let (read, write) = split(stream);
+    let reason = tokio::select! {
+        reason = send(Silence::new(write), queue) => reason,
+        reason = receive(read, number, heard, &shared.outgoing) => reason,
+    };
+    (true, reason)
+}
+
+async fn shake_hands(address: &Address) -> Result<Box<dyn Stream>, String> {
+    let mut stream = address.call(ALPN).await.map_err(|error| error.to_string())?;
+    let lost = |error: std::io::Error| format!("the connection to {address} ended: {error}");
+    let own = Preamble { oldest: VERSION_MIN, newest: VERSION_MAX };
+    stream.write_all(&own.write()).await.map_err(lost)?;
+    stream.flush().await.map_err(lost)?;
+    let mut verdict = [0; PREAMBLE_BYTES];
+    stream.read_exact(&mut verdict).await.map_err(lost)?;
+    match Verdict::read(&verdict).map_err(|error| error.to_string())? {
+        Verdict::Welcome { .. } => Ok(stream),
+        away => Err(format!("{address}: {away}")),
+    }
+}
+
+/// Writes requests as they come, several at once where several wait.
+async fn send(mut stream: impl AsyncWrite + Unpin, mut queue: mpsc::Receiver<Request>) -> String {
+    while let Some(mut next) = queue.recv().await {
+        let written = async {
+            loop {
+                let Request { head, tail, room } = next;
+                stream.write_all(&head).await?;
+                stream.write_all(&tail).await?;
+                drop(room);
+                match queue.try_recv() {
+                    Ok(more) => next = more,
+                    Err(_) => return stream.flush().await,
+                }
+            }
+        };
+        if let Err(error) = written.await {
+            return error.to_string();
+        }
+    }
+    "it is no longer needed".into()
+}
+
+async fn receive(
+    mut stream: impl AsyncRead + Unpin,
+    line: u64,
+    heard: &mpsc::Sender<Heard>,
+    room: &Arc<Semaphore>,
+) -> String {
+    let (mut frames, mut permit) = (Frames::default(), None);
+    loop {
+        loop {
+            match frames.next_frame() {
+                Ok(Some(frame)) => {
+                    let answer = Heard::Answer { line, frame, room: permit.take() };
+                    if heard.send(answer).await.is_err() {
+                        return "it is no longer needed".into();
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => return error.to_string(),
+            }
+        }
+        let announced = frames.announced().filter(|bytes| *bytes > SMALL_FRAME_BYTES && permit.is_none());
+        if let Some(bytes) = announced {
+            permit = room.clone().acquire_many_owned(kib(bytes)).await.ok();
+        }
+        frames.make_room();
+        match stream.read_buf(frames.buffer()).await {
+            Ok(0) => return "the server closed it".into(),
+            Ok(_) => {}
+            Err(error) => return error.to_string(),
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! One connection of an app that speaks the native protocol: its requests go to the servers that they are for, and what those
+//! answer comes back as it is.
+//!
+//! ```text
+//!   app ──frames──▶ which dnpipe? ──▶ where is that? ──▶ its line ═▶ server
+//!    ▲                                    ▲                             ║
+//!    └────── answers, in any order ◀── "elsewhere": noted ◀═════════════╝
+//! ```
+//!
+//! A connection has lines of its own, so that its order, its members of groups and what it may have open are at the server what
+//! they would be without anybody between. Requests keep their numbers. The app hears no address: where a dnpipe is elsewhere it
+//! is told to ask again, and then the server is asked that has it. When a server goes away amid a request nobody knows what came
+//! of that, so the connection ends, as the server's own would.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use sidestream_event::native::{Answer, DnpipeName, Frame, Frames, Member, Refusal, Request, write_frame};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, mpsc},
+    time::{sleep, timeout},
+};
+
+use super::{
+    Shared,
+    limits::{
+        ANSWERS_WAITING, COMES_BACK_WITHIN, FRAME_WITHIN, IDLE, IN_FLIGHT_MAX, LINES_MAX, SMALL_FRAME_BYTES,
+        kib,
+    },
+    line::{self, Heard, Line},
+    places::{Place, Places},
+    silence::Silence,
+};
+
+/// Serves a connection that was greeted, to its end, and says why it ended.
+pub(super) async fn serve(shared: &Arc<Shared>, stream: UnixStream) -> String {
+    let (read, write) = stream.into_split();
+    let (answers, queue) = mpsc::channel(ANSWERS_WAITING);
+    let relaying = Relay::new(shared.clone(), answers).run(read);
+    let writing = write_answers(write, queue);
+    tokio::pin!(relaying, writing);
+    tokio::select! {
+        // What was answered before the end is still written.
+        reason = &mut relaying => { writing.await; reason }
+        reason = &mut writing => reason,
+    }
+}
+
+struct Relay {
+    shared: Arc<Shared>,
+    /// To the app.
+    answers: mpsc::Sender<Outgoing>,
+    lines: HashMap<Place, Line>,
+    /// From all lines.
+    heard: mpsc::Receiver<Heard>,
+    hears: mpsc::Sender<Heard>,
+    lines_ever: u64,
+    /// By number.
+    open: HashMap<u32, Asked>,
+    /// A request whose line has no room yet: nothing behind it may go first.
+    waiting: Option<(mpsc::Sender<line::Request>, line::Request)>,
+    /// Members of groups, each with the line on which it became one.
+    members: Vec<(Member, u64)>,
+}
+
+/// A request that is not answered.
+struct Asked {
+    name: Option<DnpipeName>,
+    place: Place,
+    line: u64,
+    /// Who becomes a member by it.
+    joins: Option<Member>,
+}
+
+/// A frame on its way to the app.
+struct Outgoing {
+    head: Vec<u8>,
+    tail: Bytes,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+/// Why a connection ends.
+type End = String;
+
+impl Relay {
+    fn new(shared: Arc<Shared>, answers: mpsc::Sender<Outgoing>) -> Relay {
+        let (hears, heard) = mpsc::channel(ANSWERS_WAITING);
+        Relay {
+            shared,
+            answers,
+            lines: HashMap::new(),
+            heard,
+            hears,
+            lines_ever: 0,
+            open: HashMap::new(),
+            waiting: None,
+            members: Vec::new(),
+        }
+    }
+
+    async fn run(mut self, mut stream: OwnedReadHalf) -> End {
+        let mut frames = Frames::default();
+        let mut room: Option<OwnedSemaphorePermit> = None;
+        let mut deadline = Box::pin(sleep(IDLE));
+        loop {
+            while self.waiting.is_none() && self.open.len() < IN_FLIGHT_MAX {
+                match frames.next_frame() {
+                    Ok(Some(frame)) => {
+                        if let Err(end) = self.ask(frame, room.take()).await {
+                            return end;
+                        }
+                        deadline.set(sleep(FRAME_WITHIN));
+                    }
+                    Ok(None) => break,
+                    Err(error) => return error.to_string(),
+                }
+            }
+            let is_full = self.waiting.is_some() || self.open.len() >= IN_FLIGHT_MAX;
+            let announced = frames.announced().filter(|bytes| *bytes > SMALL_FRAME_BYTES && room.is_none());
+            let has_time =
+                if frames.is_amid() { announced.is_none() && !is_full } else { self.open.is_empty() };
+            frames.make_room();
+            let line = self.waiting.as_ref().map(|(line, _)| line.clone());
+            tokio::select! {
+                biased;
+                Some(heard) = self.heard.recv() => {
+                    if let Err(end) = self.hear(heard).await {
+                        return end;
+                    }
+                    deadline.set(sleep(if frames.is_amid() { FRAME_WITHIN } else { IDLE }));
+                }
+                permit = room_in(line), if self.waiting.is_some() => {
+                    if let Some((_, request)) = self.waiting.take() {
+                        permit.send(request);
+                    }
+                }
+                permit = self.shared.incoming.clone().acquire_many_owned(kib(announced.unwrap_or_default())),
+                    if announced.is_some() && !is_full =>
+                {
+                    room = permit.ok();
+                    deadline.set(sleep(FRAME_WITHIN));
+                }
+                count = stream.read_buf(frames.buffer()), if announced.is_none() && !is_full => match count {
+                    Ok(0) => return "the app closed it".into(),
+                    Ok(count) => {
+                        if frames.buffer().len() == count {
+                            deadline.set(sleep(FRAME_WITHIN));
+                        }
+                    }
+                    Err(error) => return error.to_string(),
+                },
+                () = &mut deadline, if has_time => {
+                    return if frames.is_amid() { "a frame did not come whole in time" } else { "nothing was asked" }.into();
+                }
+            }
+        }
+    }
+
+    /// Has a request wait for its line, or answers it.
+    async fn ask(&mut self, frame: Frame, room: Option<OwnedSemaphorePermit>) -> Result<(), End> {
+        let number = frame.request;
+        if self.open.contains_key(&number) {
+            return Err(format!("two requests that are not answered have the number {number}"));
+        }
+        let request = match frame.read::<Request>() {
+            Ok(Request::Ping) => return self.answer(number, &Answer::Pong).await,
+            Ok(Request::Move(_)) => return self.refuse(number, only_servers()).await,
+            Ok(request) => request,
+            Err(error) => return self.refuse(number, Refusal::Bad { reason: error.to_string() }).await,
+        };
+        let name = request.dnpipe().cloned();
+        let place = match &name {
+            Some(name) => self.shared.places.of(name),
+            None => Places::first_of(&self.shared.namespace),
+        };
+        let (line, requests) = match self.line(&place) {
+            Ok(line) => (line.number, line.requests.clone()),
+            Err(refusal) => return self.refuse(number, refusal).await,
+        };
+        let mut head = Vec::new();
+        if let Err(error) = write_frame(number, &request, frame.tail.len(), &mut head) {
+            return self.refuse(number, Refusal::Bad { reason: error.to_string() }).await;
+        }
+        if let Request::Leave { member } = &request {
+            self.members.retain(|(own, _)| own != member);
+        }
+        let joins = match request {
+            Request::Join { member, .. } | Request::JoinToHold { member } => Some(member),
+            _ => None,
+        };
+        self.open.insert(number, Asked { name, place, line, joins });
+        self.waiting = Some((requests, line::Request { head, tail: frame.tail, room }));
+        Ok(())
+    }
+
+    /// The line to a place: the one there is, or a new one.
+    fn line(&mut self, place: &Place) -> Result<&Line, Refusal> {
+        if self.lines.get(place).is_none_or(|line| line.requests.is_closed()) {
+            let address = self.shared.address(place)?;
+            if self.lines.len() >= LINES_MAX && !self.lines.contains_key(place) {
+                let is_used = |number: u64| {
+                    let mut asked = self.open.values().map(|asked| asked.line);
+                    asked.any(|line| line == number) || self.members.iter().any(|(_, line)| *line == number)
+                };
+                let idle = self.lines.iter().find(|(_, line)| !is_used(line.number));
+                let idle = idle.map(|(place, _)| place.clone()).ok_or(Refusal::Busy)?;
+                self.lines.remove(&idle);
+            }
+            self.lines_ever += 1;
+            let line = Line::open(self.lines_ever, address, self.shared.clone(), self.hears.clone());
+            self.lines.insert(place.clone(), line);
+        }
+        self.lines.get(place).ok_or(Refusal::Busy)
+    }
+
+    async fn hear(&mut self, heard: Heard) -> Result<(), End> {
+        match heard {
+            Heard::Answer { line, frame, room } => self.pass_on(line, frame, room).await,
+            Heard::Ended { line, was_open, reason } => self.ended(line, was_open, &reason).await,
+        }
+    }
+
+    async fn pass_on(
+        &mut self,
+        line: u64,
+        frame: Frame,
+        room: Option<OwnedSemaphorePermit>,
+    ) -> Result<(), End> {
+        let asked = self.open.remove(&frame.request).filter(|asked| asked.line == line);
+        let asked = asked.ok_or("a server answered what it was not asked")?;
+        let answer = frame.read::<Answer>().map_err(|error| error.to_string())?;
+        let answer = self.seen(&asked, answer);
+        if let (Some(member), Answer::Joined { .. }) = (asked.joins, &answer) {
+            self.members.retain(|(own, _)| *own != member);
+            self.members.push((member, line));
+        }
+        let mut head = Vec::new();
+        write_frame(frame.request, &answer, frame.tail.len(), &mut head)
+            .map_err(|error| error.to_string())?;
+        self.write(Outgoing { head, tail: frame.tail, _room: room }).await
+    }
+
+    /// Notes what an answer says of where a dnpipe is. The app is not told: it cannot go there.
+    fn seen(&self, asked: &Asked, answer: Answer) -> Answer {
+        let (Some(name), places) = (&asked.name, &self.shared.places) else { return answer };
+        let elsewhere = || Answer::Refused(Refusal::NotOwner { owner: None });
+        match answer {
+            Answer::Refused(Refusal::NotOwner { owner: Some(owner) }) => {
+                places.is_at(name, &asked.place, &owner);
+                elsewhere()
+            }
+            Answer::Refused(Refusal::UnknownDnpipe(_)) if places.is_unknown(name, &asked.place) => {
+                elsewhere()
+            }
+            Answer::Refused(Refusal::UnknownDnpipe(_)) => answer,
+            Answer::Dnpipe(view) => {
+                match view.partitions.iter().find_map(|own| own.owner.as_deref()) {
+                    // Its server knows how it is.
+                    Some(owner) => {
+                        places.is_at(name, &asked.place, owner);
+                        elsewhere()
+                    }
+                    None => {
+                        places.is_known(name, &asked.place);
+                        Answer::Dnpipe(view)
+                    }
+                }
+            }
+            answer => {
+                places.is_known(name, &asked.place);
+                answer
+            }
+        }
+    }
+
+    async fn ended(&mut self, line: u64, was_open: bool, reason: &str) -> Result<(), End> {
+        self.lines.retain(|_, own| own.number != line);
+        self.members.retain(|(_, own)| *own != line);
+        let of_line = self.open.iter().filter(|(_, asked)| asked.line == line);
+        let numbers: Vec<u32> = of_line.map(|(number, _)| *number).collect();
+        let is_lost = was_open && !numbers.is_empty();
+        for number in numbers {
+            let Some(Asked { name, place, .. }) = self.open.remove(&number) else { continue };
+            if let Some(name) = &name {
+                self.shared.places.is_away(name, &place);
+            }
+            if !is_lost {
+                // Where the line was never opened, the request has not left.
+                self.refuse(number, Refusal::Stopping).await?;
+            }
+        }
+        self.waiting = self.waiting.take().filter(|(requests, _)| !requests.is_closed());
+        if is_lost { Err(format!("a server went away: {reason}")) } else { Ok(()) }
+    }
+
+    async fn refuse(&self, number: u32, refusal: Refusal) -> Result<(), End> {
+        self.answer(number, &Answer::Refused(refusal)).await
+    }
+
+    async fn answer(&self, number: u32, answer: &Answer) -> Result<(), End> {
+        let mut head = Vec::new();
+        write_frame(number, answer, 0, &mut head).map_err(|error| error.to_string())?;
+        self.write(Outgoing { head, tail: Bytes::new(), _room: None }).await
+    }
+
+    async fn write(&self, outgoing: Outgoing) -> Result<(), End> {
+        self.answers.send(outgoing).await.map_err(|_| "nothing can be written".into())
+    }
+}
+
+/// Room for a request on a line. Where that has ended there is never any, and the line says so itself.
+async fn room_in(line: Option<mpsc::Sender<line::Request>>) -> mpsc::OwnedPermit<line::Request> {
+    match line {
+        Some(line) => match line.reserve_owned().await {
+            Ok(permit) => permit,
+            Err(_) => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+fn only_servers() -> Refusal {
+    Refusal::NotAllowed { who: "the app".into(), what: "move dnpipes".into() }
+}
+
+/// Who hung up has ended, or comes back at once as another member. A server cannot see that: to it a line may have broken.
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let members = std::mem::take(&mut self.members);
+        // Where there is no runtime any more, the process ends.
+        let (Ok(permit), Ok(runtime), false) =
+            (self.shared.partings.clone().try_acquire_owned(), Handle::try_current(), members.is_empty())
+        else {
+            return;
+        };
+        let lines: Vec<Line> = std::mem::take(&mut self.lines).into_values().collect();
+        let (_, nobody) = mpsc::channel(1);
+        let heard = std::mem::replace(&mut self.heard, nobody);
+        runtime.spawn(async move {
+            part(members, lines, heard).await;
+            drop(permit);
+        });
+    }
+}
+
+async fn part(members: Vec<(Member, u64)>, lines: Vec<Line>, mut heard: mpsc::Receiver<Heard>) {
+    // What was asked before is answered to nobody.
+    let _ = timeout(COMES_BACK_WITHIN, async { while heard.recv().await.is_some() {} }).await;
+    let count = members.len() as u32;
+    let leaving = async {
+        for (index, (member, line)) in (0..count).zip(members) {
+            let Some(line) = lines.iter().find(|own| own.number == line) else { continue };
+            let mut head = Vec::new();
+            if write_frame(u32::MAX - index, &Request::Leave { member }, 0, &mut head).is_ok() {
+                // Refused where it is another's by now; where the line has ended, it is missed later.
+                let _ = line.requests.send(line::Request { head, tail: Bytes::new(), room: None }).await;
+            }
+        }
+    };
+    let left = async {
+        let mut left = 0;
+        while left < count
+            && let Some(heard) = heard.recv().await
+        {
+            let is_leave = |frame: &Frame| u32::MAX - frame.request < count;
+            left += u32::from(matches!(&heard, Heard::Answer { frame, .. } if is_leave(frame)));
+        }
+    };
+    let _ = timeout(LEFT_WITHIN, async { tokio::join!(leaving, left) }).await;
+}
+
+async fn write_answers(stream: OwnedWriteHalf, mut answers: mpsc::Receiver<Outgoing>) -> String {
+    let mut stream = Silence::new(stream);
+    while let Some(outgoing) = answers.recv().await {
+        let written = async {
+            stream.write_all(&outgoing.head).await?;
+            stream.write_all(&outgoing.tail).await
+        };
+        if let Err(error) = written.await {
+            return error.to_string();
+        }
+    }
+    "everything is answered".into()
+}
+
+/// How long a server may take to let members go, before it is left alone with them.
+const LEFT_WITHIN: Duration = Duration::from_secs(5);
