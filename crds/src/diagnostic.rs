@@ -321,4 +321,5 @@ codes! {
     UnfitEvents "unfit-events" Error "A stage can't do its work on the events that reach it.",
     CheckedWhenRun "checked-when-run" Note "The fields of the events are not known, so expressions are checked when they run.",
     StateInMemory "state-in-memory" Note "A stage keeps state in memory, which a crash loses.",
+    SpilledToDisk "spilled-to-disk" Note "What waits for a stage goes to the disk of its process.",
 }

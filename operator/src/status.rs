@@ -10,7 +10,7 @@ use k8s_openapi::{
 use sidestream_control::Counts;
 use sidestream_crds::{Diagnostic, PipelineStatus, SidecarPlan};
 use sidestream_desired::{edges_out, receives};
-use sidestream_plan::{Kind, Sink};
+use sidestream_plan::{Kind, Sink, Source};
 
 use crate::{control::Acknowledged, observed::Pods, user_pods::UserPod};
 
@@ -83,7 +83,10 @@ pub fn status(known: &Known<'_>, before: Option<&PipelineStatus>, now: Timestamp
     let stages = sidecars.map(|all| all.iter().flat_map(|part| &part.sidecar.plan.stages));
     let is_edge = |kind: &Kind| matches!(kind, Kind::Sink(Sink::Edge(_)));
     let edges = stages.clone().map(|stages| stages.filter(|stage| is_edge(&stage.kind)).count());
-    let all = stages.map(Iterator::count);
+    // Nor are the ends of a queue that goes to disk, which are both in one.
+    let is_written =
+        |kind: &Kind| !matches!(kind, Kind::Sink(Sink::Spill(_)) | Kind::Source(Source::Spill(_)));
+    let all = stages.map(|stages| stages.filter(|stage| is_written(&stage.kind)).count());
     let count = |count: Option<usize>| count.and_then(|count| i32::try_from(count).ok());
     PipelineStatus {
         observed_generation: known.generation,

@@ -22,7 +22,7 @@ use sidestream_event::{Batch, Pool};
 use sidestream_graph::{
     DeadLetter, Inlet, Input, Operator, Outlet, Route, Run, Stage as Counted, StageStats, WakeOnDrop,
 };
-use sidestream_plan::{Kind, Overflow, Plan, Priority};
+use sidestream_plan::{Kind, Overflow, Plan, Priority, Stage};
 use sidestream_ring::{Gauge, channel::channel_by};
 use sidestream_scheduler::Task;
 
@@ -233,8 +233,9 @@ impl Joiner<'_> {
                 let origin = parts.origins.remove(name);
                 let origin = origin.unwrap_or_else(|| Origin::new(name.as_str(), self.world.clock.clone()));
                 let stats = self.stats[name].clone();
-                let (source, head) =
+                let (mut source, head) =
                     RunningSource::start(name, source, origin, stats, self.pool, self.world)?;
+                source.is_within = is_within(stage);
                 (source, Some(head))
             } else if let Some(door) = doors.remove(&index) {
                 let (source, head) = RunningSource::open(name, &door, self.pool, self.world);
@@ -407,6 +408,11 @@ pub(crate) fn is_driven_sink(plan: &Plan, index: usize) -> bool {
         Kind::Sink(sink) => !matches!(sink, sidestream_plan::Sink::Blackhole(_)),
         _ => false,
     }
+}
+
+/// Whether a stage hands out what a queue of the same pipeline took in.
+pub(crate) fn is_within(stage: &Stage) -> bool {
+    matches!(stage.kind, Kind::Source(sidestream_plan::Source::Spill(_)))
 }
 
 fn class(priority: Priority) -> sidestream_scheduler::Priority {

@@ -1,7 +1,7 @@
 //! The dnpipes of a process: a journal in a folder, the broker on it, and the doors to it.
 //!
 //! ```text
-//!   DIR/journal/           the journal; one process at a time has it
+//!   DIR/journal/           the journal, also of what pipelines spill; one process at a time has it
 //!   DIR/sidestream.sock    the door for this user's programs on this machine
 //! ```
 //!
@@ -25,20 +25,21 @@ use sidestream_broker::{
 };
 use sidestream_connector::{Address, Secrets};
 use sidestream_event::native::{BadName, DamageView, DiskView, DnpipeName, Refusal, Verified};
-use sidestream_gateway::{Gateway, Limits, Storage};
+use sidestream_gateway::{Gateway, Limits as DoorLimits, Storage};
 use sidestream_host::{
     Clock,
     disk::{self, Choice},
 };
-use sidestream_log::{Counts, Journal, PartitionId, Settings, Usage};
+use sidestream_log::{Counts, Journal, PartitionId, ReadError, Settings, Usage};
 use sidestream_plan::{
     Dnpipe, SecretKey,
     dnpipe::{AccessRule, Durability as Asked, Permission},
 };
+use sidestream_spill::{Limits, Spills};
 use sidestream_trust::Identity;
 use tokio::{net::TcpListener, runtime::Handle, task::AbortHandle};
 
-use crate::World;
+use crate::{World, spill::spills_of};
 
 /// Dnpipes that are served. Clones are the same ones.
 #[derive(Clone)]
@@ -46,6 +47,8 @@ pub struct Dnpipes {
     broker: Broker,
     gateway: Arc<Gateway>,
     stored: Arc<Stored>,
+    /// Queues of pipelines in the same journal.
+    spills: Spills,
     maintenance: AbortHandle,
     sockets: Handle,
     folder: Arc<Path>,
@@ -95,6 +98,8 @@ pub enum ServeDnpipesError {
     Journal(sidestream_log::OpenError),
     /// What the broker wrote before cannot be read.
     Broker(OpenError),
+    /// What was spilled before cannot be read.
+    Spilled(ReadError),
     /// A dnpipe has a name that none may have.
     Name(BadName),
     /// A dnpipe cannot be what it is asked to be.
@@ -133,15 +138,19 @@ impl Dnpipes {
         let opened = Broker::open_with(journal.clone(), &recovered, clock, keys);
         let opened = world.sockets().block_on(opened);
         let broker = opened.map_err(ServeDnpipesError::Broker)?;
+        let limits = Limits { bytes_max: world.spill_bytes_max };
+        let spills = spills_of(journal.clone(), limits, world).map_err(ServeDnpipesError::Spilled)?;
+        world.spill_to(spills.clone());
         let maintenance = {
             let broker = broker.clone();
             world.sockets().spawn(async move { broker.run().await }).abort_handle()
         };
         let stored = Arc::new(Stored { journal, broker: broker.clone(), clock: world.clock().clone() });
-        let gateway = Arc::new(Gateway::new(broker.clone(), stored.clone(), Limits::default()));
+        let gateway = Arc::new(Gateway::new(broker.clone(), stored.clone(), DoorLimits::default()));
         let (sockets, volatile) = (world.sockets().clone(), volatile(folder).map(Arc::from));
         let here = Arc::from(folder);
-        let dnpipes = Dnpipes { broker, gateway, stored, maintenance, sockets, folder: here, volatile };
+        let dnpipes =
+            Dnpipes { broker, gateway, stored, spills, maintenance, sockets, folder: here, volatile };
         let socket = folder.join(SOCKET);
         dnpipes.open_local(&socket)?;
         world.use_dnpipes(Address::Local(socket));
@@ -262,6 +271,7 @@ impl Dnpipes {
         self.sockets.block_on(async {
             self.gateway.close(grace).await;
             self.maintenance.abort();
+            self.spills.close().await;
             self.stored.journal.close().await;
         });
     }
@@ -383,6 +393,7 @@ impl fmt::Display for ServeDnpipesError {
             ServeDnpipesError::Disk(error) => error.fmt(out),
             ServeDnpipesError::Journal(error) => error.fmt(out),
             ServeDnpipesError::Broker(error) => error.fmt(out),
+            ServeDnpipesError::Spilled(error) => write!(out, "what was spilled cannot be read: {error}"),
             ServeDnpipesError::Name(bad) => bad.fmt(out),
             ServeDnpipesError::Apply { dnpipe, error } => write!(out, "dnpipe {dnpipe}: {error}"),
             ServeDnpipesError::Door { door, error } => {

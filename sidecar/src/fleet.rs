@@ -200,7 +200,7 @@ impl Fleet {
         }
     }
 
-    /// Drains all of them at once. Says whether everything was delivered, and what was not.
+    /// Drains all of them at once. Says whether everything was delivered or is on the disk, and what was not.
     pub fn drain(self, grace: Duration) -> bool {
         let drained: Vec<_> = thread::scope(|scope| {
             let drains: Vec<_> = self
@@ -228,7 +228,8 @@ impl Fleet {
         if !drained.is_complete() && pipeline.give_up_leaving() {
             drained = pipeline.drain(AFTER_GIVING_UP);
         }
-        if !tell(name, &drained) && !pipeline.is_broken() {
+        tell(name, &drained);
+        if !drained.is_complete() && !pipeline.is_broken() {
             self.leaving.push((name.to_owned(), pipeline));
         }
         self.observed.remove(name);
@@ -311,13 +312,14 @@ fn reload(running: &Pipeline, plan: Plan, given: &Ports) -> Result<(), String> {
     }
 }
 
-/// Says how a drain ended, and whether everything was delivered.
+/// Says how a drain ended, and whether nothing is lost.
 fn tell(name: &str, drained: &Drained) -> bool {
     let ledger = drained.ledger;
-    if drained.is_complete() {
+    if drained.is_safe() {
         let (accepted, completed) = (ledger.accepted, ledger.completed);
         let (dead_lettered, dropped) = (ledger.dead_lettered, ledger.dropped + ledger.expired);
-        tracing::info!(pipeline = name, accepted, completed, dead_lettered, dropped, "stopped");
+        let spilled = (drained.spilled > 0).then_some(drained.spilled);
+        tracing::info!(pipeline = name, accepted, completed, dead_lettered, dropped, spilled, "stopped");
         return true;
     }
     for (stage, events) in &drained.undelivered {

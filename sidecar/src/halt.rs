@@ -80,6 +80,8 @@ impl Running {
 fn stops(stage: &Stage, closed: &[String]) -> bool {
     match &stage.kind {
         Kind::Source(Source::Edge(_)) => closed.contains(&stage.name),
+        // It ends by itself, when all that feeds it has and everything is handed out.
+        Kind::Source(Source::Spill(_)) => false,
         Kind::Source(_) => true,
         _ => false,
     }

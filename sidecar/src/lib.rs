@@ -29,6 +29,7 @@ mod reload;
 mod signals;
 mod sink;
 mod source;
+mod spill;
 mod world;
 
 #[cfg(unix)]
@@ -43,4 +44,5 @@ pub use reload::{ReloadError, Reloaded};
 pub use sidestream_connector::{Ledger, Secrets};
 pub use sidestream_graph::{Flow, Histogram, Output, Processor, StageStats};
 pub use signals::{Asked, Signals};
+pub use spill::{SPILL_BYTES_MAX, SpillError};
 pub use world::{Registry, Sidecar, SidecarConfig, World};

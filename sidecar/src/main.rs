@@ -147,6 +147,7 @@ fn run(arguments: Arguments) -> Result<bool, Box<dyn std::error::Error>> {
     }
 
     let cache = PlanCache::at(&settings.cache);
+    world.spill_in(&settings.cache.join("spill"));
     let orders = world.sockets().block_on(async { cluster::follow(settings, enrolled) });
     let fleet = Fleet::new(world, &observed);
     let (unfinished, unkept) = (None, None);
@@ -162,6 +163,7 @@ fn run(arguments: Arguments) -> Result<bool, Box<dyn std::error::Error>> {
         duty.obey(order);
     }
     let complete = duty.drain();
+    world.close_spills();
     world.sockets().block_on(peering.close(CLOSE));
     Ok(complete)
 }

@@ -1,6 +1,7 @@
 //! A pipeline at work: started, watched, drained.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -14,7 +15,7 @@ use tokio::sync::watch;
 
 use crate::{
     AssembleError, Registry, World,
-    assemble::{Assembly, Parts, RunTask, assemble},
+    assemble::{Assembly, Parts, RunTask, assemble, is_within},
     latch::Latch,
     leaving::Leaving,
     prepare::prepare,
@@ -86,11 +87,31 @@ pub struct Drained {
     /// Events that were still waiting, by the stage they waited for, be it one that a reload has removed; empty when
     /// everything was delivered.
     pub undelivered: Vec<(String, u64)>,
+    /// Events that wait on the disk, for the next start where this process ends.
+    pub spilled: u64,
 }
 
 impl Drained {
     /// Whether every event has ended.
     pub fn is_complete(&self) -> bool {
+        self.is_safe() && self.spilled == 0
+    }
+
+    /// The books as a pod has them: what waits on its disk goes with it, so it has not come to its end, though its sources may
+    /// forget it.
+    pub(crate) fn ledger_of_pod(&self) -> Ledger {
+        let taken = self.spilled.min(self.ledger.completed);
+        Ledger {
+            // Those that a container before this one took in.
+            accepted: self.ledger.accepted + self.spilled - taken,
+            completed: self.ledger.completed - taken,
+            in_flight: self.ledger.in_flight + self.spilled,
+            ..self.ledger
+        }
+    }
+
+    /// Whether nothing is lost with this process: every event has ended, or is on the disk.
+    pub fn is_safe(&self) -> bool {
         self.undelivered.is_empty() && self.ledger.in_flight == 0
     }
 }
@@ -186,11 +207,17 @@ impl Pipeline {
     /// Stops the sources and lets everything that was accepted come to its end, for at most `grace`. Blocks.
     pub fn drain(&self, grace: Duration) -> Drained {
         let until = self.world.clock.now() + grace;
-        self.running().draining = true;
-        self.stop_sources(SOURCE_STOPS_WITHIN.min(grace), |_| true);
+        let plan = {
+            let mut running = self.running();
+            running.draining = true;
+            running.plan.clone()
+        };
+        let is_within = |name: &str| plan.stage(name).is_some_and(|(_, stage)| is_within(stage));
+        self.stop_sources(SOURCE_STOPS_WITHIN.min(grace), |name| !is_within(name));
         self.ended.wait_blocking(until.since(self.world.clock.now()), &self.world.clock);
         let running = self.running();
-        Drained { ledger: running.ledger(), undelivered: running.undelivered() }
+        let undelivered = running.undelivered();
+        Drained { ledger: running.ledger(), undelivered, spilled: self.spilled(&running) }
     }
 
     /// Asks the sources for which `stops` says so to end, and waits until they have; for `limit` at most. What a source that
@@ -216,6 +243,14 @@ impl Pipeline {
         hung.into_iter().for_each(|abandon| abandon());
     }
 
+    /// Events that wait on the disk or were handed out from there.
+    fn spilled(&self, running: &Running) -> u64 {
+        let sources = running.assembly.sources.values().filter(|source| source.is_within);
+        let handed_out: u64 = sources.map(|source| source.origin.ledger().in_flight).sum();
+        let waiting = self.world.open_spills().map_or(0, |spills| spills.waiting(&running.plan.pipeline));
+        handed_out + waiting
+    }
+
     /// Another plan runs.
     pub(crate) fn turn(&self, running: &mut Running) {
         running.generation += 1;
@@ -229,14 +264,18 @@ impl Pipeline {
 
 impl Running {
     fn ledger(&self) -> Ledger {
-        let origins = self.assembly.sources.values().map(|source| &source.origin).chain(&self.past);
+        let sources = self.assembly.sources.values().filter(|source| !source.is_within);
+        let origins = sources.map(|source| &source.origin).chain(&self.past);
         origins.fold(Ledger::default(), |sum, origin| sum.plus(origin.ledger()))
     }
 
-    /// Events that wait for a stage in a ring, and those that its sink has in its hand.
+    /// Events that wait for a stage in a ring, and those that its sink has in its hand. What came of a disk is there still.
     fn undelivered(&self) -> Vec<(String, u64)> {
-        let queued = self.assembly.rings.iter().map(|(_, to, gauge)| (to.as_str(), gauge.depth() as u64));
-        let tried = self.assembly.sinks.iter().map(|(name, sink)| (name.as_str(), sink.in_hand()));
+        let kept = kept_stages(&self.plan);
+        let rings = self.assembly.rings.iter().filter(|(from, ..)| !kept.contains(from.as_str()));
+        let queued = rings.map(|(_, to, gauge)| (to.as_str(), gauge.depth() as u64));
+        let sinks = self.assembly.sinks.iter().filter(|(name, _)| !kept.contains(name.as_str()));
+        let tried = sinks.map(|(name, sink)| (name.as_str(), sink.in_hand()));
         let leaving = self.leaving.iter().map(|sink| (sink.name(), sink.has()));
         let hung = self.hung.iter().map(|sink| (sink.name.as_str(), sink.has()));
         let mut undelivered: Vec<(String, u64)> = Vec::new();
@@ -248,6 +287,19 @@ impl Running {
         }
         undelivered
     }
+}
+
+/// The stages all of whose events came of a disk, which has them until they are delivered.
+fn kept_stages(plan: &Plan) -> BTreeSet<&str> {
+    let mut kept: BTreeSet<&str> = BTreeSet::new();
+    for stage in &plan.stages {
+        let mut from = stage.from.iter().map(|index| plan.stages[*index].name.as_str());
+        let all_are = !stage.from.is_empty() && from.all(|name| kept.contains(name));
+        if is_within(stage) || all_are {
+            kept.insert(&stage.name);
+        }
+    }
+    kept
 }
 
 impl RunTask {
@@ -320,9 +372,12 @@ impl Running {
         self.assembly.tasks.iter().map(|run| run.ended.clone()).collect()
     }
 
-    /// Set for each run that a source heads when it has ended.
+    /// Set for each run that a source heads when it has ended; those come last that end when what feeds them has.
     fn heads_ended(&self) -> Vec<Latch> {
-        self.assembly.tasks.iter().filter(|run| run.head.is_some()).map(|run| run.ended.clone()).collect()
+        let sources = &self.assembly.sources;
+        let brings = |name: &String| sources.get(name).is_none_or(|source| !source.is_within);
+        let tasks = self.assembly.tasks.iter();
+        tasks.filter(|run| run.head.as_ref().is_some_and(brings)).map(|run| run.ended.clone()).collect()
     }
 
     /// No more will come for the sinks, if this is still the plan of `generation`.
@@ -349,3 +404,21 @@ const SPARE_BATCHES: usize = 256;
 /// A source that does not end within this, when asked, hangs in a read.
 pub(crate) const SOURCE_STOPS_WITHIN: Duration = Duration::from_millis(250);
 const LOOK_AGAIN: Duration = Duration::from_micros(500);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_on_the_disk_of_a_pod_is_in_flight_and_the_books_balance_all_the_same() {
+        let ledger = Ledger { accepted: 10, completed: 8, dropped: 1, in_flight: 1, ..Ledger::default() };
+        for (spilled, accepted, completed) in [(0, 10, 8), (5, 10, 3), (20, 22, 0)] {
+            let books = Drained { ledger, undelivered: Vec::new(), spilled }.ledger_of_pod();
+            assert!(books.is_balanced(), "{books:?}");
+            assert_eq!(
+                (books.accepted, books.completed, books.in_flight),
+                (accepted, completed, 1 + spilled)
+            );
+        }
+    }
+}

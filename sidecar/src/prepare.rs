@@ -10,7 +10,7 @@ use sidestream_plan::{
     Delivery, Kind, PLAN_VERSION, Plan, Process, Sink as SinkKind, Source as SourceKind, Stage,
 };
 
-use crate::{Door, Registry, World, edge};
+use crate::{Door, Registry, World, edge, spill};
 
 /// The stages of a plan, made but not yet joined. By index of the stage.
 #[derive(Default)]
@@ -77,6 +77,7 @@ pub(crate) fn prepare(
             Kind::Source(source) => {
                 let source = match source {
                     SourceKind::Edge(stage) => edge::source(stage, plan, world),
+                    SourceKind::Spill(stage) => spill::source(stage, plan, world),
                     source => connector::source(source, &environment),
                 }
                 .map_err(|error| refuse(error.to_string()))?;
@@ -96,6 +97,7 @@ pub(crate) fn prepare(
             Kind::Sink(sink) => {
                 let sink = match sink {
                     SinkKind::Edge(stage) => edge::sink(stage, plan, world),
+                    SinkKind::Spill(stage) => spill::sink(stage, plan, world),
                     sink => connector::sink(sink, &environment),
                 };
                 match sink.map_err(|error| refuse(error.to_string()))? {

@@ -21,6 +21,7 @@ use std::{collections::HashMap, fmt, sync::Arc, thread, time::Duration};
 use change::{Change, port};
 pub(crate) use change::{Ports, ports_beyond};
 use parts::{Retired, dismantle, pass_on, retire, take_over};
+use sidestream_event::Batch;
 use sidestream_graph::Run;
 use sidestream_host::Moment;
 use sidestream_plan::{Delivery, Plan, Stage};
@@ -31,7 +32,7 @@ use crate::{
     leaving::Leaving,
     pipeline::Running,
     prepare::{Prepared, prepare},
-    sink::{Fate, RunningSink},
+    sink::{Fate, Remains, RunningSink},
     source::RunningSource,
 };
 
@@ -273,14 +274,22 @@ impl Pipeline {
                 let remains = sink.stop(Fate::Replaced, until.since(clock.now()).max(LAST_TRY), clock);
                 remains.map(|remains| take_over(new, &name, remains, parts))
             } else {
-                parts.routes.retain(|(_, to), _| *to != name);
+                let routes = parts.routes.extract_if(|(_, to), _| *to == name);
+                let waiting: Vec<Batch> = routes.flat_map(|(_, route)| route.into_waiting()).collect();
                 sink.finish();
-                if sink.ended().wait_blocking(until.since(clock.now()), clock) {
+                // What is on a disk need not be delivered now.
+                let patience =
+                    if change.is_on_disk(&name) { Duration::ZERO } else { until.since(clock.now()) };
+                if sink.ended().wait_blocking(patience, clock) && waiting.is_empty() {
                     continue;
                 }
                 let remains = sink.stop(Fate::Removed, LAST_TRY, clock);
+                let waiting = Remains { letters: waiting, ..Remains::default() }.drop(Fate::Removed);
                 remains.map(|remains| {
-                    let dropped = remains.drop(Fate::Removed);
+                    let dropped = waiting + remains.drop(Fate::Removed);
+                    if change.is_on_disk(&name) {
+                        return;
+                    }
                     parts.stats.get(&name).inspect(|own| own.count_dropped(Fate::Removed.reason(), dropped));
                     tracing::warn!(stage = name, dropped, "the stage was removed before it took all events");
                 })

@@ -20,6 +20,9 @@ use crate::{Door, World, backoff::Backoff, latch::Latch};
 /// A source that brings events in.
 pub(crate) struct RunningSource {
     pub(crate) origin: Origin,
+    /// Whether it hands out what a queue of the same pipeline took in: it comes to its end by itself, and its events have been
+    /// counted where they came in.
+    pub(crate) is_within: bool,
     stop: watch::Sender<bool>,
     ended: Latch,
     closed: Latch,
@@ -121,7 +124,7 @@ impl RunningSource {
 
     fn new(origin: Origin, stop: watch::Sender<bool>) -> RunningSource {
         let (ended, closed, estate) = Default::default();
-        RunningSource { origin, stop, ended, closed, estate }
+        RunningSource { origin, is_within: false, stop, ended, closed, estate }
     }
 
     /// Like [`RunningSource::stop`], and what it leaves is kept for [`RunningSource::pass_on`].

@@ -15,7 +15,11 @@ use sidestream_plan::Latency;
 use sidestream_scheduler::{Config, Pool, Scheduler, Waiting};
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use crate::{Door, latch::Latch};
+use crate::{
+    Door,
+    latch::Latch,
+    spill::{SPILL_BYTES_MAX, SpillPlace},
+};
 
 /// How a sidecar is started.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +30,8 @@ pub struct SidecarConfig {
     pub latency: Latency,
     /// Where secrets are read.
     pub secrets: Secrets,
+    /// Bytes that spilled queues may have of the journal of dnpipes; [`SPILL_BYTES_MAX`](crate::SPILL_BYTES_MAX) by default.
+    pub spill_bytes_max: Option<u64>,
 }
 
 /// The threads of a data plane. They end when it is dropped.
@@ -44,6 +50,8 @@ pub struct World {
     pub(crate) secrets: Secrets,
     peering: Arc<OnceLock<Peering>>,
     dnpipes: Arc<OnceLock<Arc<Servers>>>,
+    pub(crate) spill_place: SpillPlace,
+    pub(crate) spill_bytes_max: u64,
     /// Set when somebody at the other end of this process has gone for good.
     pub(crate) closed: Latch,
 }
@@ -68,6 +76,8 @@ impl Sidecar {
             secrets: config.secrets,
             peering: Arc::default(),
             dnpipes: Arc::default(),
+            spill_place: SpillPlace::default(),
+            spill_bytes_max: config.spill_bytes_max.unwrap_or(SPILL_BYTES_MAX),
             closed: Latch::default(),
         };
         Ok(Sidecar { world, _workers: workers, _sockets: sockets })

@@ -176,6 +176,7 @@ fn ring(to: &Stage) -> String {
         Overflow::Block => "Block",
         Overflow::DropOldest => "DropOldest",
         Overflow::DropNewest => "DropNewest",
+        Overflow::Spill => "Spill",
     };
     let condition = condition(to).map(|when| format!(", {when}")).unwrap_or_default();
     format!("ring of {capacity} events, {overflow}{condition}")

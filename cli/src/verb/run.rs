@@ -37,13 +37,19 @@ pub(crate) struct Run {
     /// Folder of secrets: the key KEY of the secret NAME is the file DIR/NAME/KEY
     #[arg(long, value_name = "DIR", value_parser = folder)]
     secrets: Option<PathBuf>,
-    /// Where dnpipes are kept, and the local socket is; $SIDESTREAM_DATA_DIR or `sidestream-data` by default. Dnpipes that
-    /// are there already are served too
+    /// Where dnpipes are kept, what `overflow: Spill` spills, and the local socket is; $SIDESTREAM_DATA_DIR or
+    /// `sidestream-data` by default where there are dnpipes. Those that are there already are served too
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// The data directory of the process that serves the dnpipes which stages name, where this one is not to
     #[arg(long, value_name = "DIR", conflicts_with = "data_dir")]
     dnpipes: Option<PathBuf>,
+    /// Bytes of the data directory that spilled events may have; then the stages before them wait
+    #[arg(long, value_name = "SIZE", default_value = "10Gi", requires = "data_dir")]
+    spill_max: sidestream_plan::Size,
+    /// Drop what waits in the data directory for a stage that no pipeline has any more, as NAMESPACE/PIPELINE/STAGE
+    #[arg(long, value_name = "STAGE", requires = "data_dir")]
+    drop_spilled: Vec<String>,
     #[command(flatten)]
     peers: Peers,
     /// Where to serve /metrics, /readyz, /stages and /tap; `off` for nowhere
@@ -113,6 +119,9 @@ impl Run {
             Ok(dnpipes) => dnpipes,
             Err(error) => return self.refuse(format_args!("{error}")),
         };
+        if let Err(reason) = self.drop_spilled(sidecar.world()) {
+            return self.refuse(format_args!("{reason}"));
+        }
         let code = self.run_in(&sidecar, plans, dnpipes.as_ref(), watch);
         if let Some(dnpipes) = dnpipes {
             dnpipes.close(DOORS_CLOSE_WITHIN);
@@ -150,6 +159,22 @@ impl Run {
         Ok(Some(dnpipes))
     }
 
+    /// Drops what was spilled for stages that were named, before any stage can want it.
+    fn drop_spilled(&self, world: &World) -> Result<(), String> {
+        for name in &self.drop_spilled {
+            let parts = name.rsplit_once('/').filter(|(pipeline, _)| pipeline.contains('/'));
+            let dropped = parts.and_then(|(pipeline, stage)| world.forget_spilled(pipeline, stage));
+            let Some(events) = dropped else {
+                let there: Vec<String> =
+                    world.spilled_for_nobody().into_iter().map(|(name, _)| name).collect();
+                let there = if there.is_empty() { "nothing is".to_owned() } else { there.join(", ") };
+                return Err(format!("nothing is spilled for `{name}`; there: {there}"));
+            };
+            tracing::warn!(stage = name, events, "dropped what was spilled for it");
+        }
+        Ok(())
+    }
+
     fn run_in(
         &self,
         sidecar: &Sidecar,
@@ -180,6 +205,13 @@ impl Run {
                 fleet.drain(self.grace.get());
                 return self.refuse(format_args!("pipeline {name}: {error}"));
             }
+        }
+        for (stage, events) in world.spilled_for_nobody() {
+            tracing::warn!(
+                stage,
+                events,
+                "spilled events wait for a stage that is not here, or does not spill: put it back to have them delivered, or drop them with --drop-spilled"
+            );
         }
         observed.enter(State::Ready);
         say_ready(&told.0, told.1, server.as_ref());
@@ -242,6 +274,7 @@ impl Run {
             workers: self.workers.map(usize::from),
             latency: if busy { Latency::Busy } else { Latency::Park },
             secrets: self.secrets.as_ref().map(Secrets::at).unwrap_or_default(),
+            spill_bytes_max: Some(self.spill_max.bytes()),
         }
     }
 

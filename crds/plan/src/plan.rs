@@ -116,7 +116,8 @@ pub enum Priority {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Input {
-    /// How many events may wait; absent means 8192. A stage that names a capacity gets a ring of its own.
+    /// How many events may wait, with `overflow: Spill` how many in memory; absent means 8192. A stage that names a capacity
+    /// gets a ring of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_048_576))]
     pub capacity: Option<u32>,
@@ -135,6 +136,10 @@ pub enum Overflow {
     DropOldest,
     /// The events that come go, counted as dropped.
     DropNewest,
+    /// All that waits goes to the disk, in order, and comes back when the stage has room. What is on the disk counts as taken:
+    /// its source is answered, and a crash loses none of it. Needs a data directory; when that has no more room, the stages
+    /// before it wait.
+    Spill,
 }
 
 impl Overflow {

@@ -8,16 +8,25 @@
 //! What a stage cannot handle goes to its dead-letter sink by an edge too: one for each sidecar and sink.
 
 use sidestream_plan::{
-    Input, Kind, OnError, Plan, Priority, Process, Sink, Source, Stage,
+    Delivery, Input, Kind, Latency, OnError, Overflow, Priority, Process, Sink, Source, Stage,
     stage::{EdgeSink, EdgeSlots, EdgeSource, Merge},
 };
 
-use super::{SidecarPlan, keyed::Owners, names, placement::Placement, plan};
+use super::{SidecarPlan, keyed::Owners, names, placement::Placement, plan, spill::spills};
 use crate::pipeline::{Pipeline, SidecarSpec};
+
+/// What is cut: the stages as they were written.
+pub(super) struct Whole {
+    /// `namespace/name` of the pipeline.
+    pub(super) name: String,
+    pub(super) latency: Latency,
+    pub(super) delivery: Delivery,
+    pub(super) stages: Vec<Stage>,
+}
 
 /// The part of every sidecar, in their order.
 pub(super) fn at_borders(
-    whole: &Plan,
+    whole: &Whole,
     placement: &Placement,
     owners: &Owners,
     pipeline: &Pipeline,
@@ -36,13 +45,13 @@ pub(super) fn at_borders(
         .map(|(index, sidecar)| SidecarPlan {
             name: sidecar.name.clone(),
             host: sidecar.host().unwrap_or_default(),
-            plan: plan(whole.pipeline.clone(), whole.latency, whole.delivery, cut.stages_of(index)),
+            plan: plan(whole.name.clone(), whole.latency, whole.delivery, cut.stages_of(index)),
         })
         .collect()
 }
 
 struct Cut<'a> {
-    whole: &'a Plan,
+    whole: &'a Whole,
     placement: &'a Placement,
     owners: &'a Owners,
     namespace: &'a str,
@@ -84,7 +93,13 @@ impl Cut<'_> {
         if own_stage.from.is_empty() {
             own_stage.from = near;
         } else {
+            let is_all_by_edges = near.is_empty() && !self.letter_senders(stage).any(|sender| sender == own);
             let chosen = self.chosen(&own_stage, near, part);
+            if spills(&own_stage.input) && (is_all_by_edges || chosen.iter().any(|own| part.is_chosen(*own)))
+            {
+                // It was spilled before it came here.
+                own_stage.input.overflow = Overflow::Block;
+            }
             own_stage.from.extend(chosen);
         }
         if own_stage.from.iter().any(|input| is_edge(&part.stages[*input])) {
@@ -101,7 +116,7 @@ impl Cut<'_> {
             return near;
         }
         let kind = Kind::Process(Process::Merge(Merge::default()));
-        let mut chosen = bare(format!("{}:chosen", stage.name), stage.priority, kind);
+        let mut chosen = bare(stage.name.clone() + CHOSEN, stage.priority, kind);
         chosen.from = near;
         (chosen.when, chosen.otherwise) = (stage.when.clone(), stage.otherwise);
         chosen.input = stage.input.clone();
@@ -131,7 +146,11 @@ impl Cut<'_> {
             let abroad = self.placement.of_stage[index];
             if abroad != own && self.letter_senders(sink).any(|sender| sender == own) {
                 let name = letters(&self.placement.sidecars[own].name, sink);
-                part.push(self.edge_sink(name, abroad, None, sink.priority));
+                let mut edge = self.edge_sink(name, abroad, None, sink.priority);
+                if spills(&sink.input) {
+                    edge.input = sink.input.clone();
+                }
+                part.push(edge);
             }
         }
     }
@@ -153,7 +172,8 @@ impl Cut<'_> {
 
     /// What takes the dead letters of `stage` in this sidecar: the sink itself, or the edge to it where there is one.
     fn letters_from(&self, stage: &Stage, own: usize) -> Option<String> {
-        let (index, sink) = self.whole.stage(stage.on_error.dead_letter.as_deref()?)?;
+        let name = stage.on_error.dead_letter.as_deref()?;
+        let (index, sink) = self.whole.stages.iter().enumerate().find(|(_, other)| other.name == name)?;
         if self.placement.of_stage[index] == own {
             return Some(sink.name.clone());
         }
@@ -198,7 +218,15 @@ impl Part {
         self.stages.push(stage);
         self.stages.len() - 1
     }
+
+    /// Whether a stage is one that stands for another's `when`.
+    fn is_chosen(&self, index: usize) -> bool {
+        self.stages[index].name.ends_with(CHOSEN)
+    }
 }
+
+/// How the name of a stage ends that stands for another's `when`. No stage has such a name: a stage's has no colon.
+const CHOSEN: &str = ":chosen";
 
 fn is_edge(stage: &Stage) -> bool {
     matches!(stage.kind, Kind::Source(Source::Edge(_)))

@@ -45,7 +45,12 @@ pub(super) fn of(kind: &Kind) -> Vec<Use<'_>> {
         }
         Kind::Sink(Sink::Dnpipe(dnpipe)) => uses.add(&["key"], dnpipe.key.as_ref(), Want::Plain),
         Kind::Sink(
-            Sink::Console(_) | Sink::File(_) | Sink::Webhook(_) | Sink::Blackhole(_) | Sink::Edge(_),
+            Sink::Console(_)
+            | Sink::File(_)
+            | Sink::Webhook(_)
+            | Sink::Blackhole(_)
+            | Sink::Edge(_)
+            | Sink::Spill(_),
         ) => {}
     }
     uses.0

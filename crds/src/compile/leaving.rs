@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use sidestream_plan::{Delivery, Kind, Plan, Source, Stage};
+use sidestream_plan::{Delivery, Kind, Plan, Sink, Source, Stage};
 
 use super::plan;
 
@@ -38,7 +38,8 @@ fn stages_beside(new: &Plan, old: &Plan, edges: &BTreeSet<String>) -> Vec<usize>
             beside.iter().filter_map(|index| old.stages[*index].on_error.dead_letter.as_ref()).collect();
         let is_beside = |index: &usize| {
             let stage = &old.stages[*index];
-            let takes = || stage.from.iter().any(|from| beside.contains(from));
+            let takes =
+                || stage.from.iter().any(|from| beside.contains(from)) || spilled_by(old, stage, &beside);
             gone(index) && (is_leaving(stage) || takes() || letters.contains(&&stage.name))
         };
         let found: BTreeSet<usize> = (0..old.stages.len()).filter(is_beside).collect();
@@ -47,6 +48,16 @@ fn stages_beside(new: &Plan, old: &Plan, edges: &BTreeSet<String>) -> Vec<usize>
         }
         beside = found;
     }
+}
+
+/// Whether a stage brings what one of `beside` spills.
+fn spilled_by(old: &Plan, stage: &Stage, beside: &BTreeSet<usize>) -> bool {
+    let Kind::Source(Source::Spill(queue)) = &stage.kind else { return false };
+    let mut first_ends = beside.iter().filter_map(|index| match &old.stages[*index].kind {
+        Kind::Sink(Sink::Spill(own)) => Some(&own.stage),
+        _ => None,
+    });
+    first_ends.any(|own| *own == queue.stage)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 //!                                                    +-> flow ------> what is in the events, and do expressions fit it
 //!                                                    +-> keyed -----> which of several pods owns which events
 //!                                                    +-> once ------> can each result be there exactly once
+//!                                                    +-> spill -----> what stands before a stage whose input goes to disk
 //!                                                    \-> fuse ------> which stages one worker calls in a row --> Plan
 //!                                                          \-> cut -> the part of each sidecar, with edges between
 //! ```
@@ -34,6 +35,7 @@ mod placement;
 mod resource;
 mod settings;
 mod shape;
+mod spill;
 mod wiring;
 
 pub use dnpipe::{CompiledDnpipe, compile_dnpipe};
@@ -170,6 +172,7 @@ fn compile_sound(pipeline: &Pipeline, doubts: &Doubts) -> (Option<Parts>, Vec<Di
         placement: &placement,
     };
     once::check(&graph, &mut report);
+    spill::note(spec, &mut report);
     placement.check_names(pipeline, &owners, &mut report);
     if report.diagnostics.iter().any(Diagnostic::is_error) {
         // What is worth knowing of a pipeline that runs is noise beside what keeps it from running.
@@ -190,13 +193,16 @@ fn compile_sound(pipeline: &Pipeline, doubts: &Doubts) -> (Option<Parts>, Vec<Di
         })
         .collect();
     let latency = spec.latency.unwrap_or(Latency::Park);
-    let plan = plan(pipeline.full_name(), latency, spec.delivery.unwrap_or_default(), stages);
-    let sidecars = cut::at_borders(&plan, &placement, &owners, pipeline);
+    let delivery = spec.delivery.unwrap_or_default();
+    let whole = cut::Whole { name: pipeline.full_name(), latency, delivery, stages };
+    let sidecars = cut::at_borders(&whole, &placement, &owners, pipeline);
+    let plan = plan(whole.name, latency, delivery, whole.stages);
     (Some((plan, sidecars)), report.diagnostics)
 }
 
 /// The plan of stages that are in order.
 fn plan(pipeline: String, latency: Latency, delivery: Delivery, stages: Vec<Stage>) -> Plan {
+    let stages = spill::divided(stages);
     let mut kinds: Vec<String> =
         stages.iter().map(|stage| format!("{}/{}", stage.kind.role(), stage.kind.name())).collect();
     kinds.sort();

@@ -270,14 +270,16 @@ impl Stage<'_> {
 
     fn check_queue(&mut self) {
         let input = self.graph.spec.stages[self.index].input.as_ref();
-        if input.is_some_and(|input| input.overflow != Overflow::Block) {
-            let reason = format!("events go where the queue of `{}` is full", self.name(self.index));
-            self.say(
-                self.path().fields(&["input", "overflow"]),
-                reason,
-                "take `overflow` out: the source waits",
-            );
-        }
+        let name = self.name(self.index);
+        let reason = match input.map(|input| input.overflow).unwrap_or_default() {
+            Overflow::Block => return,
+            Overflow::Spill => format!("what was spilled before `{name}` has no offset any more"),
+            Overflow::DropOldest | Overflow::DropNewest => {
+                format!("events go where the queue of `{name}` is full")
+            }
+        };
+        let cure = "take `overflow` out: the source waits, and its dnpipe keeps what it has not read";
+        self.say(self.path().fields(&["input", "overflow"]), reason, cure);
     }
 
     fn path(&self) -> Path {

@@ -87,7 +87,7 @@ impl Settings<'_> {
                 }
             }
             Source::Generator(_) | Source::Stdin(_) | Source::Dnpipe(_) => {}
-            Source::Push(_) | Source::Edge(_) => {}
+            Source::Push(_) | Source::Edge(_) | Source::Spill(_) => {}
         }
     }
 
@@ -144,7 +144,8 @@ impl Settings<'_> {
                     alertmanager.annotations.iter().flat_map(|texts| texts.keys()),
                 );
             }
-            Sink::Console(_) | Sink::File(_) | Sink::Dnpipe(_) | Sink::Blackhole(_) | Sink::Edge(_) => {}
+            Sink::Console(_) | Sink::File(_) | Sink::Dnpipe(_) | Sink::Blackhole(_) => {}
+            Sink::Edge(_) | Sink::Spill(_) => {}
         }
     }
 

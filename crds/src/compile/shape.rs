@@ -83,7 +83,7 @@ fn of_source(source: &Source) -> Type {
         }
         Source::Stdin(_) | Source::File(_) | Source::Dnpipe(_) => Type::Text,
         Source::HostMetrics(_) | Source::Prometheus(_) => of_samples(),
-        Source::Http(_) | Source::Push(_) | Source::Edge(_) => Type::Dyn,
+        Source::Http(_) | Source::Push(_) | Source::Edge(_) | Source::Spill(_) => Type::Dyn,
     }
 }
 

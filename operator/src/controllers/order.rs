@@ -46,7 +46,7 @@ pub(super) fn ahead<'a>(
 
 /// Whether a sidecar has sources that are no edges.
 pub(super) fn has_sources(sidecar: &SidecarPlan) -> bool {
-    let is_own = |source: &Source| !matches!(source, Source::Edge(_));
+    let is_own = |source: &Source| !matches!(source, Source::Edge(_) | Source::Spill(_));
     sidecar.plan.stages.iter().any(|stage| matches!(&stage.kind, Kind::Source(source) if is_own(source)))
 }
 

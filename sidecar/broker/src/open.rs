@@ -45,7 +45,8 @@ impl Broker {
         keys: Arc<dyn Keys>,
     ) -> Result<Broker, OpenError> {
         let mut read = read_state(&journal).await?;
-        let highest = recovered.partitions.keys().map(|id| id.0).max().unwrap_or_default();
+        let own = || recovered.partitions.keys().filter(|id| **id < PartitionId::SPILLS);
+        let highest = own().map(|id| id.0).max().unwrap_or_default();
         let next_partition = read.next_partition.max(highest.saturating_add(1)).max(1);
         let inner = Inner {
             state: StateLog::new(journal.clone()),
@@ -84,7 +85,7 @@ impl Broker {
             broker.pipes_mut().insert(name, Arc::new(pipe));
         }
         if read.is_whole {
-            for orphan in recovered.partitions.keys().filter(|id| !named.contains(id)) {
+            for orphan in own().filter(|id| !named.contains(id)) {
                 drop(broker.inner.journal.remove(*orphan));
             }
         }

@@ -32,6 +32,7 @@ pub fn source(kind: &plan::Source, env: &Environment) -> Result<Source, BuildErr
             return Err(BuildError { field: "push", reason });
         }
         plan::Source::Edge(_) => return Err(no_peers()),
+        plan::Source::Spill(_) => return Err(no_disk()),
     })
 }
 
@@ -48,7 +49,13 @@ pub fn sink(kind: &plan::Sink, env: &Environment) -> Result<Sink, BuildError> {
             None => Sink::Async(Box::new(Pushes::new(stage, env)?)),
         },
         plan::Sink::Edge(_) => return Err(no_peers()),
+        plan::Sink::Spill(_) => return Err(no_disk()),
     })
+}
+
+/// Queues that spill are made by whoever knows this process's disk, before it comes here.
+fn no_disk() -> BuildError {
+    BuildError { field: "input.overflow", reason: "spills, and this process has no disk for that".into() }
 }
 
 /// Edges are made by whoever knows this process's peers, before it comes here.

@@ -51,6 +51,11 @@ pub enum Refusal {
 
 impl Intake {
     /// Events that come through here keep the name of the source they came from, where they have one.
+    pub fn keep_names(&mut self) {
+        self.origin = self.origin.keeping_names();
+    }
+
+    /// The same, and what is lost of them is for that source to bring again.
     pub fn relay(&mut self) {
         self.origin = self.origin.relaying();
     }

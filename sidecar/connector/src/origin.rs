@@ -56,6 +56,8 @@ impl Ledger {
 pub struct Origin {
     source: Text,
     /// Events that name another source keep its name.
+    keeps_names: bool,
+    /// What is lost of its events is for others to bring again.
     relays: bool,
     clock: Clock,
     books: Arc<Books>,
@@ -67,7 +69,7 @@ impl Origin {
     /// The origin of source stage `source`, whose events are numbered from 0.
     pub fn new(source: impl Into<Text>, clock: Clock) -> Self {
         let books: Arc<Books> = Arc::default();
-        Self { source: source.into(), relays: false, clock, settle: books.clone(), books }
+        Self { source: source.into(), keeps_names: false, relays: false, clock, settle: books.clone(), books }
     }
 
     /// The same books for a source stage of another name, which goes on where this one stopped.
@@ -78,7 +80,12 @@ impl Origin {
     /// The same books for a source that brings events of others: those keep the name of the source they came from, and
     /// what is lost of them is for those to bring again, so that it does not hold the position back.
     pub fn relaying(&self) -> Self {
-        Self { relays: true, ..self.clone() }
+        Self { relays: true, ..self.keeping_names() }
+    }
+
+    /// The same books for a source whose events keep the name of the source they came from, where they have one.
+    pub fn keeping_names(&self) -> Self {
+        Self { keeps_names: true, ..self.clone() }
     }
 
     /// Takes a batch in: numbers its events, names their source, gives those without one the present time, and marks
@@ -94,7 +101,7 @@ impl Origin {
         let wall = Timestamp::from_nanos(self.clock.wall_nanos());
         for (sequence, event) in (span.first..).zip(batch.events_mut()) {
             event.meta.sequence = sequence;
-            let is_named = self.relays && !event.meta.source.is_empty();
+            let is_named = self.keeps_names && !event.meta.source.is_empty();
             if !is_named && event.meta.source != self.source {
                 event.meta.source = self.source.clone();
             }

@@ -115,7 +115,8 @@ impl Route {
 
     /// Whether the run must not take more input because of this route.
     fn blocks(&self) -> bool {
-        self.overflow == Overflow::Block && !self.waiting.is_empty()
+        // What spills has a queue of its own behind the ring.
+        matches!(self.overflow, Overflow::Block | Overflow::Spill) && !self.waiting.is_empty()
     }
 
     fn overflow(&mut self, batch: Batch, pool: &Pool) {

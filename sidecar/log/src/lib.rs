@@ -58,6 +58,8 @@ pub struct PartitionId(pub u32);
 impl PartitionId {
     /// The one that is always there, for what its user must not lose: it may use the reserve.
     pub const STATE: PartitionId = PartitionId(0);
+    /// From this number on partitions are spilled queues', below it dnpipes': who serves the ones keeps off the others.
+    pub const SPILLS: PartitionId = PartitionId(1 << 31);
     /// The journal's own notes: see `control`.
     pub(crate) const CONTROL: PartitionId = PartitionId(u32::MAX);
 }

@@ -114,7 +114,7 @@ impl Duty {
                 self.orders.report(|standing| match news {
                     News::Left(pipeline, drained) => {
                         if let Some(told) = standing.drained.get_mut(&pipeline) {
-                            told.counts = Some(counts(drained.ledger));
+                            told.counts = Some(counts(drained.ledger_of_pod()));
                         }
                     }
                     News::Open(pipeline, open) => {
@@ -231,7 +231,7 @@ impl Duty {
     }
 
     fn suspend(&mut self, plan: sidestream_control::Plan) -> Drained {
-        let books = self.fleet.remove(&plan.pipeline, self.grace).map(|drained| drained.ledger);
+        let books = self.fleet.remove(&plan.pipeline, self.grace).map(|drained| drained.ledger_of_pod());
         Drained { pipeline: plan.pipeline, hash: plan.hash, counts: books.map(counts) }
     }
 

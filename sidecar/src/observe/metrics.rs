@@ -14,6 +14,7 @@ use sidestream_edge::Peering;
 use sidestream_graph::Histogram;
 
 mod dnpipes;
+mod spills;
 
 use super::{Observed, Process};
 use crate::{Pipeline, StageView};
@@ -166,6 +167,22 @@ metrics! {
         "Members that share the group's partitions now.",
     GROUP_DYING Gauge "sidestream_dnpipe_group_undelivered_records" ["dnpipe", "group"]
         "Records that were delivered often enough and have no dead letter yet, as when there is no room for it.",
+    SPILL_STORED Gauge "sidestream_spill_stored_events" ["pipeline", "stage"]
+        "Events that wait on the disk for the stage; it is handed them, or will be when it is there again.",
+    SPILL_SIZE Gauge "sidestream_spill_stored_bytes" ["pipeline", "stage"]
+        "Bytes that they have of the journal, with those that were handed out and are not settled.",
+    SPILL_MEMORY Gauge "sidestream_spill_memory_events" ["pipeline", "stage"]
+        "Events that wait in memory for the stage.",
+    SPILL_AGE Gauge "sidestream_spill_oldest_seconds" ["pipeline", "stage"]
+        "How long the oldest event on the disk has been there; 0 where there is none.",
+    SPILLED Counter "sidestream_spilled_events_total" ["pipeline", "stage"]
+        "Events that were written to the disk since the process began.",
+    SPILL_LOST Counter "sidestream_spill_lost_events_total" ["pipeline", "stage"]
+        "Events that were on the disk and cannot be read any more; the log says which.",
+    SPILL_FULL Gauge "sidestream_spill_full" ["pipeline", "stage"]
+        "1 while the stages before wait because there is no room to spill, or the disk fails; else 0.",
+    SPILL_LEFT Gauge "sidestream_spill_left" ["pipeline", "stage"]
+        "1 where no stage takes from it, as after the stage was removed; else 0.",
     JOURNAL_INFO Gauge "sidestream_journal_info" ["disk"]
         "Always 1; says which disk writes the journal: `uring` or `file`.",
     JOURNAL_DURABLE Gauge "sidestream_journal_durable" []
@@ -277,6 +294,7 @@ impl Collector for Figures {
         if let Some(peering) = self.observed.peering() {
             page.add_peering(peering);
         }
+        page.add_spills(&self.observed.spills());
         if let Some(dnpipes) = self.observed.dnpipes() {
             page.add_dnpipes(&dnpipes.look());
         }
@@ -470,6 +488,8 @@ mod tests {
                 "_barriers",
                 "_writes",
                 "_durable",
+                "_full",
+                "_left",
                 "_hits",
                 "_misses",
             ];

@@ -121,6 +121,11 @@ impl Observed {
         self.shown().dnpipes.clone()
     }
 
+    /// The queues that go to disk. Blocks.
+    fn spills(&self) -> Vec<sidestream_spill::View> {
+        self.0.world.spill_views()
+    }
+
     /// The process's part in edges, where it has one.
     fn peering(&self) -> Option<&Peering> {
         self.0.world.peering()

@@ -196,7 +196,10 @@ fn stage_now(stage: &StageView) -> StageSnapshot {
 pub(super) fn ledger_of(stages: &[StageView]) -> LedgerSnapshot {
     let books: Vec<(&str, Ledger)> =
         stages.iter().filter_map(|stage| Some((stage.name.as_str(), stage.ledger?))).collect();
-    let all = books.iter().fold(Ledger::default(), |sum, (_, own)| sum.plus(*own));
+    // What a queue hands out was counted when it came in.
+    let is_within = |name: &str| stages.iter().any(|stage| stage.name == name && stage.kind == "spill");
+    let come_in = books.iter().filter(|(name, _)| !is_within(name));
+    let all = come_in.fold(Ledger::default(), |sum, (_, own)| sum.plus(*own));
     let sources = books.iter().map(|(stage, own)| SourceLedger {
         stage: (*stage).to_owned(),
         committed: own.committed,

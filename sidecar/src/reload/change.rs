@@ -10,7 +10,7 @@ use sidestream_plan::{Kind, Plan, Sink, Source, Stage};
 
 use super::Reloaded;
 use crate::{
-    assemble::{Assembly, is_driven_sink},
+    assemble::{Assembly, is_driven_sink, is_within},
     leaving::{is_edge, leaves},
     sink::RunningSink,
 };
@@ -23,6 +23,8 @@ pub(super) struct Change {
     removed: Vec<String>,
     /// Edges out that go on with what they have until it is delivered.
     leaving: HashSet<String>,
+    /// Sinks that are removed and the sources before them whose events are all on a disk, and stay there.
+    on_disk: HashSet<String>,
     /// Rings that stay, by the stages they lead from and to.
     rings: HashSet<(String, String)>,
     /// Which source comes after one that leaves: it takes what is left in its ring, and may go on where it stopped.
@@ -40,6 +42,11 @@ impl Change {
         let at_work = |stage: &Stage| match &stage.kind {
             // A sink that has ended takes nothing more: it is made anew.
             Kind::Sink(_) if assembly.sinks.get(&stage.name).is_some_and(RunningSink::has_ended) => false,
+            // The two ends of a queue end together, the first before the second.
+            Kind::Source(Source::Spill(queue)) => old.stages.iter().all(|first| {
+                let is_first = matches!(&first.kind, Kind::Sink(Sink::Spill(own)) if own == queue);
+                !is_first || assembly.sinks.get(&first.name).is_some_and(|sink| !sink.has_ended())
+            }),
             // A source that was told to stop brings nothing more: it is made anew.
             Kind::Source(_) => assembly.sources.get(&stage.name).is_some_and(|source| !source.is_stopped()),
             Kind::Process(_) | Kind::Sink(Sink::Blackhole(_)) => operators.contains(&*stage.name),
@@ -74,6 +81,7 @@ impl Change {
                 })
                 .map(|before| before.name.clone())
                 .collect(),
+            on_disk: on_disk(old, new),
             rings: &rings(old) & &rings(new),
         }
     }
@@ -87,6 +95,11 @@ impl Change {
         self.leaving.contains(stage)
     }
 
+    /// Whether everything on its way to a stage that is removed, or from one, is on a disk and stays there.
+    pub(super) fn is_on_disk(&self, stage: &str) -> bool {
+        self.on_disk.contains(stage)
+    }
+
     /// Whether what a run has not got rid of may stay where it is.
     pub(super) fn can_leave(&self, run: &mut Run, plan: &Plan) -> bool {
         let name = |index: usize| plan.stages[index].name.clone();
@@ -95,9 +108,10 @@ impl Change {
         let mut routes = run.outlet.routes().iter();
         let ways_out = routes.all(|route| {
             let is_kept = last.is_some_and(|from| stays(&name(from), &route.to.name));
-            route.is_flushed() || is_kept || self.leaves(&route.to.name)
+            route.is_flushed() || is_kept || self.leaves(&route.to.name) || self.is_on_disk(&route.to.name)
         });
-        let is_taken = |source: &str| self.keeps(source) || self.heirs.contains_key(source);
+        let is_taken =
+            |source: &str| self.keeps(source) || self.heirs.contains_key(source) || self.is_on_disk(source);
         let ways_in =
             run.inlet.rings().iter().filter(|input| !input.receiver.is_empty()).all(|input| {
                 match (&run.source, run.operators.first()) {
@@ -134,6 +148,18 @@ impl Change {
             paused,
         }
     }
+}
+
+/// The sinks of `old` that `new` does not have and that take from nothing but a disk, and what they take from.
+fn on_disk(old: &Plan, new: &Plan) -> HashSet<String> {
+    let is_gone = |stage: &Stage| new.stage(&stage.name).is_none();
+    let sinks = (0..old.stages.len()).filter(|index| is_driven_sink(old, *index));
+    let pairs = sinks.filter_map(|index| match old.stages[index].from.as_slice() {
+        [from] => Some([&old.stages[*from], &old.stages[index]]),
+        _ => None,
+    });
+    let gone = pairs.filter(|[from, sink]| is_within(from) && is_gone(from) && is_gone(sink));
+    gone.flatten().map(|stage| stage.name.clone()).collect()
 }
 
 /// Every ring a plan has, by the names of its ends.

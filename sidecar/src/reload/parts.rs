@@ -11,7 +11,7 @@ use super::change::Change;
 use crate::{
     assemble::{Assembly, Parts, is_driven_sink},
     prepare::Prepared,
-    sink::Remains,
+    sink::{Fate, Remains},
     source::{Head, RunningSource},
 };
 
@@ -89,7 +89,15 @@ pub(super) fn pass_on(
         let (mut left, head) = (left.remove(&name).unwrap_or_default(), parts.heads.remove(&name));
         let heir = change.heirs.get(&name).and_then(|heir| Some((heir, new.stage(heir)?.0)));
         let Some((heir, index)) = heir else {
-            past.push(source.origin);
+            if source.is_within {
+                // It is on the disk, and stays there: the queue hears that it was not delivered.
+                if let Some(Head::Ring(receiver)) = head {
+                    left.push(Input::left_by(name.as_str(), receiver));
+                }
+                Remains { inputs: left, ..Remains::default() }.drop(Fate::Removed);
+            } else {
+                past.push(source.origin);
+            }
             continue;
         };
         if let Some(Head::Ring(receiver)) = head {
@@ -98,7 +106,7 @@ pub(super) fn pass_on(
         parts.left.insert(heir.clone(), left);
         match source.pass_on(prepared.sources.get_mut(&index)) {
             Some(origin) => drop(parts.origins.insert(heir.clone(), origin.renamed(heir.as_str()))),
-            None => past.push(source.origin),
+            None => past.extend((!source.is_within).then_some(source.origin)),
         }
     }
 }

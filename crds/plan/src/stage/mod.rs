@@ -19,6 +19,7 @@ mod merge;
 mod parse;
 mod prometheus;
 mod sample;
+mod spill;
 mod split;
 mod stdin;
 mod threshold;
@@ -50,6 +51,7 @@ pub use merge::Merge;
 pub use parse::{Parse, ParseCsv, ParseField, ParseRegex};
 pub use prometheus::Prometheus;
 pub use sample::Sample;
+pub use spill::Spill;
 pub use split::Split;
 pub use stdin::Stdin;
 pub use threshold::Threshold;
@@ -117,6 +119,8 @@ union! {
         Push(Push) = "push",
         /// Events of another sidecar; the compiler makes these.
         Edge(EdgeSource) = "edge",
+        /// Events that waited in a queue that goes to disk; the compiler makes these.
+        Spill(Spill) = "spill",
     }
 }
 
@@ -179,5 +183,7 @@ union! {
     in code {
         /// Another sidecar; the compiler makes these.
         Edge(EdgeSink) = "edge",
+        /// A queue that goes to disk; the compiler makes these.
+        Spill(Spill) = "spill",
     }
 }

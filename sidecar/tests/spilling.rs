@@ -1,0 +1,203 @@
+//! Inputs that spill, in one process: what passes, what waits on the disk, and what reloads and drains do to it.
+
+mod world;
+
+use std::{net::TcpListener, sync::Arc, time::Duration};
+
+use serde_json::{Value as Json, json};
+use sidestream_crds::{Pipeline as Resource, compile_pipeline};
+use sidestream_event::Batch;
+use sidestream_plan::Plan;
+use sidestream_sidecar::{Flow, Output, Pipeline, Processor, Registry, Sidecar};
+use world::{Seen, peers::until, sidecar, start};
+
+fn compiled(stages: &[Json]) -> Plan {
+    let resource: Resource = serde_json::from_value(json!({
+        "apiVersion": "sidestream.dev/v1alpha1", "kind": "Pipeline",
+        "metadata": {"name": "spilling", "namespace": "test"},
+        "spec": {"stages": stages},
+    }))
+    .expect("a resource");
+    let (plan, diagnostics) = compile_pipeline(&resource);
+    plan.unwrap_or_else(|| panic!("{diagnostics:?}"))
+}
+
+/// A sidecar with a disk, as in a pod.
+fn with_disk(folder: &tempfile::TempDir) -> Sidecar {
+    let sidecar = sidecar();
+    sidecar.world().spill_in(folder.path());
+    sidecar
+}
+
+fn tick(count: u64) -> Json {
+    json!({"name": "tick", "source": {"generator": {"count": count, "rate": 100_000}}})
+}
+
+fn slow(capacity: u32) -> Json {
+    json!({"name": "slow", "input": {"capacity": capacity, "overflow": "Spill"}, "process": {"custom": {"processor": "slow"}}})
+}
+
+fn none() -> Json {
+    json!({"name": "none", "sink": {"blackhole": {}}})
+}
+
+/// Keeps what it sees, and takes its time.
+struct Slow(Seen, Duration);
+
+impl Processor for Slow {
+    fn process(&mut self, batch: &mut Batch, output: &mut Output) -> Flow {
+        std::thread::sleep(self.1);
+        self.0.process(batch, output)
+    }
+}
+
+fn registry(rest: Duration) -> (Registry, Seen) {
+    let (mut registry, seen) = (Registry::default(), Seen::default());
+    registry.processor("slow", Box::new(Slow(seen.clone(), rest)));
+    (registry, seen)
+}
+
+/// Events that the queue before `stage` was handed by its disk or may still be.
+fn spilled(pipeline: &Pipeline, stage: &str) -> sidestream_sidecar::Ledger {
+    let stages = pipeline.stages();
+    let own = stages.iter().find(|view| view.name == format!("{stage}:spilled")).expect("there is a queue");
+    own.ledger.expect("it is a source")
+}
+
+#[test]
+fn a_pipeline_whose_source_ends_comes_to_its_end_when_what_it_spilled_is_delivered() {
+    let folder = tempfile::tempdir().unwrap();
+    let sidecar = with_disk(&folder);
+    let (mut registry, seen) = registry(Duration::from_millis(2));
+    let pipeline = start(&sidecar, compiled(&[tick(60_000), slow(2_000), none()]), &mut registry);
+    until("the source is done, and the stage is not", || {
+        let ledger = pipeline.ledger();
+        assert!(ledger.is_balanced());
+        ledger.completed == 60_000
+    });
+    until("everything has ended", || pipeline.has_ended());
+    assert_eq!(seen.numbers("sequence"), (0..60_000).collect::<Vec<_>>());
+    assert!(seen.events().iter().all(|event| event.meta.source == "tick"));
+    let queue = spilled(&pipeline, "slow");
+    assert!(queue.is_balanced() && queue.completed == 60_000, "{queue:?}");
+    let drained = pipeline.drain(Duration::ZERO);
+    assert!(drained.is_complete() && drained.ledger.accepted == 60_000, "{drained:?}");
+}
+
+#[test]
+fn reloads_that_change_the_queue_lose_repeat_and_reorder_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let sidecar = with_disk(&folder);
+    let (mut registry, seen) = registry(Duration::from_millis(1));
+    let plan = |capacity| compiled(&[tick(100_000), slow(capacity), none()]);
+    let pipeline = start(&sidecar, plan(2_000), &mut registry);
+    for capacity in 2_001..2_021 {
+        std::thread::sleep(Duration::from_millis(10));
+        pipeline.reload(plan(capacity), &mut Registry::default()).expect("a queue of another size");
+    }
+    until("everything has ended", || pipeline.has_ended());
+    let numbers = seen.numbers("sequence");
+    let wrong = numbers.iter().enumerate().find(|(place, number)| *place as i64 != **number);
+    assert_eq!((wrong, numbers.len()), (None, 100_000));
+    assert!(pipeline.ledger().is_balanced() && pipeline.ledger().completed == 100_000);
+}
+
+/// Nobody listens there.
+fn away() -> Json {
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    json!({
+        "name": "tell", "input": {"capacity": 100, "overflow": "Spill"}, "sink": {"webhook": {"url": format!("http://{address}/")}}
+    })
+}
+
+#[test]
+fn what_waits_for_a_stage_that_a_reload_removes_is_there_for_the_next_of_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let sidecar = with_disk(&folder);
+    let (mut registry, seen) = registry(Duration::ZERO);
+    let pipeline = start(&sidecar, compiled(&[tick(20_000), away()]), &mut registry);
+    until("all of it is on the disk", || pipeline.ledger().completed == 20_000);
+    pipeline.reload(compiled(&[tick(20_000), none()]), &mut registry).expect("the stage may go");
+    let left = sidecar.world().spilled_for_nobody();
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert_eq!(left[0].0, "test/spilling/tell");
+    let tell =
+        json!({"name": "tell", "input": {"overflow": "Spill"}, "process": {"custom": {"processor": "slow"}}});
+    pipeline.reload(compiled(&[tick(20_000), tell, none()]), &mut registry).expect("the stage is back");
+    let first_seen = || {
+        let mut next = 0;
+        for number in seen.numbers("sequence") {
+            assert!(number <= next, "{number} came before {next}");
+            next = next.max(number + 1);
+        }
+        next
+    };
+    until("all of it has come", || first_seen() == 20_000);
+    assert!(pipeline.ledger().is_balanced());
+    assert!(sidecar.world().spilled_for_nobody().is_empty());
+}
+
+#[test]
+fn a_drain_that_its_sink_holds_up_leaves_everything_on_the_disk_and_says_how_much() {
+    let folder = tempfile::tempdir().unwrap();
+    let sidecar = with_disk(&folder);
+    let pipeline = start(&sidecar, compiled(&[tick(2_000), away()]), &mut Registry::default());
+    until("it came in", || pipeline.ledger().accepted == 2_000);
+    let drained = pipeline.drain(Duration::from_secs(5));
+    assert!(drained.is_safe() && !drained.is_complete(), "{drained:?}");
+    assert_eq!((drained.ledger.completed, drained.spilled), (2_000, 2_000));
+    sidecar.world().close_spills();
+    drop((pipeline, sidecar));
+    // The next process has them.
+    let sidecar = with_disk(&folder);
+    let (mut registry, seen) = registry(Duration::ZERO);
+    let tell =
+        json!({"name": "tell", "input": {"overflow": "Spill"}, "process": {"custom": {"processor": "slow"}}});
+    let pipeline: Arc<Pipeline> = start(&sidecar, compiled(&[tick(1), tell, none()]), &mut registry);
+    until("all of it has come", || seen.events().len() == 2_001);
+    assert_eq!(seen.numbers("sequence"), (0..2_000).chain([0]).collect::<Vec<_>>());
+    assert_eq!(pipeline.ledger().accepted, 1, "the others were counted where they came in");
+}
+
+#[test]
+fn a_pipeline_that_is_told_to_go_on_while_it_empties_its_queue_goes_on_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let sidecar = with_disk(&folder);
+    let (mut registry, seen) = registry(Duration::from_millis(5));
+    let endless = json!({"name": "tick", "source": {"generator": {"rate": 50_000}}});
+    let plan = compiled(&[endless, slow(2_000), none()]);
+    let pipeline = start(&sidecar, plan.clone(), &mut registry);
+    until("more waits than may", || spilled(&pipeline, "slow").accepted > 4_000);
+    pipeline.halt(&[]);
+    let accepted = pipeline.ledger().accepted;
+    // The queue is told that no more comes, and comes to its end, or has come to it.
+    until("the books of the source are closed", || pipeline.ledger().in_flight == 0);
+    pipeline.reload(plan, &mut Registry::default()).expect("it goes on");
+    until("what came since is there", || seen.events().len() as u64 > accepted + 4_000);
+    let drained = pipeline.drain(Duration::from_secs(120));
+    assert!(drained.is_complete(), "{drained:?}");
+    let numbers = seen.numbers("sequence");
+    let accepted = accepted as i64;
+    let expected: Vec<i64> = (0..accepted).chain(0..numbers.len() as i64 - accepted).collect();
+    let wrong = numbers.iter().zip(&expected).position(|(number, expected)| number != expected);
+    assert_eq!(wrong, None, "{:?}", wrong.map(|at| (numbers[at], expected[at], accepted)));
+}
+
+#[test]
+fn dead_letters_for_a_sink_that_spills_come_to_it_with_their_reasons() {
+    let folder = tempfile::tempdir().unwrap();
+    let sidecar = with_disk(&folder);
+    let lost = folder.path().join("lost.jsonl");
+    let stages = [
+        tick(100),
+        json!({"name": "half", "process": {"map": {"body": "event.nothing / 2"}}, "onError": {"deadLetter": "lost"}}),
+        none(),
+        json!({"name": "lost", "from": [], "input": {"overflow": "Spill"}, "sink": {"file": {"path": lost}}}),
+    ];
+    let pipeline = start(&sidecar, compiled(&stages), &mut Registry::default());
+    until("everything has ended", || pipeline.has_ended());
+    let written = std::fs::read_to_string(&lost).unwrap();
+    assert_eq!(written.lines().count(), 100, "{written}");
+    assert!(written.lines().all(|line| line.contains("\"half\"") && line.contains("nothing")), "{written}");
+    assert_eq!((pipeline.ledger().dead_lettered, pipeline.ledger().completed), (100, 0));
+}
