@@ -65,7 +65,12 @@ pub(crate) fn is_for(path: &str) -> bool {
 
 /// Whether it pushes.
 pub(crate) fn is_push(path: &str) -> bool {
-    path.ends_with("/Push") || path.ends_with("/Publish")
+    path.ends_with("/Push") || is_stream_of_pushes(path)
+}
+
+/// Whether it pushes what is to come.
+pub(crate) fn is_stream_of_pushes(path: &str) -> bool {
+    path.ends_with("/Publish")
 }
 
 /// The service, to who asks as `session`.

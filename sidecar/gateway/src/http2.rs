@@ -28,7 +28,7 @@ use crate::{
     },
     session::Session,
 };
-use calls::Calls;
+use calls::{Calls, Overdue};
 pub(crate) use incoming::Room;
 pub(crate) use outgoing::Turn;
 
@@ -73,18 +73,22 @@ pub(crate) async fn serve(
     let stream = TokioIo::new(Guarded::new(stream, begun, limits.silence));
     let connection = builder.serve_connection(stream, service);
     tokio::pin!(connection);
-    let served = tokio::select! {
-        served = &mut connection => served,
-        reason = calls.overdue(limits) => return reason.into(),
-        () = shared.reached(Phase::Closing) => {
-            connection.as_mut().graceful_shutdown();
-            tokio::select! {
-                served = &mut connection => served,
-                reason = calls.overdue(limits) => return reason.into(),
-            }
+    let mut is_ending = false;
+    let served = loop {
+        tokio::select! {
+            served = &mut connection => break served,
+            overdue = calls.overdue(limits) => match overdue {
+                Overdue::Answer => return "its answers were not read in time".into(),
+                Overdue::Request if is_ending => return "nothing was asked".into(),
+                Overdue::Request => {}
+            },
+            () = shared.reached(Phase::Closing), if !is_ending => {}
         }
+        // The caller is told, so that what it is about to ask it asks elsewhere.
+        connection.as_mut().graceful_shutdown();
+        is_ending = true;
     };
-    served.map_or_else(|error| error.to_string(), |()| "the caller closed it".into())
+    served.map_or_else(|error| error.to_string(), |()| "it was over".into())
 }
 
 #[cfg(test)]

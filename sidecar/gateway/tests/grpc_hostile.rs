@@ -179,11 +179,93 @@ async fn a_message_that_does_not_come_whole_is_told_so_and_gives_its_room_back()
         assert_eq!(stored, Code::Ok, "{why}");
     }
     // A caller that begins and says nothing is ended like that too.
-    for method in ["Push", "Publish", "Subscribe", "Consume"] {
+    for method in ["Push", "Pull", "Subscribe", "Consume"] {
         let (code, message) = told(&mut sender, call(method, Vec::new(), false)).await;
         assert_eq!(code, Code::DeadlineExceeded, "{method}: {message}");
     }
     is_well(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_message_waits_while_others_have_the_room() {
+    let world = world(Limits { frames_kib_max: 1500, frame: LONG, ..Limits::default() }).await;
+    let push = |count: usize| {
+        let record = proto::Record { value: vec![b'x'; count].into(), ..Default::default() };
+        let records = [record].into_iter().collect();
+        framed(&proto::PushRequest { dnpipe: NOTES.into(), records, ..Default::default() }.encode_to_vec())
+    };
+    let (begun, rest) = {
+        let mut whole = push(1_000_000);
+        let rest = whole.split_off(100);
+        (whole, rest)
+    };
+    let (goes_on, going) = tokio::sync::mpsc::channel(1);
+    let body = stream::iter([Ok(Frame::data(Bytes::from(begun)))])
+        .chain(tokio_stream::wrappers::ReceiverStream::new(going));
+    let slow = call("Push", Vec::new(), true).map(|_| Body::new(StreamBody::new(body.boxed())));
+    let mut sender = connect(&world).await;
+    let slow = tokio::spawn(async move { told(&mut sender, slow).await.0 });
+    // Until the slow one has its room the others have theirs.
+    let waiting = loop {
+        let mut sender = connect(&world).await;
+        let large = call("Push", push(900_000), true);
+        let mut large = tokio::spawn(async move { told(&mut sender, large).await.0 });
+        match timeout(Duration::from_secs(1), &mut large).await {
+            Ok(code) => assert_eq!(code.unwrap(), Code::Ok),
+            Err(_) => break large,
+        }
+    };
+    // What is small needs none.
+    let mut sender = connect(&world).await;
+    assert_eq!(told(&mut sender, call("Push", push(1000), true)).await.0, Code::Ok);
+    goes_on.send(Ok(Frame::data(Bytes::from(rest)))).await.unwrap();
+    drop(goes_on);
+    assert_eq!((slow.await.unwrap(), waiting.await.unwrap()), (Code::Ok, Code::Ok));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_are_not_read_are_few_and_the_others_come_when_they_are() {
+    let world = world(Limits { silence: LONG, ..Limits::default() }).await;
+    let mut client = dial::local(world.socket()).await;
+    for _ in 0..4 {
+        let record = proto::Record { value: vec![b'x'; 250_000].into(), ..Default::default() };
+        let records = [record].into_iter().collect();
+        client
+            .push(proto::PushRequest { dnpipe: NOTES.into(), records, ..Default::default() })
+            .await
+            .unwrap();
+    }
+    let stream = UnixStream::connect(world.socket()).await.unwrap();
+    let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(16 << 10)
+        .handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let (heads, mut answered) = tokio::sync::mpsc::channel(64);
+    for _ in 0..40 {
+        let (mut sender, heads) = (sender.clone(), heads.clone());
+        let pull = proto::PullRequest { dnpipe: NOTES.into(), ..Default::default() };
+        let request = call("Pull", framed(&pull.encode_to_vec()), true);
+        tokio::spawn(async move { heads.send(sender.send_request(request).await.unwrap()).await });
+    }
+    let mut unread = Vec::new();
+    while unread.len() < 16 {
+        unread.push(timeout(LONG, answered.recv()).await.expect("sixteen come").unwrap());
+    }
+    let more = timeout(Duration::from_millis(500), answered.recv()).await;
+    assert!(more.is_err(), "more are in memory than may be");
+    let mut count = 0;
+    while count < 40 {
+        let answer = match unread.pop() {
+            Some(answer) => answer,
+            None => timeout(LONG, answered.recv()).await.expect("the others come").unwrap(),
+        };
+        let body = timeout(LONG, answer.into_body().collect()).await.expect("it comes whole").unwrap();
+        assert_eq!(body.trailers().unwrap()["grpc-status"], "0");
+        assert!(body.to_bytes().len() > 1_000_000);
+        count += 1;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -198,8 +280,10 @@ async fn a_head_that_is_too_long_and_streams_that_are_too_many_hold_nobody_up() 
         Err(error) => assert!(!error.is_user(), "{error}"),
     }
     let mut sender = connect(&world).await;
+    // With its answer the caller knows how many may be.
+    assert_eq!(told(&mut sender, call("List", framed(&[]), true)).await.0, Code::Ok);
     let mut waiting = tokio::task::JoinSet::new();
-    // More than may be: those wait at the caller's end, for others to be over.
+    // More than that: those wait at the caller's end, for others to be over.
     for _ in 0..200 {
         let from = Some(proto::Place { at: Some(proto::place::At::Last(0)) });
         let pull = proto::PullRequest { dnpipe: NOTES.into(), from, wait_millis: 300, ..Default::default() };

@@ -120,8 +120,13 @@ async fn a_stream_on_which_nothing_is_pushed_for_long_is_ended_when_what_was_pus
     pushes.send(push(&["x"])).await.unwrap();
     let mut told = client.publish(ReceiverStream::new(stream)).await.unwrap().into_inner();
     assert!(matches!(told.message().await.unwrap().unwrap().outcome, Some(Outcome::Pushed(_))));
-    let ended = timeout(LONG, told.message()).await.expect("it is ended").unwrap_err();
-    assert_eq!((why(&ended).code, &*why(&ended).reason), (Code::DeadlineExceeded, "IDLE"));
+    // Also before anything is pushed.
+    let (_nothing, stream) = mpsc::channel(1);
+    let other = client.publish(ReceiverStream::new(stream)).await.unwrap().into_inner();
+    for mut told in [told, other] {
+        let ended = timeout(LONG, told.message()).await.expect("it is ended").unwrap_err();
+        assert_eq!((why(&ended).code, &*why(&ended).reason), (Code::DeadlineExceeded, "IDLE"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

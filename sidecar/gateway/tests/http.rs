@@ -10,6 +10,10 @@ use sidestream_broker::{
     access::{Rule, Verbs},
 };
 use sidestream_client::{From, ProducerConfig, ReaderConfig, Record};
+use sidestream_event::{
+    native::Conditions,
+    record::{BatchWriter, Header},
+};
 use sidestream_gateway::Limits;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -17,6 +21,9 @@ use tokio::{
     time::{sleep, timeout},
 };
 use world::{World, world};
+
+/// Longer than anything takes.
+const LONG: Duration = Duration::from_secs(60);
 
 struct Answer {
     status: u16,
@@ -40,7 +47,7 @@ async fn ask(world: &World, method: &str, path: &str, heads: &str, body: &[u8]) 
     let _ = stream.write_all(body).await;
     let mut answer = Vec::new();
     // Where something was not read the end comes as a reset, behind the answer.
-    let _ = timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await.unwrap();
+    let _ = timeout(LONG, stream.read_to_end(&mut answer)).await.unwrap();
     let answer = String::from_utf8(answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     Answer { status: head[9..12].parse().unwrap(), body: body.to_owned() }
@@ -158,7 +165,7 @@ async fn a_follower_gets_events_and_goes_on_where_it_was() {
         let mut text = String::new();
         let mut bytes = [0; 4096];
         while !text.contains(wanted) {
-            let count = timeout(Duration::from_secs(10), stream.read(&mut bytes)).await.unwrap().unwrap();
+            let count = timeout(LONG, stream.read(&mut bytes)).await.unwrap().unwrap();
             assert!(count > 0, "it was closed after {text}");
             text.push_str(&String::from_utf8_lossy(&bytes[..count]));
         }
@@ -240,21 +247,28 @@ async fn a_head_that_does_not_end_and_a_follower_that_does_not_read_are_ended() 
     let mut slow = UnixStream::connect(world.socket()).await.unwrap();
     slow.write_all(b"GET /v1/dnpipes HTTP/1.1\r\nhost").await.unwrap();
     let mut rest = Vec::new();
-    timeout(Duration::from_secs(5), slow.read_to_end(&mut rest)).await.unwrap().unwrap();
-    for _ in 0..40 {
-        ask(&world, "POST", "/v1/dnpipes/shop/notes/records", "", &vec![b'x'; 500_000]).await;
+    timeout(LONG, slow.read_to_end(&mut rest)).await.unwrap().unwrap();
+    for _ in 0..10 {
+        let mut writer = BatchWriter::new();
+        for _ in 0..4 {
+            writer.push(0, None, &[] as &[(&str, &str)], &[b'x'; 500_000]).unwrap();
+        }
+        let batch = writer.finish(Header::default()).unwrap();
+        let name = "shop/notes".parse().unwrap();
+        world.broker.push(&name, 0, batch, Conditions::default()).unwrap().await.unwrap();
     }
     let mut deaf = UnixStream::connect(world.socket()).await.unwrap();
     deaf.write_all(b"GET /v1/dnpipes/shop/notes/events HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-    sleep(Duration::from_millis(200)).await;
-    assert_eq!(world.gateway.connections(), 1);
-    for _ in 0..50 {
-        if world.gateway.connections() == 0 {
-            return;
+    // It is let in, and then takes nothing more.
+    let mut begun = [0; 12];
+    timeout(LONG, deaf.read_exact(&mut begun)).await.unwrap().unwrap();
+    assert_eq!(&begun, b"HTTP/1.1 200");
+    let ended = async {
+        while world.gateway.connections() > 0 {
+            sleep(Duration::from_millis(10)).await;
         }
-        sleep(Duration::from_millis(100)).await;
-    }
-    panic!("it still holds its place");
+    };
+    timeout(LONG, ended).await.expect("it gives its place back");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -265,7 +279,7 @@ async fn a_body_that_does_not_come_whole_in_time_gives_its_connection_back() {
         .await
         .unwrap();
     let mut rest = Vec::new();
-    timeout(Duration::from_secs(5), slow.read_to_end(&mut rest)).await.unwrap().unwrap();
+    timeout(LONG, slow.read_to_end(&mut rest)).await.unwrap().unwrap();
     let answer = String::from_utf8(rest).unwrap();
     assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("too-slow"), "{answer}");
     assert!(
@@ -275,18 +289,26 @@ async fn a_body_that_does_not_come_whole_in_time_gives_its_connection_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bodies_take_room_among_the_large_frames() {
-    let limits = Limits { frame: Duration::from_millis(800), frames_kib_max: 1500, ..Limits::default() };
-    let world = world(limits).await;
+    let world = world(Limits { frame: LONG, frames_kib_max: 1500, ..Limits::default() }).await;
     let mut first = UnixStream::connect(world.socket()).await.unwrap();
     let head = b"POST /v1/dnpipes/shop/notes/records HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n";
     first.write_all(head).await.unwrap();
-    sleep(Duration::from_millis(400)).await;
-    // The room is taken until the first is told that it is too slow.
-    let second = ask(&world, "POST", "/v1/dnpipes/shop/notes/records", "", &[b'x'; 900_000]).await;
-    assert_eq!(second.status, 200, "{}", second.body);
+    let world = std::sync::Arc::new(world);
+    // Until the first has its room the others have theirs.
+    let waiting = loop {
+        let own = world.clone();
+        let mut second = tokio::spawn(async move {
+            ask(&own, "POST", "/v1/dnpipes/shop/notes/records", "", &[b'x'; 900_000]).await.status
+        });
+        match timeout(Duration::from_secs(1), &mut second).await {
+            Ok(status) => assert_eq!(status.unwrap(), 200),
+            Err(_) => break second,
+        }
+    };
+    first.write_all(&vec![b'x'; 1_000_000]).await.unwrap();
     let mut told = [0; 12];
-    timeout(Duration::from_millis(50), first.read_exact(&mut told)).await.unwrap().unwrap();
-    assert_eq!(&told, b"HTTP/1.1 408");
+    timeout(LONG, first.read_exact(&mut told)).await.unwrap().unwrap();
+    assert_eq!((&told[..], waiting.await.unwrap()), (&b"HTTP/1.1 200"[..], 200));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -327,7 +349,7 @@ async fn who_may_not_push_is_told_so_before_its_body_is_read() {
     let head = b"POST /v1/dnpipes/shop/notes/records HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n";
     stream.write_all(head).await.unwrap();
     let mut told = [0; 12];
-    timeout(Duration::from_secs(5), stream.read_exact(&mut told)).await.unwrap().unwrap();
+    timeout(LONG, stream.read_exact(&mut told)).await.unwrap().unwrap();
     assert_eq!(&told, b"HTTP/1.1 403");
 }
 
@@ -346,7 +368,7 @@ async fn a_follower_that_was_behind_a_reset_is_told_so_and_goes_on() {
         stream.write_all(head.as_bytes()).await.unwrap();
         let (mut text, mut bytes) = (String::new(), [0; 4096]);
         while !text.contains(wanted) {
-            let count = timeout(Duration::from_secs(5), stream.read(&mut bytes)).await.unwrap().unwrap();
+            let count = timeout(LONG, stream.read(&mut bytes)).await.unwrap().unwrap();
             assert!(count > 0, "it was closed after {text}");
             text.push_str(&String::from_utf8_lossy(&bytes[..count]));
         }

@@ -10,6 +10,15 @@ use tokio::time::{Instant, sleep};
 
 use crate::{Limits, leases::after};
 
+/// What a caller has taken too long for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Overdue {
+    /// To take an answer.
+    Answer,
+    /// To ask something.
+    Request,
+}
+
 /// The calls of a connection.
 #[derive(Default)]
 pub(crate) struct Calls(Mutex<Open>);
@@ -39,8 +48,8 @@ impl Calls {
         Call { calls: self.clone(), number }
     }
 
-    /// Waits until the caller has taken too long, and says for what.
-    pub(crate) async fn overdue(&self, limits: &Limits) -> &'static str {
+    /// Waits until the caller has taken too long for something.
+    pub(crate) async fn overdue(&self, limits: &Limits) -> Overdue {
         let look = (limits.idle.min(limits.silence) / 4).max(Duration::from_millis(1));
         loop {
             sleep(look).await;
@@ -48,11 +57,11 @@ impl Calls {
             let mut open = self.lock();
             let since = |then: Instant| now.saturating_duration_since(then);
             if open.calls.values().flatten().any(|given| since(*given) > limits.silence) {
-                return "its answers were not read in time";
+                return Overdue::Answer;
             }
             let idle = if open.calls.is_empty() { *open.idle.get_or_insert(now) } else { now };
             if since(idle) > limits.idle {
-                return "nothing was asked";
+                return Overdue::Request;
             }
         }
     }

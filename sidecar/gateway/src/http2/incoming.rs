@@ -75,7 +75,8 @@ pub(super) fn guarded(request: Request<Incoming>, shared: &Shared) -> Request<Bo
         prefix: Bytes::new(),
         waiting: None,
         within,
-        deadline: Some(Box::pin(sleep(within))),
+        // A stream of pushes may be there for those that are to come.
+        deadline: (!grpc::is_stream_of_pushes(head.uri.path())).then(|| Box::pin(sleep(within))),
     };
     Request::from_parts(head, Body::new(guarded))
 }
@@ -98,7 +99,7 @@ struct Guarded {
     prefix: Bytes,
     waiting: Option<Waiting>,
     within: Duration,
-    /// When the message that has begun, or the first of all, is to be there.
+    /// When the message that has begun, or that a call begins with, is to be there.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
