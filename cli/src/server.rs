@@ -22,7 +22,7 @@ pub(crate) struct Server {
     /// The data directory of the server; $SIDESTREAM_DATA_DIR or `sidestream-data` by default
     #[arg(long, value_name = "DIR", conflicts_with = "socket")]
     data_dir: Option<PathBuf>,
-    /// The local socket of the server, in place of the one in its data directory
+    /// A local socket in place of the one in the data directory: of the server, or of the sidecar of this pod
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
     /// The address of the server, in place of a local socket: what it was given with --listen

@@ -42,8 +42,8 @@ use tokio::{
 
 use self::{
     limits::{
-        ACCEPT_REST, BACKLOG, CONNECTIONS_MAX, GREETING_WITHIN, GREETING_WITHIN_WHEN_BUSY, GREETINGS_MAX,
-        NAMES_MAX, POOLS_MAX, ROOM_KIB,
+        ACCEPT_REST, BACKLOG, CONNECTIONS_MAX, DIALS_MAX, GREETING_WITHIN, GREETING_WITHIN_WHEN_BUSY,
+        GREETINGS_MAX, NAMES_MAX, OPENS_WITHIN, POOLS_MAX, ROOM_KIB,
     },
     places::{Place, Places},
 };
@@ -71,6 +71,8 @@ struct Shared {
     connections: Arc<Semaphore>,
     /// A permit for each connection that has ended and whose members are about to leave.
     partings: Arc<Semaphore>,
+    /// A permit for each connection to a server that is being opened: a name that does not resolve keeps a thread for a while.
+    dials: Semaphore,
     /// Servers that did not answer when they were last called.
     away: Mutex<BTreeSet<String>>,
 }
@@ -84,17 +86,7 @@ impl AppSocket {
     /// # Errors
     /// Those of the file system; [`io::ErrorKind::AddrInUse`] where somebody answers there.
     pub fn open(world: &World, path: &Path, namespace: &str, more: &[&str]) -> io::Result<AppSocket> {
-        let semaphore = |permits| Arc::new(Semaphore::new(permits));
-        let shared = Arc::new(Shared {
-            namespace: namespace.to_owned(),
-            places: Places::new(pools(more)),
-            servers: world.servers(),
-            incoming: semaphore(ROOM_KIB),
-            outgoing: semaphore(ROOM_KIB),
-            connections: semaphore(CONNECTIONS_MAX),
-            partings: semaphore(CONNECTIONS_MAX),
-            away: Mutex::default(),
-        });
+        let shared = Arc::new(Shared::new(namespace, more, world.servers()));
         let _runtime = world.sockets().enter();
         let listener = listen(path)?;
         let accepting = world.sockets().spawn(accept(shared, listener)).abort_handle();
@@ -214,11 +206,41 @@ async fn greet(shared: &Shared, stream: &mut UnixStream) -> Option<(OwnedSemapho
 }
 
 impl Shared {
+    fn new(namespace: &str, more: &[&str], servers: Arc<OnceLock<Arc<Servers>>>) -> Shared {
+        let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        Shared {
+            namespace: namespace.to_owned(),
+            places: Places::new(pools(more)),
+            servers,
+            incoming: semaphore(ROOM_KIB),
+            outgoing: semaphore(ROOM_KIB),
+            connections: semaphore(CONNECTIONS_MAX),
+            partings: semaphore(CONNECTIONS_MAX),
+            dials: Semaphore::new(DIALS_MAX),
+            away: Mutex::default(),
+        }
+    }
+
     /// Where to call for what is at a place.
     fn address(&self, place: &Place) -> Result<Address, Refusal> {
         // It has no certificate yet.
         let servers = self.servers.get().ok_or(Refusal::Stopping)?;
         self.places.address(place, &**servers).map_err(|reason| Refusal::Bad { reason })
+    }
+
+    /// Opens a connection to a server, of which few are opened at once.
+    async fn dial<T>(
+        &self,
+        address: &Address,
+        opening: impl Future<Output = Result<T, String>>,
+    ) -> Result<T, String> {
+        let Ok(Ok(_permit)) = timeout(OPENS_WITHIN, self.dials.acquire()).await else {
+            return Err("too many connections to servers are being opened".into());
+        };
+        let opened = timeout(OPENS_WITHIN, opening).await;
+        let opened = opened.unwrap_or_else(|_| Err(format!("no answer came from {address} in time")));
+        self.note_whether_away(address, opened.as_ref().err());
+        opened
     }
 
     /// Says in the log, once each time, that a server went away, or is back.
@@ -248,7 +270,32 @@ const DEFAULT_POOL: &str = "default";
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
+    use futures_util::future::join_all;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn few_connections_to_servers_are_opened_at_once_and_none_for_ever() {
+        let (shared, address) = (Shared::new("shop", &[], Arc::default()), Address::Local("nowhere".into()));
+        let (now, most) = (Cell::new(0), Cell::new(0));
+        let dial = |_| {
+            shared.dial(&address, async {
+                now.set(now.get() + 1);
+                most.set(most.get().max(now.get()));
+                sleep(Duration::from_millis(100)).await;
+                now.set(now.get() - 1);
+                Ok(())
+            })
+        };
+        let opened = join_all((0..10 * DIALS_MAX).map(dial)).await;
+        assert!(opened.iter().all(Result::is_ok) && most.get() == DIALS_MAX, "{} at once", most.get());
+
+        let silent = || shared.dial(&address, std::future::pending::<Result<(), String>>());
+        let given_up = join_all((0..3 * DIALS_MAX).map(|_| silent())).await;
+        assert!(given_up.iter().all(Result::is_err));
+    }
 
     #[test]
     fn pools_are_asked_once_each_and_what_is_no_name_is_left_out() {

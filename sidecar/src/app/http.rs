@@ -43,7 +43,7 @@ use tokio::{
 
 use super::{
     Shared,
-    limits::{ANSWER_WITHIN, FRAME_WITHIN, HEAD_BYTES_MAX, LINES_MAX, OPENS_WITHIN, REDIRECTS_MAX, kib},
+    limits::{ANSWER_WITHIN, FRAME_WITHIN, HEAD_BYTES_MAX, LINES_MAX, REDIRECTS_MAX, kib},
     places::{Place, Places},
     silence::Silence,
 };
@@ -167,9 +167,7 @@ impl Proxy {
                 Sent::Unheard(unheard) => request = unheard,
             }
         }
-        let opened = timeout(OPENS_WITHIN, open(&address)).await;
-        let opened = opened.unwrap_or_else(|_| Err(format!("no answer came from {address} in time")));
-        self.shared.note_whether_away(&address, opened.as_ref().err());
+        let opened = self.shared.dial(&address, open(&address)).await;
         let mut call = opened.map_err(|reason| {
             if let Some(name) = name {
                 self.shared.places.is_away(name, place);

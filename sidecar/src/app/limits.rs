@@ -20,7 +20,9 @@ pub(super) const ACCEPT_REST: Duration = Duration::from_millis(100);
 
 /// Lines to servers that one connection may have.
 pub(super) const LINES_MAX: usize = 16;
-/// How long a line may take to be opened.
+/// Connections to servers that are being opened, of all connections together.
+pub(super) const DIALS_MAX: usize = 16;
+/// How long one may take to be opened, and wait for its turn.
 pub(super) const OPENS_WITHIN: Duration = Duration::from_secs(5);
 /// Requests of one connection that are not answered: as many as a server takes of one; beyond, nothing more is read.
 pub(super) const IN_FLIGHT_MAX: usize = 256;

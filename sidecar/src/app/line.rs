@@ -19,12 +19,11 @@ use sidestream_event::native::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    time::timeout,
 };
 
 use super::{
     Shared,
-    limits::{OPENS_WITHIN, REQUESTS_WAITING, SMALL_FRAME_BYTES, kib},
+    limits::{REQUESTS_WAITING, SMALL_FRAME_BYTES, kib},
     silence::Silence,
 };
 
@@ -82,10 +81,7 @@ async fn run(
     queue: mpsc::Receiver<Request>,
     heard: &mpsc::Sender<Heard>,
 ) -> (bool, String) {
-    let opened = timeout(OPENS_WITHIN, shake_hands(address)).await;
-    let opened = opened.unwrap_or_else(|_| Err(format!("no answer came from {address} in time")));
-    shared.note_whether_away(address, opened.as_ref().err());
-    let stream = match opened {
+    let stream = match shared.dial(address, shake_hands(address)).await {
         Ok(stream) => stream,
         Err(reason) => return (false, reason),
     };

@@ -58,12 +58,18 @@ impl Pod {
 
     /// What a request of the app's is answered.
     pub(crate) fn asked_by_app(&self, path: &str) -> String {
-        let mut socket = UnixStream::connect(self.socket()).expect("it is there");
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        write!(socket, "GET {path} HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).unwrap();
-        answer
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let mut socket = UnixStream::connect(self.socket()).expect("it is there");
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            let request = format!("GET {path} HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n");
+            let (sent, mut answer) = (socket.write_all(request.as_bytes()), String::new());
+            // Where the greeting took too long, there is none.
+            if sent.is_ok() && socket.read_to_string(&mut answer).is_ok_and(|count| count > 0) {
+                return answer;
+            }
+            assert!(Instant::now() < end, "no answer");
+        }
     }
 
     pub(crate) fn start(&self) -> Container {
