@@ -102,6 +102,12 @@ impl Session {
         }
     }
 
+    /// Refuses who may not push, before anything is made of what that one sent.
+    pub(crate) fn may_push(&self, name: &DnpipeName) -> Result<(), Refusal> {
+        let checked = self.caller.check(self.broker(), name, Verb::Push);
+        checked.map_err(|refusal| self.shared.refusal_of(name, refusal))
+    }
+
     async fn push(
         &self,
         name: &DnpipeName,

@@ -30,19 +30,34 @@ impl Shared {
 
     /// What came of a request, unless another server has, by now, what it was about.
     pub(crate) fn redirected(&self, name: &DnpipeName, done: Done) -> Done {
+        match done.answer {
+            Answer::Refused(refusal) => Done::refused(self.refusal_of(name, refusal)),
+            _ => done,
+        }
+    }
+
+    /// Why something is refused, unless it is that another server has, by now, what it was about.
+    pub(crate) fn refusal_of(&self, name: &DnpipeName, refusal: Refusal) -> Refusal {
         let is_about_place = matches!(
-            done.answer,
-            Answer::Refused(
-                Refusal::UnknownDnpipe(_)
-                    | Refusal::UnknownGroup { .. }
-                    | Refusal::NotMember { .. }
-                    | Refusal::NotOwner { .. }
-                    | Refusal::Stopping
-            )
+            refusal,
+            Refusal::UnknownDnpipe(_)
+                | Refusal::UnknownGroup { .. }
+                | Refusal::NotMember { .. }
+                | Refusal::NotOwner { .. }
+                | Refusal::Stopping
         );
-        match self.broker.elsewhere(name).filter(|_| is_about_place) {
-            Some(elsewhere) => Done::refused(not_owner(elsewhere)),
-            None => done,
+        self.broker.elsewhere(name).filter(|_| is_about_place).map_or(refusal, not_owner)
+    }
+
+    /// The epoch of a dnpipe that is here, noted as given at this moment.
+    pub(crate) fn given_epoch(&self, name: &DnpipeName) -> Result<u32, Refusal> {
+        // Where a reset comes between, it is the new one that is good.
+        loop {
+            let unknown = || self.refusal_of(name, Refusal::UnknownDnpipe(name.clone()));
+            let epoch = self.broker.epoch(name).ok_or_else(unknown)?;
+            if self.leases.give(&self.broker, name, epoch) {
+                return Ok(epoch);
+            }
         }
     }
 }

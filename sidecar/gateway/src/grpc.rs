@@ -35,6 +35,7 @@ use crate::{
     session::{MemberKey, Session},
 };
 use claims::Ahead;
+pub(crate) use claims::Untaken;
 use proto::dnpipes_server::{Dnpipes, DnpipesServer};
 pub(crate) use push::PushRequest;
 pub(crate) use refused::{refused, too_slow};
@@ -73,16 +74,21 @@ pub(crate) fn is_stream_of_pushes(path: &str) -> bool {
     path.ends_with("/Publish")
 }
 
+/// Whether any number of messages may be said in one call.
+pub(crate) fn is_stream(path: &str) -> bool {
+    ["/Publish", "/Subscribe", "/Consume"].iter().any(|own| path.ends_with(own))
+}
+
 /// The service, to who asks as `session`.
 pub(crate) fn service(session: Arc<Session>) -> DnpipesServer<Door> {
-    DnpipesServer::new(Door { session, ahead: Mutex::default() }).max_decoding_message_size(PUSHED_BYTES_MAX)
+    DnpipesServer::new(Door { session, ahead: Arc::default() }).max_decoding_message_size(PUSHED_BYTES_MAX)
 }
 
 /// What is asked on one connection.
 pub(crate) struct Door {
     session: Arc<Session>,
     /// What members claimed and did not get yet.
-    ahead: Mutex<HashMap<MemberKey, Arc<Mutex<Ahead>>>>,
+    ahead: Arc<Mutex<HashMap<MemberKey, Arc<Mutex<Ahead>>>>>,
 }
 
 impl Door {
@@ -174,7 +180,10 @@ impl Dnpipes for Door {
     }
 
     async fn next(&self, asked: Request<proto::NextRequest>) -> Told<proto::NextResponse> {
-        told(self.on_next(asked.into_inner()).await)
+        let (answer, untaken) = self.on_next(asked.into_inner()).await.map_err(refused)?;
+        let mut answer = Response::new(answer);
+        answer.extensions_mut().insert(untaken);
+        Ok(answer)
     }
 
     async fn ack(&self, asked: Request<proto::AckRequest>) -> Told<proto::AckResponse> {

@@ -14,7 +14,7 @@ use sidestream_event::{
 pub(crate) struct Most {
     /// Records.
     pub(crate) records: u64,
-    /// Bytes of values, keys and headers; one record there is however large it is.
+    /// As [`bytes`] counts them; one record there is however large it is.
     pub(crate) bytes: u64,
 }
 
@@ -69,11 +69,16 @@ pub(crate) fn each(
     Ok(ControlFlow::Continue(()))
 }
 
-/// What a record takes of a limit.
+/// What a record takes of a limit: the bytes of its value, key and headers, and for each header what one takes while an answer is
+/// made. An empty one is two bytes of a batch, and next to none of one that is compressed.
 pub(crate) fn bytes(record: &Record<'_>) -> u64 {
-    let headers: usize = record.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let headers: usize =
+        record.headers.iter().map(|(name, value)| name.len() + value.len() + HEADER_COUNTS).sum();
     (record.value.len() + record.key.map_or(0, <[u8]>::len) + headers) as u64
 }
+
+/// What a header counts beside its bytes.
+pub(crate) const HEADER_COUNTS: usize = 64;
 
 fn unreadable(error: RecordError) -> Refusal {
     Refusal::BadBatch { reason: format!("{error}; use a client of the native protocol") }

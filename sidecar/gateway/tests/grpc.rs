@@ -247,42 +247,10 @@ async fn a_member_is_handed_out_records_acknowledges_some_and_gives_others_back(
         .seek(proto::SeekRequest { dnpipe: dnpipe.clone(), group: group.clone(), partition: None, to })
         .await
         .unwrap();
-    let redriven = client.redrive(proto::RedriveRequest { dnpipe, group }).await;
-    assert!(redriven.is_err() || redriven.unwrap().into_inner().records == 0, "there are no dead letters");
+    let told = why(&refused(client.redrive(proto::RedriveRequest { dnpipe, group }).await));
+    assert_eq!((told.code, told.reason.as_str()), (Code::InvalidArgument, "BAD_REQUEST"), "no dead letters");
     client.leave(proto::LeaveRequest { member: member("one") }).await.unwrap();
     assert_eq!(why(&client.next(next(1)).await.unwrap_err()).reason, "NOT_MEMBER");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_claim_that_is_more_than_an_answer_may_have_comes_in_several() {
-    let world = world(Limits::default()).await;
-    let mut client = dial::local(world.socket()).await;
-    // One batch: it cannot be claimed in parts.
-    let value = "x".repeat(400_000);
-    client.push(push(NOTES, &[&*value; 9])).await.unwrap();
-    client.join(proto::JoinRequest { member: member("one"), delivery: 0 }).await.unwrap();
-    let mut seen = Vec::new();
-    while seen.len() < 9 {
-        let request = proto::NextRequest { member: member("one"), wait_millis: 20_000, ..Default::default() };
-        let shares = client.next(request).await.unwrap().into_inner().shares;
-        let records: Vec<_> = shares.into_iter().flat_map(|share| share.records).collect();
-        assert!((1..=2).contains(&records.len()), "{}", records.len());
-        seen.extend(records.into_iter().map(|own| (own.offset, own.delivery)));
-    }
-    assert!(seen.into_iter().eq((0..9).map(|offset| (offset, 1))));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_member_was_not_handed_before_a_reset_it_is_not_handed_after() {
-    let world = world(Limits::default()).await;
-    let mut client = dial::local(world.socket()).await;
-    let value = "x".repeat(400_000);
-    client.push(push(NOTES, &[&*value; 9])).await.unwrap();
-    client.join(proto::JoinRequest { member: member("one"), delivery: 0 }).await.unwrap();
-    let next = |wait_millis| proto::NextRequest { member: member("one"), wait_millis, ..Default::default() };
-    assert_eq!(client.next(next(20_000)).await.unwrap().into_inner().shares[0].epoch, 0);
-    client.reset(proto::ResetRequest { dnpipe: NOTES.into() }).await.unwrap();
-    assert_eq!(client.next(next(1)).await.unwrap().into_inner().shares, []);
 }
 
 fn refused<T>(outcome: Result<T, Status>) -> Status {
@@ -368,6 +336,12 @@ async fn what_cannot_be_done_has_a_code_a_reason_its_facts_and_a_cure() {
             vec![],
         ),
         (
+            refused(client.join(proto::JoinRequest { member: member("g"), delivery: 2 }).await),
+            Code::InvalidArgument,
+            "BAD_REQUEST",
+            vec![],
+        ),
+        (
             refused(client.join(proto::JoinRequest { member: member("g"), delivery: 99 }).await),
             Code::InvalidArgument,
             "BAD_REQUEST",
@@ -420,6 +394,8 @@ async fn a_caller_may_what_its_name_may() {
         })),
     };
     let refusals = [
+        // Whatever is wrong with it else.
+        refused(client.push(push("shop/orders", &[])).await),
         refused(client.pull(pull(NOTES)).await),
         refused(client.reset(proto::ResetRequest { dnpipe: NOTES.into() }).await),
         refused(client.join(proto::JoinRequest { member: member("one"), delivery: 0 }).await),
@@ -455,7 +431,19 @@ async fn a_dnpipe_of_another_server_is_said_to_be_there() {
         refused(client.pull(pull("shop/far")).await),
         refused(client.reset(proto::ResetRequest { dnpipe: "shop/far".into() }).await),
     ];
-    for status in refusals {
+    let nothing = || Some(proto::Credit { records: Some(0), bytes: Some(0) });
+    let asks = [
+        proto::subscribe_request::Request::Begin(proto::subscribe_request::Begin {
+            dnpipe: "shop/far".into(),
+            credit: nothing(),
+            ..Default::default()
+        }),
+        proto::subscribe_request::Request::Credit(nothing().unwrap()),
+    ];
+    let asks = asks.map(|request| proto::SubscribeRequest { request: Some(request) });
+    let mut stream = client.subscribe(tokio_stream::iter(asks)).await.unwrap().into_inner();
+    let of_stream = refused(stream.message().await);
+    for status in refusals.into_iter().chain([of_stream]) {
         let told = why(&status);
         assert_eq!((told.code, told.reason.as_str()), (Code::FailedPrecondition, "NOT_OWNER"), "{status:?}");
         assert_eq!(told.facts["owner"], "there:7420");

@@ -13,13 +13,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use sidestream_client::{ProducerConfig, Record};
 use sidestream_gateway::{Limits, proto};
+use sidestream_host::Clock;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
     time::timeout,
 };
 use tonic::Code;
-use world::{World, world};
+use world::{World, world, world_by};
 
 const NOTES: &str = "shop/notes";
 /// Longer than anything takes.
@@ -187,6 +188,38 @@ async fn a_message_that_does_not_come_whole_is_told_so_and_gives_its_room_back()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_of_one_message_that_does_not_end_or_has_another_gives_its_room_back() {
+    let limits = Limits { frame: Duration::from_millis(300), frames_kib_max: 1500, ..Limits::default() };
+    let world = world(limits).await;
+    let record = proto::Record { value: vec![b'x'; 900_000].into(), ..Default::default() };
+    let records = [record].into_iter().collect();
+    let push = proto::PushRequest { dnpipe: NOTES.into(), records, ..Default::default() };
+    let whole = framed(&push.encode_to_vec());
+    // There is room for one of them at a time: each has to give it back for the next.
+    let mut endless = tokio::task::JoinSet::new();
+    for _ in 0..3 {
+        let (mut sender, whole) = (connect(&world).await, whole.clone());
+        endless.spawn(async move { told(&mut sender, call("Push", whole, false)).await });
+    }
+    while let Some(told) = endless.join_next().await {
+        let (code, message) = told.unwrap();
+        assert_eq!(code, Code::DeadlineExceeded, "{message}");
+    }
+    let mut sender = connect(&world).await;
+    let small = framed(&proto::PullRequest { dnpipe: NOTES.into(), ..Default::default() }.encode_to_vec());
+    assert_eq!(told(&mut sender, call("Pull", small.clone(), false)).await.0, Code::DeadlineExceeded);
+    // One that is slow enough to come is too slow before it is one too many.
+    let too_many = [Code::InvalidArgument, Code::DeadlineExceeded];
+    for (method, one) in [("Push", &whole), ("Pull", &small), ("List", &framed(&[]))] {
+        for ends in [true, false] {
+            let (code, message) = told(&mut sender, call(method, one.repeat(2), ends)).await;
+            assert!(too_many.contains(&code), "{method}: {code} {message}");
+        }
+    }
+    is_well(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_message_waits_while_others_have_the_room() {
     let world = world(Limits { frames_kib_max: 1500, frame: LONG, ..Limits::default() }).await;
     let push = |count: usize| {
@@ -297,6 +330,58 @@ async fn a_head_that_is_too_long_and_streams_that_are_too_many_hold_nobody_up() 
         assert_eq!(code.unwrap(), Code::Ok);
     }
     assert_eq!(told(&mut sender, call("List", framed(&[]), true)).await.0, Code::Ok);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_no_room_for_an_answer_at_all_is_ended() {
+    let world = world(Limits { silence: Duration::from_millis(300), ..Limits::default() }).await;
+    is_well(&world).await;
+    let stream = UnixStream::connect(world.socket()).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(0)
+        .handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    let ended = tokio::spawn(connection);
+    let pull = proto::PullRequest { dnpipe: NOTES.into(), ..Default::default() };
+    let _unread = sender.send_request(call("Pull", framed(&pull.encode_to_vec()), true)).await;
+    timeout(LONG, ended).await.expect("it is ended").unwrap().ok();
+}
+
+/// A cancelled call has records nobody has got.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_member_did_not_wait_for_comes_with_its_next_call() {
+    // By a clock that stands still nothing comes again for being late.
+    let (clock, _time) = Clock::simulated(1);
+    let world = world_by(Limits { silence: LONG, ..Limits::default() }, clock).await;
+    let stream = UnixStream::connect(world.socket()).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(16 << 10)
+        .handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let record = proto::Record { value: vec![b'x'; 200_000].into(), ..Default::default() };
+    let records = [record].into_iter().collect();
+    let push = proto::PushRequest { dnpipe: NOTES.into(), records, ..Default::default() };
+    assert_eq!(told(&mut sender, call("Push", framed(&push.encode_to_vec()), true)).await.0, Code::Ok);
+    let member = Some(proto::Member { dnpipe: NOTES.into(), group: "billing".into(), name: "one".into() });
+    let join = proto::JoinRequest { member: member.clone(), delivery: 0 };
+    assert_eq!(told(&mut sender, call("Join", framed(&join.encode_to_vec()), true)).await.0, Code::Ok);
+    let next = proto::NextRequest { member, wait_millis: 200, ..Default::default() };
+    let next = || call("Next", framed(&next.encode_to_vec()), true);
+    // It is answered, in more than its caller has room for, and its caller is gone.
+    drop(timeout(LONG, sender.send_request(next())).await.expect("it is answered").unwrap());
+    let again = async {
+        loop {
+            let body = sender.send_request(next()).await.unwrap().into_body().collect().await.unwrap();
+            let told = proto::NextResponse::decode(&body.to_bytes()[5..]).unwrap();
+            if let Some(share) = told.shares.into_iter().next() {
+                break share.records.into_iter().map(|own| (own.offset, own.delivery)).collect::<Vec<_>>();
+            }
+        }
+    };
+    assert_eq!(timeout(LONG, again).await.expect("it comes"), [(0, 1)]);
 }
 
 /// Each in a piece of its own, to a server that reads no more of them before its answers are read.

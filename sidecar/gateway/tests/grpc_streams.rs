@@ -1,11 +1,13 @@
 //! Streams of gRPC: pushes, records and members, as fast as their callers are and no faster.
 
 mod dial;
+mod member;
 mod world;
 
 use std::time::Duration;
 
 use dial::{Dnpipes, why};
+use member::Member;
 use proto::{consume_request, publish_response::Outcome, subscribe_request};
 use sidestream_event::{
     native::HANDED_OUT_WITHIN,
@@ -114,7 +116,8 @@ async fn pushes_of_a_stream_are_answered_in_their_order_and_a_refusal_ends_nothi
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_on_which_nothing_is_pushed_for_long_is_ended_when_what_was_pushed_is_answered() {
-    let world = world(Limits { idle: Duration::from_millis(300), ..Limits::default() }).await;
+    // A connection on which nothing is asked for as long is ended too.
+    let world = world(Limits { idle: Duration::from_secs(3), ..Limits::default() }).await;
     let mut client = dial::local(world.socket()).await;
     let (pushes, stream) = mpsc::channel(16);
     pushes.send(push(&["x"])).await.unwrap();
@@ -290,59 +293,6 @@ async fn a_subscriber_that_keeps_to_the_rule_hands_out_nothing_older_than_a_rese
     }
 }
 
-/// A member on a stream, and what it says.
-struct Member {
-    says: mpsc::Sender<proto::ConsumeRequest>,
-    told: Streaming<proto::ConsumeResponse>,
-}
-
-impl Member {
-    async fn begin(
-        client: &mut Dnpipes,
-        name: &str,
-        delivery: proto::Delivery,
-        credit: Option<proto::Credit>,
-    ) -> Member {
-        Member::of(NOTES, client, name, delivery, credit).await
-    }
-
-    async fn of(
-        dnpipe: &str,
-        client: &mut Dnpipes,
-        name: &str,
-        delivery: proto::Delivery,
-        credit: Option<proto::Credit>,
-    ) -> Member {
-        let member = proto::Member { dnpipe: dnpipe.into(), group: "billing".into(), name: name.into() };
-        let begin = consume_request::Begin { member: Some(member), delivery: delivery.into(), credit };
-        let (says, said) = mpsc::channel(16);
-        let request = Some(consume_request::Request::Begin(begin));
-        says.send(proto::ConsumeRequest { request }).await.unwrap();
-        let told = client.consume(ReceiverStream::new(said)).await.unwrap().into_inner();
-        Member { says, told }
-    }
-
-    async fn say(&self, request: consume_request::Request) {
-        self.says.send(proto::ConsumeRequest { request: Some(request) }).await.unwrap();
-    }
-
-    async fn next(&mut self) -> proto::ConsumeResponse {
-        timeout(LONG, self.told.message()).await.expect("it comes").unwrap().expect("it goes on")
-    }
-
-    /// That many records, each with the number of its delivery.
-    async fn take(&mut self, count: usize) -> Vec<(u64, u32)> {
-        let mut taken = Vec::new();
-        while taken.len() < count {
-            let shares = self.next().await.shares;
-            taken.extend(
-                shares.into_iter().flat_map(|share| share.records).map(|own| (own.offset, own.delivery)),
-            );
-        }
-        taken
-    }
-}
-
 fn offsets(from: u64, to: u64) -> consume_request::Offsets {
     consume_request::Offsets { partition: 0, ranges: vec![proto::Range { from, to }] }
 }
@@ -421,6 +371,66 @@ async fn a_member_that_need_not_acknowledge_gets_its_share_after_it_has_ended_it
     }
     assert!(seen.into_iter().eq(0..8));
     assert_eq!(lag(&mut client).await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_as_it_was_claimed_is_sent_before_the_end_whatever_the_credit() {
+    let world = world(Limits::default()).await;
+    let mut client = dial::local(world.socket()).await;
+    // One batch: it cannot be claimed in parts.
+    client.push(push(&[&*"x".repeat(1000); 10])).await.unwrap();
+    let granted = Some(proto::Credit { records: None, bytes: Some(2500) });
+    let Member { says, mut told } =
+        Member::begin(&mut client, "only", proto::Delivery::Automatic, granted).await;
+    drop(says);
+    let mut seen = Vec::new();
+    while let Some(more) = timeout(LONG, told.message()).await.unwrap().unwrap() {
+        let records = more.shares.into_iter().flat_map(|share| share.records);
+        seen.extend(records.map(|own| own.offset));
+    }
+    let left = lag(&mut client).await;
+    assert!(seen.len() >= 3, "{seen:?}");
+    assert!(seen.iter().copied().eq(0..10 - left), "{seen:?} came, and {left} are left");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_is_refused_something_is_none_any_more() {
+    let world = world(Limits::default()).await;
+    let mut client = dial::local(world.socket()).await;
+    client.push(push(&["x"])).await.unwrap();
+    let mut first = Member::begin(&mut client, "one", proto::Delivery::Held, None).await;
+    assert_eq!(first.take(1).await, [(0, 1)]);
+    first.say(consume_request::Request::Begin(Default::default())).await;
+    let ended = loop {
+        match timeout(LONG, first.told.message()).await.expect("it ends") {
+            Ok(told) => assert!(told.is_some()),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(why(&ended).reason, "BAD_REQUEST");
+    let request = proto::GroupsRequest { dnpipe: NOTES.into() };
+    assert_eq!(client.groups(request).await.unwrap().into_inner().groups[0].members, []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_acknowledges_what_another_has_by_then_hears_that_it_was_late_and_goes_on() {
+    let world = world(Limits::default()).await;
+    let mut client = dial::local(world.socket()).await;
+    let full = Some(credit(0, 0));
+    let mut first = Member::of("shop/orders", &mut client, "first", proto::Delivery::Held, full).await;
+    let mut second = Member::of("shop/orders", &mut client, "second", proto::Delivery::Held, full).await;
+    let partition = second.next().await.partitions[0];
+    let ranges = vec![proto::Range { from: 0, to: 1 }];
+    first.say(consume_request::Request::Ack(consume_request::Offsets { partition, ranges })).await;
+    let told = loop {
+        let told = first.next().await;
+        if told.settled > 0 {
+            break told;
+        }
+    };
+    assert_eq!((told.settled, told.late), (1, 1));
+    first.say(consume_request::Request::Credit(credit(0, 0))).await;
+    while first.next().await.asked < 3 {}
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,8 +6,16 @@ use bytes::Bytes;
 use sidestream_event::native::{Answer, Refusal, Request};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Door, PushRequest, asked, claims::Ahead, proto, publish, told};
-use crate::{groups::key, pulled::pulled, session::Done};
+use super::{
+    Door, PushRequest, asked,
+    claims::{Ahead, Untaken, shares},
+    proto, publish, told,
+};
+use crate::{
+    groups::key,
+    pulled::{Most, pulled},
+    session::Done,
+};
 
 impl Door {
     pub(super) async fn on_list(&self, asked: proto::ListRequest) -> Result<proto::ListResponse, Refusal> {
@@ -73,37 +81,54 @@ impl Door {
 
     pub(super) async fn on_join(&self, asked: proto::JoinRequest) -> Result<proto::JoinResponse, Refusal> {
         let member = asked::member(asked.member)?;
+        if asked.delivery == proto::Delivery::Held as i32 {
+            // An answer that its caller does not wait for any more would be held for as long as the connection lasts.
+            let reason = "records are held for a member of a stream; use `Consume`, or another delivery";
+            return Err(Refusal::Bad { reason: reason.into() });
+        }
         let (key, request) = (key(&member), asked::join(member, asked.delivery)?);
-        let session = self.session.clone();
-        // To its end, also where the caller leaves: who joined is known then.
+        let (session, ahead) = (self.session.clone(), self.ahead.clone());
+        // To its end, also where the caller leaves: who joined is known then, and what was its that had the place before is gone.
         let joining = tokio::spawn(async move {
             let mut done = session.answer(request, Bytes::new()).await?;
             session.keep(done.joined.take());
+            ahead.lock().await.remove(&key);
             Ok(done)
         });
         let done = joining.await.map_err(|error| Refusal::Failed { reason: error.to_string() }).flatten()?;
         let Answer::Joined { partitions } = done.answer else { return Err(done.unexpected()) };
-        self.ahead.lock().await.remove(&key);
         Ok(proto::JoinResponse { partitions })
     }
 
-    pub(super) async fn on_next(&self, asked: proto::NextRequest) -> Result<proto::NextResponse, Refusal> {
+    /// With what is to come again where the answer is not taken.
+    pub(super) async fn on_next(
+        &self,
+        asked: proto::NextRequest,
+    ) -> Result<(proto::NextResponse, Untaken), Refusal> {
         let member = asked::member(asked.member)?;
         let most = asked::most(asked.max_records, asked.max_bytes);
-        let ahead = match self.ahead.lock().await.entry(key(&member)) {
+        let own = match self.ahead.lock().await.entry(key(&member)) {
             Entry::Occupied(own) => own.get().clone(),
             // Who is no member leaves nothing here.
             Entry::Vacant(_) if !self.session.is_member(&member) => Arc::default(),
             Entry::Vacant(place) => place.insert(Arc::default()).clone(),
         };
-        let mut ahead: tokio::sync::MutexGuard<'_, Ahead> = ahead.lock().await;
-        if !ahead.is_good(&self.session, &member.dnpipe) {
-            let done =
-                self.session.answer(Ahead::request(member, most, asked.wait_millis), Bytes::new()).await?;
-            ahead.fill(done)?;
+        let mut ahead = own.lock().await;
+        if ahead.is_good(&self.session, &member.dnpipe) {
+            // Asked all the same: it may be a member no longer, or may not pull any more, and else this shows that it is there.
+            let none = Most { records: 0, bytes: 0 };
+            if let Err(refusal) = self.done(Ahead::request(member.clone(), none, 0)).await {
+                self.ahead.lock().await.remove(&key(&member));
+                return Err(refusal);
+            }
+        } else {
+            ahead.unreadable()?;
+            ahead.fill(self.done(Ahead::request(member, most, asked.wait_millis)).await?)?;
+            ahead.unreadable()?;
         }
-        let shares = ahead.take(most);
-        Ok(proto::NextResponse { shares, partitions: ahead.partitions().to_vec() })
+        let given = ahead.take(most);
+        let (shares, partitions) = (shares(&given), ahead.partitions().to_vec());
+        Ok((proto::NextResponse { shares, partitions }, Untaken::new(own.clone(), given)))
     }
 
     pub(super) async fn on_ack(&self, asked: proto::AckRequest) -> Result<proto::AckResponse, Refusal> {

@@ -5,19 +5,19 @@ use std::future::pending;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream::FuturesOrdered};
 use sidestream_event::native::{Answer, Member, Refusal, Request};
-use tokio::time::{Interval, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 use tonic::{Status, Streaming};
 
 use super::{
     Telling, asked,
-    claims::{Ahead, size},
+    claims::{Ahead, shares, size},
     credit::{Credit, is_nothing},
     proto, refused,
     subscribe::over,
 };
 use crate::{
     Phase,
-    limits::{ACKS_IN_FLIGHT_MAX, ALIVE_EVERY},
+    limits::{ACKS_IN_FLIGHT_MAX, ALIVE_EVERY, RECORDS_MAX, STREAMED_BYTES_MAX},
     pulled::Most,
     session::{Session, Work},
 };
@@ -41,6 +41,8 @@ pub(super) struct Consumption {
     /// What is acknowledged or given back and not written yet.
     settling: FuturesOrdered<Work>,
     settled: u64,
+    /// Those of them whose partition was another member's by then.
+    late: u64,
     /// When to show that the member is there, where nothing is claimed: one that is silent is taken for gone.
     alive: Interval,
 }
@@ -62,6 +64,8 @@ impl Consumption {
         let joining = asked::join(member.clone(), begin.delivery).map_err(refused)?;
         let mut joined = session.answer(joining, Bytes::new()).await.map_err(refused)?;
         session.keep(joined.joined.take());
+        let mut alive = interval(ALIVE_EVERY);
+        alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Consumption {
             session,
             requests,
@@ -75,22 +79,28 @@ impl Consumption {
             claiming: None,
             settling: FuturesOrdered::new(),
             settled: 0,
-            alive: interval(ALIVE_EVERY),
+            late: 0,
+            alive,
         })
     }
 
     /// What was handed out, and how it stands.
     fn told(&mut self, shares: Vec<proto::Share>) -> Result<proto::ConsumeResponse, Refusal> {
-        let (shared, dnpipe) = (&self.session.shared, &self.member.dnpipe);
-        let known = || shared.broker.epoch(dnpipe).ok_or_else(|| Refusal::UnknownDnpipe(dnpipe.clone()));
         // What is handed out is of an epoch that it was good in.
-        let mut epoch = shares.last().map_or_else(known, |share| Ok(share.epoch))?;
-        while shares.is_empty() && !shared.leases.give(&shared.broker, dnpipe, epoch) {
-            epoch = known()?;
-        }
-        let (partitions, settled) = (self.ahead.partitions().to_vec(), self.settled);
+        let epoch = match shares.last() {
+            Some(share) => share.epoch,
+            None => self.session.shared.given_epoch(&self.member.dnpipe)?,
+        };
+        let (settled, late, asked) = (self.settled, self.late, self.asked);
+        let partitions = self.ahead.partitions().to_vec();
         self.partitions.clone_from(&partitions);
-        Ok(proto::ConsumeResponse { shares, partitions, settled, epoch, asked: self.asked })
+        Ok(proto::ConsumeResponse { shares, partitions, settled, epoch, asked, late })
+    }
+
+    /// Before the end: what was acknowledged as it was claimed, and comes again to nobody, whatever the credit.
+    fn acknowledged(&mut self) -> Option<Vec<proto::Share>> {
+        let is_left = self.is_automatic && self.ahead.is_good(&self.session, &self.member.dnpipe);
+        is_left.then(|| shares(&self.ahead.take(WHOLE)))
     }
 
     /// Takes in what the caller says; whether that is to be answered at once.
@@ -123,24 +133,46 @@ impl Telling for Consumption {
     type Answer = proto::ConsumeResponse;
 
     async fn next(&mut self) -> Result<Option<proto::ConsumeResponse>, Status> {
+        let told = self.step().await;
+        if told.is_err() {
+            // Its records go to others at once. Refused where it is a member no longer.
+            let _ = self.leave().await;
+        }
+        told
+    }
+}
+
+impl Consumption {
+    async fn leave(&mut self) -> Result<(), Refusal> {
+        let leaving = Request::Leave { member: self.member.clone() };
+        self.session.answer(leaving, Bytes::new()).await.map(drop)
+    }
+
+    /// Waits for the next thing to tell.
+    async fn step(&mut self) -> Result<Option<proto::ConsumeResponse>, Status> {
         let shared = self.session.shared.clone();
         loop {
             if let Some(most) = self.credit.most() {
                 if self.ahead.is_good(&self.session, &self.member.dnpipe) {
-                    let shares = self.ahead.take(most);
+                    let shares = shares(&self.ahead.take(most));
                     let (records, bytes) = size(&shares);
                     self.credit.spend(records, bytes);
                     return self.told(shares).map(Some).map_err(refused);
                 }
-                if self.claiming.is_none() {
+                self.ahead.unreadable().map_err(refused)?;
+                // What is claimed as the process stops may not be told any more.
+                if self.claiming.is_none() && shared.is_open() {
                     let request = Ahead::request(self.member.clone(), most, asked::long());
                     self.claiming = Some((self.session.ask(request, Bytes::new()).await, most));
                 }
             }
             let goes_on = self.is_heard || (self.is_automatic && self.claiming.is_some());
+            if !goes_on && let Some(shares) = self.acknowledged() {
+                return self.told(shares).map(Some).map_err(refused);
+            }
             if !goes_on && self.settling.is_empty() {
-                let leaving = Request::Leave { member: self.member.clone() };
-                self.session.answer(leaving, Bytes::new()).await.map_err(refused)?;
+                self.ahead.unreadable().map_err(refused)?;
+                self.leave().await.map_err(refused)?;
                 return Ok(None);
             }
             let may_hear = self.is_heard && self.settling.len() < ACKS_IN_FLIGHT_MAX;
@@ -157,6 +189,10 @@ impl Telling for Consumption {
                 done = settled(&mut self.settling), if !self.settling.is_empty() => {
                     match done {
                         Answer::Done => self.settled += 1,
+                        // It is handled by who has the partition now; the member goes on with those that it has.
+                        Answer::Refused(Refusal::Bad { .. }) => {
+                            (self.settled, self.late) = (self.settled + 1, self.late + 1);
+                        }
                         Answer::Refused(refusal) => return Err(refused(refusal)),
                         _ => return Err(refused(Refusal::Failed { reason: "it is not known what became of it".into() })),
                     }
@@ -180,11 +216,19 @@ impl Telling for Consumption {
                     let showing = self.session.ask(Ahead::request(self.member.clone(), none, 0), Bytes::new()).await;
                     self.claiming = Some((showing, none));
                 }
-                () = shared.reached(Phase::Closing) => return Err(refused(Refusal::Stopping)),
+                () = shared.reached(Phase::Closing) => {
+                    if let Some(shares) = self.acknowledged() {
+                        return self.told(shares).map(Some).map_err(refused);
+                    }
+                    return Err(refused(Refusal::Stopping));
+                }
             }
         }
     }
 }
+
+/// As much as a message may have.
+const WHOLE: Most = Most { records: RECORDS_MAX, bytes: STREAMED_BYTES_MAX };
 
 async fn settled(settling: &mut FuturesOrdered<Work>) -> Answer {
     match settling.next().await {

@@ -9,7 +9,7 @@ use prost::{
 };
 use sidestream_event::{
     native::{Conditions, DnpipeName, Refusal, Request, partition_of},
-    record::{BatchWriter, Header, RecordError},
+    record::{BatchWriter, Header, RECORD_BYTES_MAX, RecordError},
 };
 
 use super::{asked, proto};
@@ -87,6 +87,8 @@ impl PushRequest {
     /// The partition that it goes to, the push, and what it appends.
     pub(super) fn read(self, session: &Session) -> Result<(u32, Request, Bytes), Refusal> {
         let dnpipe = asked::name(&self.dnpipe)?;
+        // Who may not push has us make nothing of what it sent.
+        session.may_push(&dnpipe)?;
         if self.records.len() > PUSHED_RECORDS_MAX {
             let (count, most) = (self.records.len(), PUSHED_RECORDS_MAX);
             let reason = format!("{count} records are more than the {most} of a push; push less at a time");
@@ -94,6 +96,10 @@ impl PushRequest {
         }
         let (mut writer, mut now, mut partition) = (BatchWriter::new(), None, self.partition);
         for record in self.records.iter() {
+            // It is many times its bytes while it is looked at.
+            if record.len() > WRITTEN_BYTES_MAX {
+                return Err(bad(RecordError::RecordTooLarge { bytes: record.len() }));
+            }
             let proto::Record { value, key, time, headers } =
                 proto::Record::decode(record).map_err(no_record)?;
             let key = key.as_deref();
@@ -109,6 +115,10 @@ impl PushRequest {
         Ok((partition, Request::Push { dnpipe, partition, only_if }, batch))
     }
 }
+
+/// A record that is longer as a message is longer than [`RECORD_BYTES_MAX`] as it is stored: each header has four bytes more in one,
+/// and is four bytes there where it says anything; the rest is the time, and what stands before value and key.
+const WRITTEN_BYTES_MAX: usize = 2 * RECORD_BYTES_MAX + 64;
 
 /// The partition of a key. Of a dnpipe that is not here any: it is refused for that.
 fn place(session: &Session, dnpipe: &DnpipeName, key: &[u8]) -> u32 {
@@ -129,7 +139,7 @@ fn bad(error: RecordError) -> Refusal {
     match error {
         RecordError::Empty => Refusal::Bad { reason: "there are no records; push one at least".into() },
         RecordError::RecordTooLarge { bytes } => {
-            Refusal::TooLarge { bytes: bytes as u64, max: sidestream_event::record::RECORD_BYTES_MAX as u64 }
+            Refusal::TooLarge { bytes: bytes as u64, max: RECORD_BYTES_MAX as u64 }
         }
         error => Refusal::Bad { reason: format!("the records make no batch: {error}; push less at a time") },
     }

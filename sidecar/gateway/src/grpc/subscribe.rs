@@ -92,18 +92,12 @@ impl Subscription {
 
     /// The epoch, to who asks for nothing else.
     fn told_epoch(&mut self) -> Result<proto::SubscribeResponse, Refusal> {
-        let shared = &self.session.shared;
-        self.session.caller.check(&shared.broker, &self.dnpipe, Verb::Pull)?;
-        // Where a reset comes between, it is the new one that is good.
-        loop {
-            let epoch = shared.broker.epoch(&self.dnpipe);
-            let epoch = epoch.ok_or_else(|| Refusal::UnknownDnpipe(self.dnpipe.clone()))?;
-            if shared.leases.give(&shared.broker, &self.dnpipe, epoch) {
-                self.epoch = epoch;
-                let next = if let From::Offset(next) = self.from { next } else { 0 };
-                return Ok(proto::SubscribeResponse { records: Vec::new(), next, epoch, asked: self.asked });
-            }
-        }
+        let Session { shared, caller, .. } = &self.session;
+        let checked = caller.check(&shared.broker, &self.dnpipe, Verb::Pull);
+        checked.map_err(|refusal| shared.refusal_of(&self.dnpipe, refusal))?;
+        self.epoch = shared.given_epoch(&self.dnpipe)?;
+        let next = if let From::Offset(next) = self.from { next } else { 0 };
+        Ok(proto::SubscribeResponse { records: Vec::new(), next, epoch: self.epoch, asked: self.asked })
     }
 }
 

@@ -1,5 +1,6 @@
 //! The body of a request of gRPC on its way in: how long a message is, is looked at as soon as its length is there; one that is
-//! longer than it may be is refused, and a large one waits for room before anything is made for it.
+//! longer than it may be is refused, and a large one waits for room before anything is made for it. A call of one message has to
+//! come to its end in time, and has no second one: nothing is done of it before, and its room is nobody else's meanwhile.
 //!
 //! ```text
 //!   message := compressed u8, length u32 big endian, bytes        (gRPC over HTTP/2, "Length-Prefixed-Message")
@@ -69,6 +70,7 @@ pub(super) fn guarded(request: Request<Incoming>, shared: &Shared) -> Request<Bo
         max,
         all,
         room,
+        is_stream: grpc::is_stream(head.uri.path()),
         messages: 0,
         at: At::Prefix(Vec::new()),
         held: Bytes::new(),
@@ -90,6 +92,8 @@ struct Guarded {
     /// Of all connections; none where nothing is to be waited for.
     all: Option<Arc<Semaphore>>,
     room: Room,
+    /// Whether any number of messages may come.
+    is_stream: bool,
     /// Messages of which the length is known.
     messages: u64,
     at: At,
@@ -99,7 +103,7 @@ struct Guarded {
     prefix: Bytes,
     waiting: Option<Waiting>,
     within: Duration,
-    /// When the message that has begun, or that a call begins with, is to be there.
+    /// When the message that has begun, or that a call begins with, is to be there; of a call of one message, its end too.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
@@ -173,10 +177,13 @@ impl Guarded {
                 *left -= count;
                 if *left == 0 {
                     self.at = At::Prefix(Vec::new());
-                    self.deadline = None;
+                    self.is_whole();
                 }
                 Ok(Some(self.held.split_to(count)))
             }
+            At::Prefix(_) if self.messages > 0 && !self.is_stream => Err(Refusal::Bad {
+                reason: "a call of this method has one message; make another call".into(),
+            }),
             At::Prefix(prefix) => {
                 if self.deadline.is_none() {
                     self.deadline = Some(Box::pin(sleep(self.within)));
@@ -190,12 +197,12 @@ impl Guarded {
                 }
                 self.messages += 1;
                 self.at = match bytes {
-                    0 => {
-                        self.deadline = None;
-                        At::Prefix(Vec::new())
-                    }
+                    0 => At::Prefix(Vec::new()),
                     bytes => At::Message(bytes),
                 };
+                if bytes == 0 {
+                    self.is_whole();
+                }
                 if let Some(all) = self.all.clone().filter(|_| bytes > SMALL_MESSAGE_BYTES) {
                     let room = all.acquire_many_owned(bytes.div_ceil(1024) as u32);
                     self.waiting = Some(Box::pin(async { room.await.ok() }));
@@ -203,6 +210,13 @@ impl Guarded {
                 self.prefix = prefix.into();
                 Ok(None)
             }
+        }
+    }
+
+    /// A message is there. Of a stream, the next one may take its time.
+    fn is_whole(&mut self) {
+        if self.is_stream {
+            self.deadline = None;
         }
     }
 }

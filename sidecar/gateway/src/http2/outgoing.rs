@@ -15,7 +15,7 @@ use hyper::body::{Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::calls::Call;
-use crate::limits::PIECE_BYTES;
+use crate::{grpc::Untaken, limits::PIECE_BYTES};
 
 /// A turn to have records in memory, of an answer that has it among its extensions.
 #[derive(Clone)]
@@ -36,12 +36,13 @@ pub(crate) struct Outgoing {
     rest: Bytes,
     call: Call,
     _turn: Option<Turn>,
+    untaken: Option<Untaken>,
 }
 
 pub(super) fn guarded(answer: Response, call: Call) -> hyper::Response<Outgoing> {
     let (mut head, body) = answer.into_parts();
-    let turn = head.extensions.remove();
-    hyper::Response::from_parts(head, Outgoing { body, rest: Bytes::new(), call, _turn: turn })
+    let (turn, untaken) = (head.extensions.remove(), head.extensions.remove());
+    hyper::Response::from_parts(head, Outgoing { body, rest: Bytes::new(), call, _turn: turn, untaken })
 }
 
 impl HttpBody for Outgoing {
@@ -56,7 +57,11 @@ impl HttpBody for Outgoing {
             match Pin::new(&mut self.body).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                     Ok(data) => self.rest = data,
-                    Err(frame) => return Poll::Ready(Some(Ok(frame))),
+                    // What says how it went is the last of it.
+                    Err(frame) => {
+                        self.untaken.iter().for_each(Untaken::is_taken);
+                        return Poll::Ready(Some(Ok(frame)));
+                    }
                 },
                 Poll::Ready(end) => return Poll::Ready(end),
                 Poll::Pending => {
