@@ -18,11 +18,12 @@ mod line;
 mod places;
 mod relay;
 mod silence;
+mod ways;
 
 use std::{
     collections::BTreeSet,
     fs, io,
-    os::unix::fs::{FileTypeExt, PermissionsExt},
+    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
@@ -53,8 +54,13 @@ use crate::World;
 #[derive(Debug)]
 pub struct AppSocket {
     path: PathBuf,
+    /// What it is, whoever has the path.
+    inode: Inode,
     accepting: AbortHandle,
 }
+
+/// A file, by its device and its number there.
+type Inode = (u64, u64);
 
 /// What the connections have in common.
 struct Shared {
@@ -77,28 +83,39 @@ struct Shared {
     away: Mutex<BTreeSet<String>>,
 }
 
+/// Why a connection to a server was not opened.
+enum Unopened {
+    /// Too many were being opened. Of the server nothing is known.
+    NoTurn,
+    /// The server does not answer, with the reason.
+    Away(String),
+}
+
 impl AppSocket {
     /// Opens a socket at `path` that everybody may use who reaches it, also before this process knows where pools are: until
     /// then who asks is told to try again. A dnpipe is looked for in the pool `default` of its namespace, and in `more` pools
     /// of it, seven at most; what is beyond, or is no name, is logged and left out. `namespace` is the pod's own. A socket that
-    /// a process before left behind is taken over.
+    /// anybody left there loses its place.
     ///
     /// # Errors
-    /// Those of the file system; [`io::ErrorKind::AddrInUse`] where somebody answers there.
+    /// Those of the file system.
     pub fn open(world: &World, path: &Path, namespace: &str, more: &[&str]) -> io::Result<AppSocket> {
         let shared = Arc::new(Shared::new(namespace, more, world.servers()));
         let _runtime = world.sockets().enter();
-        let listener = listen(path)?;
+        let (listener, inode) = listen(path)?;
         let accepting = world.sockets().spawn(accept(shared, listener)).abort_handle();
-        Ok(AppSocket { path: path.to_owned(), accepting })
+        Ok(AppSocket { path: path.to_owned(), inode, accepting })
     }
 }
 
 impl Drop for AppSocket {
     fn drop(&mut self) {
         self.accepting.abort();
-        // Where that fails, the next process takes it over.
-        let _ = fs::remove_file(&self.path);
+        let is_there = |found: fs::Metadata| (found.dev(), found.ino()) == self.inode;
+        if fs::symlink_metadata(&self.path).is_ok_and(is_there) {
+            // Where that fails, the next process takes its place.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -117,20 +134,26 @@ fn pools(more: &[&str]) -> Vec<String> {
     pools
 }
 
-fn listen(path: &Path) -> io::Result<UnixListener> {
-    match std::os::unix::net::UnixStream::connect(path) {
-        Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
-        // A container that ended without a word left it behind.
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
-        Err(_) => {}
+/// Opens the socket under a name of its own and gives it `path` when it is ready: whatever was there loses its place and is not
+/// asked, because a container may have left there what never answers.
+fn listen(path: &Path) -> io::Result<(UnixListener, Inode)> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = PathBuf::from(new);
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
     }
     let socket = UnixSocket::new_stream()?;
-    socket.bind(path)?;
+    socket.bind(&new)?;
+    let bound = fs::symlink_metadata(&new)?;
     // Containers run as users of their own, and who may reach it is said by who mounts the volume.
-    if fs::symlink_metadata(path)?.file_type().is_socket() {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
+    if bound.file_type().is_socket() {
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o666))?;
     }
-    socket.listen(BACKLOG)
+    let listener = socket.listen(BACKLOG)?;
+    fs::rename(&new, path)?;
+    Ok((listener, (bound.dev(), bound.ino())))
 }
 
 async fn accept(shared: Arc<Shared>, listener: UnixListener) {
@@ -233,14 +256,14 @@ impl Shared {
         &self,
         address: &Address,
         opening: impl Future<Output = Result<T, String>>,
-    ) -> Result<T, String> {
+    ) -> Result<T, Unopened> {
         let Ok(Ok(_permit)) = timeout(OPENS_WITHIN, self.dials.acquire()).await else {
-            return Err("too many connections to servers are being opened".into());
+            return Err(Unopened::NoTurn);
         };
         let opened = timeout(OPENS_WITHIN, opening).await;
         let opened = opened.unwrap_or_else(|_| Err(format!("no answer came from {address} in time")));
         self.note_whether_away(address, opened.as_ref().err());
-        opened
+        opened.map_err(Unopened::Away)
     }
 
     /// Says in the log, once each time, that a server went away, or is back.

@@ -1,8 +1,9 @@
 //! Where a gateway is, and how it is proved to be the right one.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, io, path::PathBuf, time::Duration};
 
 use sidestream_trust::{Identity, SpiffeId, reason, server_name};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -56,8 +57,7 @@ impl Address {
                     .client_config(expected, &[alpn])
                     .map_err(|error| ClientError::NotTrusted(error.to_string()))?;
                 let tcp = TcpStream::connect(host).await.map_err(|error| self.unreachable(&error))?;
-                // Frames are written whole: waiting for more would only cost time.
-                tcp.set_nodelay(true).map_err(|error| self.unreachable(&error))?;
+                set_up(&tcp).map_err(|error| self.unreachable(&error))?;
                 let stream = TlsConnector::from(config).connect(server_name(), tcp).await;
                 Ok(Box::new(stream.map_err(|error| {
                     match error.get_ref().and_then(|own| own.downcast_ref()) {
@@ -70,9 +70,20 @@ impl Address {
         }
     }
 
-    pub(crate) fn unreachable(&self, error: &std::io::Error) -> ClientError {
+    pub(crate) fn unreachable(&self, error: &io::Error) -> ClientError {
         ClientError::Unreachable { address: self.to_string(), reason: error.to_string() }
     }
+}
+
+fn set_up(tcp: &TcpStream) -> io::Result<()> {
+    // Frames are written whole: waiting for more would only cost time.
+    tcp.set_nodelay(true)?;
+    // Who waits long for records must hear that a machine is gone, which says nothing itself.
+    let alive = TcpKeepalive::new().with_time(ALIVE_AFTER).with_interval(ALIVE_AGAIN);
+    SockRef::from(tcp).set_tcp_keepalive(&alive)?;
+    #[cfg(target_os = "linux")]
+    SockRef::from(tcp).set_tcp_user_timeout(Some(GONE_AFTER))?;
+    Ok(())
 }
 
 #[cfg(unix)]
@@ -95,5 +106,32 @@ impl fmt::Display for Address {
             Address::Local(path) => write!(out, "{}", path.display()),
             Address::Peer { host, .. } => out.write_str(host),
         }
+    }
+}
+
+/// After so long without a word the other machine is asked whether it is there.
+const ALIVE_AFTER: Duration = Duration::from_secs(20);
+/// And so long after that again.
+const ALIVE_AGAIN: Duration = Duration::from_secs(10);
+/// A machine that acknowledges nothing for so long is gone; also one that takes nothing, which waits for its disk less long.
+#[cfg(target_os = "linux")]
+const GONE_AFTER: Duration = Duration::from_secs(60);
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_machine_that_vanishes_is_noticed_also_while_nothing_is_written() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        set_up(&tcp).unwrap();
+        let (set, nodelay) = (SockRef::from(&tcp), tcp.nodelay().unwrap());
+        assert!(nodelay && set.keepalive().unwrap());
+        assert_eq!(set.tcp_keepalive_time().unwrap(), ALIVE_AFTER);
+        assert_eq!(set.tcp_keepalive_interval().unwrap(), ALIVE_AGAIN);
+        assert_eq!(set.tcp_user_timeout().unwrap(), Some(GONE_AFTER));
     }
 }

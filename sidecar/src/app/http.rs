@@ -42,7 +42,7 @@ use tokio::{
 };
 
 use super::{
-    Shared,
+    Shared, Unopened,
     limits::{ANSWER_WITHIN, FRAME_WITHIN, HEAD_BYTES_MAX, LINES_MAX, REDIRECTS_MAX, kib},
     places::{Place, Places},
     silence::Silence,
@@ -110,7 +110,9 @@ impl Proxy {
         without_hops(&mut headers);
         headers.remove(header::CONTENT_LENGTH);
         headers.remove(header::EXPECT);
-        let asked = Asked { method: parts.method, path, headers, body };
+        // Where it is is said in the body of an answer. The app gets none: that is seen to behind us.
+        let method = if parts.method == Method::HEAD { Method::GET } else { parts.method };
+        let asked = Asked { method, path, headers, body };
         self.ask(name.as_ref(), &asked).await
     }
 
@@ -131,9 +133,10 @@ impl Proxy {
                 }
                 return Ok(response.map(Either::Left));
             };
-            let (parts, body) = response.into_parts();
+            let (mut parts, body) = response.into_parts();
             let body = Limited::new(body, HEAD_BYTES_MAX).collect().await;
-            let body = body.map(|body| body.to_bytes()).unwrap_or_default();
+            let body = body.map_err(|error| lost(&error.to_string()))?.to_bytes();
+            parts.headers.remove(header::CONTENT_LENGTH);
             let said: Value = serde_json::from_slice(&body).unwrap_or_default();
             let is_there = match (said["code"].as_str(), said["owner"].as_str()) {
                 (Some("not-owner"), Some(owner)) => {
@@ -168,11 +171,14 @@ impl Proxy {
             }
         }
         let opened = self.shared.dial(&address, open(&address)).await;
-        let mut call = opened.map_err(|reason| {
-            if let Some(name) = name {
-                self.shared.places.is_away(name, place);
+        let mut call = opened.map_err(|unopened| match unopened {
+            Unopened::NoTurn => refused(&Refusal::Busy),
+            Unopened::Away(reason) => {
+                if let Some(name) = name {
+                    self.shared.places.is_away(name, place);
+                }
+                problem(StatusCode::SERVICE_UNAVAILABLE, "unreachable", &format!("{reason}; try again"))
             }
-            problem(StatusCode::SERVICE_UNAVAILABLE, "unreachable", &format!("{reason}; try again"))
         })?;
         match try_send(&mut call, request).await? {
             Sent::Answered(response) => Ok(self.keep(place, call, response)),

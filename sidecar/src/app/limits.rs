@@ -20,6 +20,8 @@ pub(super) const ACCEPT_REST: Duration = Duration::from_millis(100);
 
 /// Lines to servers that one connection may have.
 pub(super) const LINES_MAX: usize = 16;
+/// Dnpipes of which one connection keeps where it asks for them.
+pub(super) const WAYS_MAX: usize = 256;
 /// Connections to servers that are being opened, of all connections together.
 pub(super) const DIALS_MAX: usize = 16;
 /// How long one may take to be opened, and wait for its turn.
@@ -33,11 +35,12 @@ pub(super) const ANSWERS_WAITING: usize = 4;
 /// A frame up to this needs no room of its own: a read may bring it whole.
 pub(super) const SMALL_FRAME_BYTES: usize = 16 << 10;
 /// How many KiB of larger frames and bodies may be here at once on their way to servers, and as many on their way to apps.
-pub(super) const ROOM_KIB: usize = 8 << 10;
+pub(super) const ROOM_KIB: usize = 9 << 10;
 
 /// How long a connection may ask nothing.
 pub(super) const IDLE: Duration = Duration::from_secs(300);
-/// How long a frame, and the head and the body of a request of HTTP, may take to come whole.
+/// How long a frame may take to come whole and to be read whole by the app, and the head and the body of a request of HTTP to
+/// come.
 pub(super) const FRAME_WITHIN: Duration = Duration::from_secs(30);
 /// How long either end may take nothing of what is written to it. Longer than a server waits for its disk.
 pub(super) const SILENCE: Duration = Duration::from_secs(20);
@@ -56,7 +59,7 @@ pub(super) const POOLS_MAX: usize = 8;
 /// Dnpipes of which is remembered where they are, and servers of which is remembered that they are away.
 pub(super) const NAMES_MAX: usize = 1024;
 
-const _: () = assert!(ROOM_KIB << 10 >= FRAME_BYTES_MAX && SMALL_FRAME_BYTES < FRAME_BYTES_MAX);
+const _: () = assert!(ROOM_KIB << 10 >= 2 * FRAME_BYTES_MAX && SMALL_FRAME_BYTES < FRAME_BYTES_MAX);
 
 /// The KiB of a frame, rounded up.
 pub(super) fn kib(bytes: usize) -> u32 {

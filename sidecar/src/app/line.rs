@@ -19,20 +19,22 @@ use sidestream_event::native::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::AbortHandle,
 };
 
 use super::{
-    Shared,
+    Shared, Unopened,
     limits::{REQUESTS_WAITING, SMALL_FRAME_BYTES, kib},
     silence::Silence,
 };
 
-/// The end of a line at which is asked. The line ends when it is dropped.
+/// The end of a line at which is asked. The line ends when it is dropped, whatever it is about to do.
 pub(super) struct Line {
     /// No other line of this connection has the same.
     pub(super) number: u64,
     /// Where requests go.
     pub(super) requests: mpsc::Sender<Request>,
+    running: AbortHandle,
 }
 
 /// A request as it goes to the server.
@@ -52,8 +54,16 @@ pub(super) enum Heard {
         /// The room it takes.
         room: Option<OwnedSemaphorePermit>,
     },
-    /// It has ended. Where it was never opened nothing of what was asked has been sent.
-    Ended { line: u64, was_open: bool, reason: String },
+    /// It has ended.
+    Ended { line: u64, ending: Ending },
+}
+
+/// How a line ended.
+pub(super) enum Ending {
+    /// It was never opened, so nothing of what was asked has been sent.
+    Unopened(Unopened),
+    /// What was asked may have been heard, with the reason.
+    Broken(String),
 }
 
 impl Line {
@@ -65,12 +75,23 @@ impl Line {
         heard: mpsc::Sender<Heard>,
     ) -> Line {
         let (requests, queue) = mpsc::channel(REQUESTS_WAITING);
-        tokio::spawn(async move {
-            let (was_open, reason) = run(number, &address, &shared, queue, &heard).await;
+        let running = tokio::spawn(async move {
+            let ending = run(number, &address, &shared, queue, &heard).await;
             // Who does not listen any more need not hear it.
-            let _ = heard.send(Heard::Ended { line: number, was_open, reason }).await;
+            let _ = heard.send(Heard::Ended { line: number, ending }).await;
         });
-        Line { number, requests }
+        Line { number, requests, running: running.abort_handle() }
+    }
+
+    /// Whether no request waits for it.
+    pub(super) fn has_taken_all(&self) -> bool {
+        self.requests.capacity() == self.requests.max_capacity()
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.running.abort();
     }
 }
 
@@ -80,17 +101,17 @@ async fn run(
     shared: &Shared,
     queue: mpsc::Receiver<Request>,
     heard: &mpsc::Sender<Heard>,
-) -> (bool, String) {
+) -> Ending {
     let stream = match shared.dial(address, shake_hands(address)).await {
         Ok(stream) => stream,
-        Err(reason) => return (false, reason),
+        Err(unopened) => return Ending::Unopened(unopened),
     };
     let (read, write) = split(stream);
     let reason = tokio::select! {
         reason = send(Silence::new(write), queue) => reason,
         reason = receive(read, number, heard, &shared.outgoing) => reason,
     };
-    (true, reason)
+    Ending::Broken(reason)
 }
 
 async fn shake_hands(address: &Address) -> Result<Box<dyn Stream>, String> {
@@ -159,5 +180,34 @@ async fn receive(
             Ok(_) => {}
             Err(error) => return error.to_string(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use tokio::task::yield_now;
+
+    use super::{super::limits::DIALS_MAX, *};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_that_is_dropped_ends_at_once_also_while_it_is_opened_or_waits_for_its_turn() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path().join("silent.sock");
+        let _silent = UnixListener::bind(&at).unwrap();
+        let shared = Arc::new(Shared::new("shop", &[], Arc::default()));
+        let (heard, _hears) = mpsc::channel(1);
+        let open = |number| Line::open(number, Address::Local(at.clone()), shared.clone(), heard.clone());
+        let lines: Vec<Line> = (0..3 * DIALS_MAX as u64).map(open).collect();
+        // Time passes only while there is nothing else to do.
+        while shared.dials.available_permits() > 0 {
+            yield_now().await;
+        }
+        drop(lines);
+        for _ in 0..10_000 {
+            yield_now().await;
+        }
+        assert_eq!(Arc::strong_count(&shared), 1, "nothing of them is left");
     }
 }

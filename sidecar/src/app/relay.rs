@@ -9,33 +9,36 @@
 //!
 //! A connection has lines of its own, so that its order, its members of groups and what it may have open are at the server what
 //! they would be without anybody between. Requests keep their numbers. The app hears no address: where a dnpipe is elsewhere it
-//! is told to ask again, and then the server is asked that has it. When a server goes away amid a request nobody knows what came
-//! of that, so the connection ends, as the server's own would.
+//! is told to ask again, and then the server is asked that has it. When a server goes away amid a request that changes something
+//! nobody knows what came of that, so the connection ends, as the server's own would. It ends as well where a line does by which
+//! the app is a member of a group, or the member's dnpipe moves: a client joins again on a connection that is new.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use sidestream_event::native::{Answer, DnpipeName, Frame, Frames, Member, Refusal, Request, write_frame};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{
-        UnixStream,
-        unix::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    io::{AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{UnixStream, unix::OwnedReadHalf},
     runtime::Handle,
     sync::{OwnedSemaphorePermit, mpsc},
     time::{sleep, timeout},
 };
 
 use super::{
-    Shared,
+    Shared, Unopened,
     limits::{
         ANSWERS_WAITING, COMES_BACK_WITHIN, FRAME_WITHIN, IDLE, IN_FLIGHT_MAX, LINES_MAX, SMALL_FRAME_BYTES,
         kib,
     },
-    line::{self, Heard, Line},
+    line::{self, Ending, Heard, Line},
     places::{Place, Places},
     silence::Silence,
+    ways::Ways,
 };
 
 /// Serves a connection that was greeted, to its end, and says why it ended.
@@ -56,6 +59,7 @@ struct Relay {
     shared: Arc<Shared>,
     /// To the app.
     answers: mpsc::Sender<Outgoing>,
+    ways: Ways,
     lines: HashMap<Place, Line>,
     /// From all lines.
     heard: mpsc::Receiver<Heard>,
@@ -64,9 +68,17 @@ struct Relay {
     /// By number.
     open: HashMap<u32, Asked>,
     /// A request whose line has no room yet: nothing behind it may go first.
-    waiting: Option<(mpsc::Sender<line::Request>, line::Request)>,
+    waiting: Option<Waiting>,
     /// Members of groups, each with the line on which it became one.
     members: Vec<(Member, u64)>,
+}
+
+/// A request that has not left.
+struct Waiting {
+    number: u32,
+    line: u64,
+    requests: mpsc::Sender<line::Request>,
+    request: line::Request,
 }
 
 /// A request that is not answered.
@@ -74,6 +86,8 @@ struct Asked {
     name: Option<DnpipeName>,
     place: Place,
     line: u64,
+    /// Whether it makes no difference that it was asked.
+    only_reads: bool,
     /// Who becomes a member by it.
     joins: Option<Member>,
 }
@@ -94,6 +108,7 @@ impl Relay {
         Relay {
             shared,
             answers,
+            ways: Ways::default(),
             lines: HashMap::new(),
             heard,
             hears,
@@ -126,7 +141,7 @@ impl Relay {
             let has_time =
                 if frames.is_amid() { announced.is_none() && !is_full } else { self.open.is_empty() };
             frames.make_room();
-            let line = self.waiting.as_ref().map(|(line, _)| line.clone());
+            let line = self.waiting.as_ref().map(|waiting| waiting.requests.clone());
             tokio::select! {
                 biased;
                 Some(heard) = self.heard.recv() => {
@@ -136,8 +151,8 @@ impl Relay {
                     deadline.set(sleep(if frames.is_amid() { FRAME_WITHIN } else { IDLE }));
                 }
                 permit = room_in(line), if self.waiting.is_some() => {
-                    if let Some((_, request)) = self.waiting.take() {
-                        permit.send(request);
+                    if let Some(waiting) = self.waiting.take() {
+                        permit.send(waiting.request);
                     }
                 }
                 permit = self.shared.incoming.clone().acquire_many_owned(kib(announced.unwrap_or_default())),
@@ -176,9 +191,10 @@ impl Relay {
         };
         let name = request.dnpipe().cloned();
         let place = match &name {
-            Some(name) => self.shared.places.of(name),
-            None => Places::first_of(&self.shared.namespace),
+            Some(name) => self.place(name),
+            None => Some(Places::first_of(&self.shared.namespace)),
         };
+        let Some(place) = place else { return self.refuse(number, Refusal::Busy).await };
         let (line, requests) = match self.line(&place) {
             Ok(line) => (line.number, line.requests.clone()),
             Err(refusal) => return self.refuse(number, refusal).await,
@@ -190,20 +206,32 @@ impl Relay {
         if let Request::Leave { member } = &request {
             self.members.retain(|(own, _)| own != member);
         }
+        let only_reads = only_reads(&request);
         let joins = match request {
             Request::Join { member, .. } | Request::JoinToHold { member } => Some(member),
             _ => None,
         };
-        self.open.insert(number, Asked { name, place, line, joins });
-        self.waiting = Some((requests, line::Request { head, tail: frame.tail, room }));
+        self.open.insert(number, Asked { name, place, line, only_reads, joins });
+        let request = line::Request { head, tail: frame.tail, room };
+        self.waiting = Some(Waiting { number, line, requests, request });
         Ok(())
     }
 
-    /// The line to a place: the one there is, or a new one.
+    /// Where to ask for a dnpipe: where it was asked for before, so that nothing goes past what is not answered.
+    fn place(&mut self, name: &DnpipeName) -> Option<Place> {
+        let (open, members) = (&self.open, &self.members);
+        self.ways.of(name, &self.shared.places, || {
+            let asked: HashSet<&DnpipeName> = open.values().filter_map(|asked| asked.name.as_ref()).collect();
+            members.iter().map(|(member, _)| &member.dnpipe).chain(asked).collect()
+        })
+    }
+
+    /// The line to a place: the one there is, or a new one. One that has ended is there until it has said so: what it has heard
+    /// comes first.
     fn line(&mut self, place: &Place) -> Result<&Line, Refusal> {
-        if self.lines.get(place).is_none_or(|line| line.requests.is_closed()) {
+        if !self.lines.contains_key(place) {
             let address = self.shared.address(place)?;
-            if self.lines.len() >= LINES_MAX && !self.lines.contains_key(place) {
+            if self.lines.len() >= LINES_MAX {
                 let is_used = |number: u64| {
                     let mut asked = self.open.values().map(|asked| asked.line);
                     asked.any(|line| line == number) || self.members.iter().any(|(_, line)| *line == number)
@@ -222,7 +250,7 @@ impl Relay {
     async fn hear(&mut self, heard: Heard) -> Result<(), End> {
         match heard {
             Heard::Answer { line, frame, room } => self.pass_on(line, frame, room).await,
-            Heard::Ended { line, was_open, reason } => self.ended(line, was_open, &reason).await,
+            Heard::Ended { line, ending } => self.ended(line, ending).await,
         }
     }
 
@@ -235,7 +263,7 @@ impl Relay {
         let asked = self.open.remove(&frame.request).filter(|asked| asked.line == line);
         let asked = asked.ok_or("a server answered what it was not asked")?;
         let answer = frame.read::<Answer>().map_err(|error| error.to_string())?;
-        let answer = self.seen(&asked, answer);
+        let answer = self.seen(&asked, answer)?;
         if let (Some(member), Answer::Joined { .. }) = (asked.joins, &answer) {
             self.members.retain(|(own, _)| *own != member);
             self.members.push((member, line));
@@ -247,56 +275,68 @@ impl Relay {
     }
 
     /// Notes what an answer says of where a dnpipe is. The app is not told: it cannot go there.
-    fn seen(&self, asked: &Asked, answer: Answer) -> Answer {
-        let (Some(name), places) = (&asked.name, &self.shared.places) else { return answer };
-        let elsewhere = || Answer::Refused(Refusal::NotOwner { owner: None });
-        match answer {
+    fn seen(&mut self, asked: &Asked, answer: Answer) -> Result<Answer, End> {
+        let (Some(name), places) = (&asked.name, &self.shared.places) else { return Ok(answer) };
+        let is_elsewhere = match &answer {
             Answer::Refused(Refusal::NotOwner { owner: Some(owner) }) => {
-                places.is_at(name, &asked.place, &owner);
-                elsewhere()
+                places.is_at(name, &asked.place, owner);
+                true
             }
-            Answer::Refused(Refusal::UnknownDnpipe(_)) if places.is_unknown(name, &asked.place) => {
-                elsewhere()
-            }
-            Answer::Refused(Refusal::UnknownDnpipe(_)) => answer,
-            Answer::Dnpipe(view) => {
-                match view.partitions.iter().find_map(|own| own.owner.as_deref()) {
-                    // Its server knows how it is.
-                    Some(owner) => {
-                        places.is_at(name, &asked.place, owner);
-                        elsewhere()
-                    }
-                    None => {
-                        places.is_known(name, &asked.place);
-                        Answer::Dnpipe(view)
-                    }
+            Answer::Refused(Refusal::UnknownDnpipe(_)) => places.is_unknown(name, &asked.place),
+            Answer::Dnpipe(view) => match view.partitions.iter().find_map(|own| own.owner.as_deref()) {
+                // Its server knows how it is.
+                Some(owner) => {
+                    places.is_at(name, &asked.place, owner);
+                    true
                 }
+                None => false,
+            },
+            _ => false,
+        };
+        if is_elsewhere {
+            let is_member = |(member, line): &(Member, u64)| member.dnpipe == *name && *line == asked.line;
+            if self.members.iter().any(is_member) {
+                return Err(format!("{name} has moved, of which the app has members"));
             }
-            answer => {
-                places.is_known(name, &asked.place);
-                answer
-            }
+            self.ways.end(name, &asked.place);
+            return Ok(Answer::Refused(Refusal::NotOwner { owner: None }));
         }
+        match answer {
+            Answer::Refused(Refusal::UnknownDnpipe(_)) => self.ways.end(name, &asked.place),
+            _ => places.is_known(name, &asked.place),
+        }
+        Ok(answer)
     }
 
-    async fn ended(&mut self, line: u64, was_open: bool, reason: &str) -> Result<(), End> {
-        self.lines.retain(|_, own| own.number != line);
-        self.members.retain(|(_, own)| *own != line);
-        let of_line = self.open.iter().filter(|(_, asked)| asked.line == line);
-        let numbers: Vec<u32> = of_line.map(|(number, _)| *number).collect();
-        let is_lost = was_open && !numbers.is_empty();
-        for number in numbers {
-            let Some(Asked { name, place, .. }) = self.open.remove(&number) else { continue };
-            if let Some(name) = &name {
-                self.shared.places.is_away(name, &place);
+    async fn ended(&mut self, line: u64, ending: Ending) -> Result<(), End> {
+        let place = self.lines.iter().find(|(_, own)| own.number == line).map(|(place, _)| place.clone());
+        if let Some(place) = place {
+            self.lines.remove(&place);
+            self.ways.end_all(&place);
+        }
+        let unsent = self.waiting.take_if(|waiting| waiting.line == line).map(|waiting| waiting.number);
+        let of_line = self.open.extract_if(|_, asked| asked.line == line);
+        let of_line: Vec<(u32, Asked)> = of_line.collect();
+        let refusal = match &ending {
+            // Nobody was asked.
+            Ending::Unopened(Unopened::NoTurn) => Refusal::Busy,
+            _ => {
+                for (_, Asked { name, place, .. }) in &of_line {
+                    name.iter().for_each(|name| self.shared.places.is_away(name, place));
+                }
+                Refusal::Stopping
             }
-            if !is_lost {
-                // Where the line was never opened, the request has not left.
-                self.refuse(number, Refusal::Stopping).await?;
+        };
+        if let Ending::Broken(reason) = ending {
+            let may_be_done = |(number, asked): &(u32, Asked)| unsent != Some(*number) && !asked.only_reads;
+            if of_line.iter().any(may_be_done) || self.members.iter().any(|(_, own)| *own == line) {
+                return Err(format!("a server went away: {reason}"));
             }
         }
-        self.waiting = self.waiting.take().filter(|(requests, _)| !requests.is_closed());
-        if is_lost { Err(format!("a server went away: {reason}")) } else { Ok(()) }
+        for (number, _) in of_line {
+            self.refuse(number, refusal.clone()).await?;
+        }
+        Ok(())
     }
 
     async fn refuse(&self, number: u32, refusal: Refusal) -> Result<(), End> {
@@ -325,6 +365,31 @@ async fn room_in(line: Option<mpsc::Sender<line::Request>>) -> mpsc::OwnedPermit
     }
 }
 
+/// Whether asking twice, or not at all, makes no difference to anybody but who asks.
+fn only_reads(request: &Request) -> bool {
+    match request {
+        Request::Ping
+        | Request::List
+        | Request::ListBehind { .. }
+        | Request::Describe { .. }
+        | Request::Pull { .. }
+        | Request::Groups { .. }
+        | Request::Verify { .. } => true,
+        Request::Push { .. }
+        | Request::Join { .. }
+        | Request::JoinToHold { .. }
+        | Request::Next { .. }
+        | Request::Ack { .. }
+        | Request::Return { .. }
+        | Request::Leave { .. }
+        | Request::Seek { .. }
+        | Request::Redrive { .. }
+        | Request::Reset { .. }
+        | Request::Open { .. }
+        | Request::Move(_) => false,
+    }
+}
+
 fn only_servers() -> Refusal {
     Refusal::NotAllowed { who: "the app".into(), what: "move dnpipes".into() }
 }
@@ -332,14 +397,21 @@ fn only_servers() -> Refusal {
 /// Who hung up has ended, or comes back at once as another member. A server cannot see that: to it a line may have broken.
 impl Drop for Relay {
     fn drop(&mut self) {
-        let members = std::mem::take(&mut self.members);
+        let mut members = std::mem::take(&mut self.members);
+        // Who was about to be one may be one by now, where that has left.
+        let (open, lines) = (&self.open, &self.lines);
+        let has_left =
+            |asked: &&Asked| lines.values().any(|line| line.number == asked.line && line.has_taken_all());
+        let joining = open.values().filter(has_left);
+        members.extend(joining.filter_map(|asked| Some((asked.joins.clone()?, asked.line))));
         // Where there is no runtime any more, the process ends.
         let (Ok(permit), Ok(runtime), false) =
             (self.shared.partings.clone().try_acquire_owned(), Handle::try_current(), members.is_empty())
         else {
             return;
         };
-        let lines: Vec<Line> = std::mem::take(&mut self.lines).into_values().collect();
+        let mut lines: Vec<Line> = std::mem::take(&mut self.lines).into_values().collect();
+        lines.retain(|line| members.iter().any(|(_, own)| *own == line.number));
         let (_, nobody) = mpsc::channel(1);
         let heard = std::mem::replace(&mut self.heard, nobody);
         runtime.spawn(async move {
@@ -375,15 +447,18 @@ async fn part(members: Vec<(Member, u64)>, lines: Vec<Line>, mut heard: mpsc::Re
     let _ = timeout(LEFT_WITHIN, async { tokio::join!(leaving, left) }).await;
 }
 
-async fn write_answers(stream: OwnedWriteHalf, mut answers: mpsc::Receiver<Outgoing>) -> String {
+async fn write_answers(stream: impl AsyncWrite + Unpin, mut answers: mpsc::Receiver<Outgoing>) -> String {
     let mut stream = Silence::new(stream);
     while let Some(outgoing) = answers.recv().await {
         let written = async {
             stream.write_all(&outgoing.head).await?;
             stream.write_all(&outgoing.tail).await
         };
-        if let Err(error) = written.await {
-            return error.to_string();
+        // Who takes it byte by byte keeps room that is others' too.
+        match timeout(FRAME_WITHIN, written).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return error.to_string(),
+            Err(_) => return "an answer was not read whole in time".into(),
         }
     }
     "everything is answered".into()
@@ -391,3 +466,27 @@ async fn write_answers(stream: OwnedWriteHalf, mut answers: mpsc::Receiver<Outgo
 
 /// How long a server may take to let members go, before it is left alone with them.
 const LEFT_WITHIN: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use tokio::{io::duplex, sync::Semaphore};
+
+    use super::{super::limits::SILENCE, *};
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_an_answer_byte_by_byte_is_not_waited_for_for_ever() {
+        let ((near, mut far), (answers, queue)) = (duplex(1), mpsc::channel(1));
+        let room = Arc::new(Semaphore::new(1));
+        let permit = room.clone().try_acquire_owned().ok();
+        let slow = Outgoing { head: vec![7; 100], tail: Bytes::new(), _room: permit };
+        assert!(answers.try_send(slow).is_ok());
+        let reading = async {
+            while far.read_u8().await.is_ok() {
+                sleep(SILENCE / 2).await;
+            }
+        };
+        let (reason, ()) = tokio::join!(write_answers(near, queue), reading);
+        assert_eq!(reason, "an answer was not read whole in time");
+        assert_eq!(room.available_permits(), 1);
+    }
+}

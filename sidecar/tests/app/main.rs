@@ -11,9 +11,9 @@ mod strangers;
 mod world;
 
 use std::{
-    io::ErrorKind,
+    collections::BTreeSet,
     os::unix::fs::{FileTypeExt, PermissionsExt},
-    sync::Arc,
+    sync::{Arc, mpsc},
 };
 
 use pod::{Pod, apart, peer, pull, push, read_some, texts};
@@ -24,7 +24,7 @@ use sidestream_event::native::{Answer, Member, Request};
 use sidestream_sidecar::AppSocket;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::UnixStream,
+    net::{UnixSocket, UnixStream},
 };
 
 #[test]
@@ -67,6 +67,7 @@ fn who_speaks_http_is_led_to_the_server_that_has_it_without_hearing_of_it() {
     pod.run(async {
         for name in ["orders", "returns"] {
             let path = format!("/v1/dnpipes/shop/{name}");
+            assert_eq!(pod.http("HEAD", &path, "").await, (200, serde_json::Value::Null));
             for offset in 0..3 {
                 let to = format!("{path}/records?partition=0");
                 let (status, stored) = pod.http("POST", &to, &format!("value {offset}")).await;
@@ -315,45 +316,184 @@ fn the_members_of_an_app_that_hangs_up_leave_their_groups() {
 }
 
 #[test]
-fn a_server_that_goes_away_amid_a_request_ends_the_connection_and_an_idle_one_does_not() {
+fn who_hangs_up_before_it_hears_that_it_is_a_member_leaves_as_well() {
     let (pod, listener) = Scripted::pod();
     pod.run(async {
-        let describe = || Request::Describe { dnpipe: "shop/orders".parse().unwrap() };
-        loop {
-            let (mut app, _) = Raw::open(&pod).await;
-            app.ask(1, &describe()).await;
-            let mut server = Scripted::accept(&listener).await;
-            assert_eq!(server.asked().await, (1, describe()));
-            server.answer(1, &Answer::Refused(Refusal::Busy)).await;
-            assert_eq!(app.answers(1).await, [(1, Answer::Refused(Refusal::Busy))]);
-            drop(server);
-            app.ask(2, &describe()).await;
-            tokio::select! {
-                mut server = Scripted::accept(&listener) => {
-                    assert_eq!(server.asked().await, (2, describe()));
-                    drop(server);
-                    return app.closed().await;
-                }
-                // It was asked on the old line before anybody noticed: nobody knows what came of it. Once more.
-                () = app.closed() => {}
+        let member =
+            Member { dnpipe: "shop/orders".parse().unwrap(), group: "billing".into(), name: "till-1".into() };
+        let (mut app, _) = Raw::open(&pod).await;
+        let join = Request::JoinToHold { member: member.clone() };
+        app.ask(1, &join).await;
+        let mut server = Scripted::accept(&listener).await;
+        assert_eq!(server.asked().await, (1, join));
+        drop(app);
+        assert_eq!(server.asked().await.1, Request::Leave { member });
+    });
+}
+
+#[test]
+fn a_member_with_a_name_goes_on_where_its_dnpipe_moves_and_its_server_is_replaced() {
+    let mut servers = Servers::start(23, 2);
+    servers.settle(Servers::everything_at_first, 2, |_, _| {});
+    let pod = Pod::of(&servers, servers.identity("till"));
+    let (app, name) = (pod.client(SOON), "shop/returns");
+    let config = GroupConfig { member: Some("till-1".into()), ..GroupConfig::default() };
+    let mut member = pod.run(app.join(name, "billing", config)).unwrap();
+    let mut handled = |round: u32| {
+        pod.run(async {
+            push(&app, name, round * 10..(round + 1) * 10).await;
+            // What was handed out before a move may come again.
+            let mut missing: BTreeSet<String> = texts(round * 10..(round + 1) * 10).into_iter().collect();
+            while !missing.is_empty() {
+                let delivery = member.next().await.expect("it is a member again");
+                missing.remove(std::str::from_utf8(&delivery.record.value).unwrap());
+                member.ack(&delivery).await.expect("acknowledged");
             }
+        });
+    };
+    handled(0);
+    servers.settle(apart, 2, |_, _| {});
+    handled(1);
+    servers.restart(1);
+    servers.settle(apart, 2, |_, _| {});
+    handled(2);
+}
+
+fn describe() -> Request {
+    Request::Describe { dnpipe: "shop/orders".parse().unwrap() }
+}
+
+#[test]
+fn what_another_connection_hears_sends_nothing_past_what_is_not_answered() {
+    let (pod, listener) = Scripted::pod();
+    pod.run(async {
+        let (mut first, _) = Raw::open(&pod).await;
+        first.ask(1, &describe()).await;
+        let mut server = Scripted::accept(&listener).await;
+        assert_eq!(server.asked().await, (1, describe()));
+
+        let (mut second, _) = Raw::open(&pod).await;
+        second.ask(1, &describe()).await;
+        let mut other = Scripted::accept(&listener).await;
+        assert_eq!(other.asked().await, (1, describe()));
+        other.answer(1, &Answer::Refused(Refusal::NotOwner { owner: Some("one:7420".into()) })).await;
+        assert_eq!(second.answers(1).await, [(1, Answer::Refused(Refusal::NotOwner { owner: None }))]);
+
+        first.ask(2, &describe()).await;
+        tokio::select! {
+            asked = server.asked() => assert_eq!(asked, (2, describe())),
+            _ = Scripted::accept(&listener) => panic!("it went past the first"),
+        }
+        second.ask(2, &describe()).await;
+        let mut owner = Scripted::accept(&listener).await;
+        assert_eq!(owner.asked().await, (2, describe()), "who heard it goes there");
+    });
+}
+
+#[test]
+fn a_server_that_goes_away_ends_the_connection_where_what_is_lost_may_have_changed_something() {
+    let (pod, listener) = Scripted::pod();
+    let (stopping, busy) = (Answer::Refused(Refusal::Stopping), Answer::Refused(Refusal::Busy));
+    let reset = Request::Reset { dnpipe: "shop/orders".parse().unwrap() };
+    pod.run(async {
+        let (mut app, _) = Raw::open(&pod).await;
+        app.ask(1, &describe()).await;
+        let mut server = Scripted::accept(&listener).await;
+        assert_eq!(server.asked().await, (1, describe()));
+        server.answer(1, &busy).await;
+        assert_eq!(app.answers(1).await, [(1, busy)]);
+        // Idle, and then amid what can be asked again, whether or not it was asked before anybody noticed.
+        drop(server);
+        let mut number = 2;
+        let mut server = loop {
+            app.ask(number, &describe()).await;
+            tokio::select! {
+                server = Scripted::accept(&listener) => break server,
+                answers = app.answers(1) => assert_eq!(answers, [(number, stopping.clone())]),
+            }
+            number += 1;
+        };
+        assert_eq!(server.asked().await, (number, describe()));
+        drop(server);
+        assert_eq!(app.answers(1).await, [(number, stopping)]);
+        app.ask(0, &reset).await;
+        let mut server = Scripted::accept(&listener).await;
+        assert_eq!(server.asked().await, (0, reset));
+        drop(server);
+        app.closed().await;
+    });
+}
+
+#[test]
+fn a_connection_with_a_member_ends_where_its_line_does_or_its_dnpipe_moves() {
+    let (pod, listener) = Scripted::pod();
+    let elsewhere = Answer::Refused(Refusal::NotOwner { owner: Some("one:7420".into()) });
+    pod.run(async {
+        for moves in [false, true] {
+            let (mut app, _) = Raw::open(&pod).await;
+            let member = Member {
+                dnpipe: "shop/orders".parse().unwrap(),
+                group: "billing".into(),
+                name: "till-1".into(),
+            };
+            let join = Request::Join { member, auto_ack: false };
+            app.ask(1, &join).await;
+            let mut server = Scripted::accept(&listener).await;
+            assert_eq!(server.asked().await, (1, join));
+            server.answer(1, &Answer::Joined { partitions: vec![0] }).await;
+            app.answers(1).await;
+            if moves {
+                app.ask(2, &describe()).await;
+                assert_eq!(server.asked().await, (2, describe()));
+                server.answer(2, &elsewhere).await;
+            } else {
+                drop(server);
+            }
+            app.closed().await;
         }
     });
 }
 
 #[test]
-fn whoever_reaches_the_socket_may_use_it_and_the_next_process_takes_it_over() {
+fn whoever_reaches_the_socket_may_use_it_and_the_next_process_takes_its_place() {
     let mut pod = Pod::start(&[]);
     let found = std::fs::symlink_metadata(pod.path()).unwrap();
     assert!(found.file_type().is_socket());
     assert_eq!(found.permissions().mode() & 0o777, 0o666, "containers run as users of their own");
-    let again = AppSocket::open(pod.sidecar.world(), &pod.path(), "shop", &[]);
-    assert_eq!(again.unwrap_err().kind(), ErrorKind::AddrInUse);
+    let next = AppSocket::open(pod.sidecar.world(), &pod.path(), "shop", &[]).unwrap();
+    drop(pod.socket.replace(next));
+    assert_eq!(
+        pod.asked(),
+        Err(ClientError::Refused(Refusal::Stopping)),
+        "it is not the old one's to remove"
+    );
     pod.socket = None;
     assert!(!pod.path().exists());
     // One that ended without a word.
     drop(std::os::unix::net::UnixListener::bind(pod.path()).unwrap());
     assert!(pod.path().exists());
     pod.socket = Some(AppSocket::open(pod.sidecar.world(), &pod.path(), "shop", &[]).unwrap());
+    assert_eq!(pod.asked(), Err(ClientError::Refused(Refusal::Stopping)));
+    assert_eq!(std::fs::read_dir(pod.volume.path()).unwrap().count(), 1, "nothing else is left there");
+}
+
+#[test]
+fn a_socket_of_a_container_that_never_answers_keeps_nobody_from_opening_it() {
+    let mut pod = Pod::start(&[]);
+    pod.socket = None;
+    let _squatter = pod.run(async {
+        let socket = UnixSocket::new_stream().unwrap();
+        socket.bind(pod.path()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let mut waiting = Vec::new();
+        // Until who connects has to wait.
+        while let Ok(stream) = UnixStream::connect(pod.path()).await {
+            waiting.push(stream);
+        }
+        (listener, waiting)
+    });
+    let ((opening, opened), world, path) = (mpsc::sync_channel(1), pod.sidecar.world().clone(), pod.path());
+    std::thread::spawn(move || opening.send(AppSocket::open(&world, &path, "shop", &[])));
+    pod.socket = Some(opened.recv_timeout(SOON).expect("it does not wait for it").unwrap());
     assert_eq!(pod.asked(), Err(ClientError::Refused(Refusal::Stopping)));
 }
