@@ -234,11 +234,11 @@ fn a_window_behind_the_queue_that_a_kill_takes_gets_its_events_again() {
     running.signal("TERM");
     assert!(running.end().success(), "{}", running.err());
     assert!(running.err().contains("spilled=2000"), "{}", running.err());
-    // Each process has an event of its own.
+    // Its source goes on for ever, so the window is open.
     let counts = pipeline(
         "meter",
         &[
-            "name: tick, source: {generator: {count: 1}}",
+            "name: tick, source: {generator: {rate: 1}}",
             "name: tell, input: {overflow: Spill}, process: {window: {tumbling: 24h, emit: {count: \"true\"}}}",
             "name: show, sink: {console: {format: JSON}}",
         ],
@@ -246,7 +246,6 @@ fn a_window_behind_the_queue_that_a_kill_takes_gets_its_events_again() {
     folder.write("meter.yaml", &counts);
     let taken = |running: &Running| {
         until_metric(running, "sidestream_spill_stored_events", |events| events == 0.0);
-        until_ledger(running, "\"inFlight\":0");
     };
     let mut running = start(&folder, &file);
     running.until_err("spilled events are on the disk");
@@ -265,7 +264,7 @@ fn a_window_behind_the_queue_that_a_kill_takes_gets_its_events_again() {
         rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<u64>().unwrap()
     });
     let counted: u64 = counted.sum();
-    assert!((2_001..=2_002).contains(&counted), "{counted} of 2000, and one or two: {}", running.out());
+    assert!(counted >= 2_000, "{counted} of 2000, and some of its own: {}", running.out());
 }
 
 #[test]

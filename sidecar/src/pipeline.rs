@@ -335,8 +335,13 @@ async fn see_to_its_end(pipeline: Arc<Pipeline>) {
             // A reload may have given the sinks something to wait for.
             _ = turned.wait_for(|newest| *newest != generation) => continue,
         }
-        // Every event has ended: the sources note it, where they remember positions.
-        all(pipeline.look(|running| running.finish_sources()).await).await;
+        // Every event has ended: the sources note it, where they remember positions. Those of another plan are told so in their
+        // turn: some end only when what feeds them has been told to.
+        let closed = pipeline
+            .look(move |running| (running.generation == generation).then(|| running.finish_sources()))
+            .await;
+        let Some(closed) = closed else { continue };
+        all(closed).await;
         if pipeline.look(move |running| running.generation == generation).await {
             return pipeline.ended.set();
         }

@@ -157,12 +157,16 @@ pub(crate) fn spills_of(journal: Journal, limits: Limits, world: &World) -> Resu
 
 /// The end that takes events in.
 pub(crate) fn sink(stage: &Spill, plan: &Plan, world: &World) -> Result<Sink, BuildError> {
-    Ok(Sink::Async(Box::new(Stores { spool: spool(stage, plan, world)?, writer: None })))
+    let spool = spool(stage, plan, world)?;
+    let number = spool.new_writer();
+    Ok(Sink::Async(Box::new(Stores { spool, number, writer: None })))
 }
 
-/// The end that hands them out.
+/// The end that hands them out; made after the other, with which it comes to its end.
 pub(crate) fn source(stage: &Spill, plan: &Plan, world: &World) -> Result<Source, BuildError> {
-    Ok(Source::Async(Box::new(HandsOut { spool: spool(stage, plan, world)?, reader: None })))
+    let spool = spool(stage, plan, world)?;
+    let writer = spool.newest_writer();
+    Ok(Source::Async(Box::new(HandsOut { spool, writer, reader: None })))
 }
 
 fn spool(stage: &Spill, plan: &Plan, world: &World) -> Result<Arc<Spool>, BuildError> {
@@ -174,13 +178,14 @@ fn spool(stage: &Spill, plan: &Plan, world: &World) -> Result<Arc<Spool>, BuildE
 
 struct Stores {
     spool: Arc<Spool>,
+    number: u64,
     /// Made when the sink runs: one that was only prepared must not take the place of another.
     writer: Option<Writer>,
 }
 
 impl Stores {
     fn writer(&mut self) -> &mut Writer {
-        self.writer.get_or_insert_with(|| self.spool.writer())
+        self.writer.get_or_insert_with(|| self.spool.writer(self.number))
     }
 }
 
@@ -213,6 +218,8 @@ impl AsyncSink for Stores {
 
 struct HandsOut {
     spool: Arc<Spool>,
+    /// The writer of the other end.
+    writer: u64,
     /// Made when the source first runs, and gone when it is told to stop.
     reader: Option<(Reader, watch::Receiver<u64>)>,
 }
@@ -230,7 +237,7 @@ impl HandsOut {
     fn begin(&mut self, intake: &mut Intake) -> &mut (Reader, watch::Receiver<u64>) {
         self.reader.get_or_insert_with(|| {
             intake.keep_names();
-            let (reader, positions) = (self.spool.reader(), intake.positions());
+            let (reader, positions) = (self.spool.reader(self.writer), intake.positions());
             let (spool, number, mut news) = (self.spool.clone(), reader.number(), positions.clone());
             tokio::spawn(async move {
                 while news.changed().await.is_ok() {

@@ -263,7 +263,9 @@ impl Run {
         let mut failed = Vec::new();
         let taken = batch.len() as u64;
         batch.retain(|event| {
-            let error = event.meta.context.is_some().then(|| event.meta.header(ERROR_HEADER)).flatten();
+            // One that says which stage it failed in is a dead letter on its way, by an edge or a queue.
+            let is_own = event.meta.context.is_some() && event.meta.header(STAGE_HEADER).is_none();
+            let error = is_own.then(|| event.meta.header(ERROR_HEADER)).flatten();
             match error.map(str::to_owned) {
                 Some(reason) => {
                     failed.push((std::mem::take(event), reason));

@@ -55,7 +55,7 @@ struct Held {
     sent: Option<(u64, u64)>,
     is_settled: bool,
     is_released: bool,
-    /// Dropped behind, because the stage was removed: whoever reads next gets it again.
+    /// Lost behind, or dropped because the stage was removed: whoever reads next gets it again.
     is_back: bool,
 }
 
@@ -100,6 +100,11 @@ impl Queue {
     /// Whether all that came in is settled or stored: nothing is lost with this process.
     pub(crate) fn is_safe(&self) -> bool {
         self.in_memory().next().is_none()
+    }
+
+    /// Events that would be.
+    pub(crate) fn unsafe_events(&self) -> u64 {
+        self.in_memory().map(|held| u64::from(held.count)).sum()
     }
 
     /// Whether nothing is left to be handed out.
@@ -168,9 +173,9 @@ impl Queue {
 
     /// A reader comes, and goes on where the one before was, and with what was dropped behind that one. Says who it is.
     pub(crate) fn begin_reader(&mut self) -> u64 {
-        let in_hand: Vec<u64> =
-            self.out.iter().filter(|held| held.sent.is_none()).map(|held| held.id).collect();
-        in_hand.into_iter().rev().for_each(|id| self.give_back(id));
+        let comes_again = |held: &&Held| held.sent.is_none() || held.is_back && held.stored.is_none();
+        let in_hand: Vec<u64> = self.out.iter().filter(comes_again).map(|held| held.id).collect();
+        in_hand.into_iter().rev().for_each(|id| self.take_back(id));
         let back = self.out.iter().filter(|held| held.is_back);
         if let Some(from) = back.filter_map(|held| Some(held.stored.as_ref()?.start)).min() {
             self.disk.start = self.disk.start.min(from);
@@ -207,9 +212,9 @@ impl Queue {
         hand
     }
 
-    /// What is stored at these offsets was read, and is handed out. None where it was not the next.
-    pub(crate) fn hand_stored(&mut self, offsets: Range<u64>, now: Moment) -> Option<u64> {
-        if self.disk.is_empty() || !offsets.contains(&self.disk.start) {
+    /// What is stored at these offsets was read by `reader`, and is handed to it. None where it was not the next.
+    pub(crate) fn hand_stored(&mut self, reader: u64, offsets: Range<u64>, now: Moment) -> Option<u64> {
+        if self.is_replaced(reader) || self.disk.is_empty() || !offsets.contains(&self.disk.start) {
             return None;
         }
         let (id, count) = (self.new_id(), (offsets.end - offsets.start) as u32);
@@ -225,19 +230,27 @@ impl Queue {
         self.disk.start - from
     }
 
-    /// A batch was sent on; `end` is the position behind it.
-    pub(crate) fn sent(&mut self, id: u64, end: u64) {
-        let reader = self.reader;
+    /// A batch was sent on by `reader`; `end` is the position behind it. From one that was replaced the next has taken it.
+    pub(crate) fn sent(&mut self, reader: u64, id: u64, end: u64) {
+        if self.is_replaced(reader) {
+            return;
+        }
         if let Some(held) = self.out.iter_mut().find(|held| held.id == id) {
             held.sent = Some((reader, end));
         }
     }
 
-    /// A batch was not sent on: it is the next again.
-    pub(crate) fn give_back(&mut self, id: u64) {
+    /// A batch was not sent on by `reader`: it is the next again.
+    pub(crate) fn give_back(&mut self, reader: u64, id: u64) {
+        if !self.is_replaced(reader) {
+            self.take_back(id);
+        }
+    }
+
+    fn take_back(&mut self, id: u64) {
         let Some(at) = self.out.iter().position(|held| held.id == id) else { return };
         let Some(mut held) = self.out.remove(at) else { return };
-        held.sent = None;
+        (held.sent, held.is_released, held.is_back) = (None, false, false);
         match &held.stored {
             Some(offsets) => self.disk.start = offsets.start,
             None => {
@@ -249,21 +262,24 @@ impl Queue {
 
     /// A batch that was handed out has nothing that could be sent on: it is gone. Says how many events those are, and what was
     /// owed for them.
-    pub(crate) fn forget(&mut self, id: u64) -> Option<(u32, Option<Owed>)> {
+    pub(crate) fn forget(&mut self, reader: u64, id: u64) -> Option<(u32, Option<Owed>)> {
+        if self.is_replaced(reader) {
+            return None;
+        }
         let at = self.out.iter().position(|held| held.id == id)?;
         let held = self.out.remove(at)?;
         self.bytes -= held.frame.map_or(0, |frame| frame.len());
         Some((held.count, held.owed))
     }
 
-    /// The events of a batch have ended. What is lost behind is kept until it is stored, and comes again with the next start.
+    /// The events of a batch have ended. What is lost behind, or dropped where nobody reads any more, comes again with the next
+    /// reader, or the next start.
     pub(crate) fn settled(&mut self, id: u64, settled: &Settled) -> Option<Owed> {
         let at = self.out.iter().position(|held| held.id == id)?;
+        let reader = self.reader;
         let held = &mut self.out[at];
-        if settled.is_lost {
-            return None;
-        }
-        if self.is_left && settled.dropped > settled.unfit {
+        let is_gone = self.is_left || held.sent.is_some_and(|(whose, _)| whose != reader);
+        if settled.is_lost || is_gone && settled.dropped > settled.unfit {
             held.is_back = true;
             return None;
         }

@@ -54,7 +54,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) sockets: Handle,
     /// Told when a queue has given something up, for those that wait for the quota.
-    pub(crate) freed: Notify,
+    pub(crate) freed: Arc<Notify>,
     state: Mutex<State>,
 }
 
@@ -65,8 +65,8 @@ struct State {
 }
 
 impl Spills {
-    /// The queues that are in `journal`, whose work is done on `sockets`. A partition of which nothing can be read, or that is
-    /// empty, is removed; the first is an error in the log.
+    /// The queues that are in `journal`, whose work is done on `sockets`. A partition that is empty is removed. One of which
+    /// nothing can be read now stays, and is an error in the log: another start may read it.
     ///
     /// # Errors
     /// A disk that fails, and what a newer program spilled, as [`ReadError::Failed`].
@@ -77,18 +77,24 @@ impl Spills {
         sockets: Handle,
     ) -> Result<Spills, ReadError> {
         let state = Mutex::new(State { next_partition: PartitionId::SPILLS.0, ..State::default() });
-        let shared = Shared { journal, limits, clock, sockets, freed: Notify::new(), state };
+        let shared = Shared { journal, limits, clock, sockets, freed: Arc::default(), state };
         let spills = Spills(Arc::new(shared));
         let journal = &spills.0.journal;
         for partition in journal.partitions().into_iter().filter(|own| *own >= PartitionId::SPILLS) {
             spills.0.keep_off(partition);
             let name = name_of(journal, partition).await?;
             let bounds = journal.bounds(partition).filter(|bounds| bounds.first < bounds.readable);
-            let (Some(name), Some(bounds)) = (name, bounds) else {
+            let Some(bounds) = bounds else {
                 // Nobody waits for it: it is there again at the next start, and is removed then.
                 drop(journal.remove(partition));
                 continue;
             };
+            let Some(name) = name else { continue };
+            if spills.0.lock().spools.contains_key(&name) {
+                // Begun while the older one could not be read, which comes first.
+                tracing::error!(stage = %name, %partition, "spilled events wait for a start after those before them");
+                continue;
+            }
             let events = bounds.readable - bounds.first;
             tracing::info!(stage = %name, events, "spilled events are on the disk, for when their stage is there");
             let found = Some((partition, bounds.first..bounds.readable));
@@ -136,9 +142,10 @@ impl Spills {
         views
     }
 
-    /// Notes how far each was delivered, and ends their work. The journal stays open.
+    /// Stores what is not settled, notes how far each was delivered, and ends their work. The journal stays open.
     pub async fn close(&self) {
         let spools: Vec<Arc<Spool>> = self.0.lock().spools.values().cloned().collect();
+        spools.iter().for_each(|spool| spool.store_all());
         for spool in spools {
             spool.close().await;
         }
@@ -193,7 +200,7 @@ async fn name_of(journal: &Journal, partition: PartitionId) -> Result<Option<Nam
     }
     if bounds.first < bounds.readable {
         let events = bounds.readable - bounds.first;
-        tracing::error!(%partition, events, "spilled events are lost: none of them can be read");
+        tracing::error!(%partition, events, "spilled events cannot be read: the next start tries it again");
     }
     Ok(None)
 }

@@ -18,7 +18,7 @@ use crate::{
     encode::Encoder,
     queue::{Hand, Queue},
     spills::Shared,
-    stored::{beside, unwrap, wrap},
+    stored::{Malformed, beside, unwrap, wrap},
 };
 
 /// A queue.
@@ -27,7 +27,7 @@ pub struct Spool {
     shared: Weak<Shared>,
     state: Mutex<State>,
     /// Told when something may have to be stored or trimmed.
-    to_keep: Notify,
+    to_keep: Arc<Notify>,
     /// Told when something may be handed out, or never will be.
     to_hand: Notify,
     /// Told when something was stored, settled or handed out.
@@ -42,9 +42,10 @@ struct State {
     /// Everything before it was given up.
     trimmed: u64,
     trimmed_at: Moment,
-    /// Counts the writers; only the newest says that no more comes.
-    writer: u64,
-    is_finished: bool,
+    /// Counts the writers that were made.
+    writers: u64,
+    /// The newest that said that no more comes.
+    finished: u64,
     is_full: bool,
     spilled: u64,
     lost: u64,
@@ -61,6 +62,8 @@ pub struct Writer {
 pub struct Reader {
     spool: Arc<Spool>,
     number: u64,
+    /// The writer whose end is the end for this one.
+    writer: u64,
     /// Read and not handed out yet.
     ahead: VecDeque<StoredBatch>,
 }
@@ -95,12 +98,13 @@ impl Spool {
             name,
             shared: Arc::downgrade(shared),
             state: Mutex::new(state),
-            to_keep: Notify::new(),
+            to_keep: Arc::default(),
             to_hand: Notify::new(),
             moved: Notify::new(),
             keeper: Mutex::default(),
         });
-        let keeper = shared.sockets.spawn(keep(Arc::downgrade(&spool)));
+        let keeper = keep(Arc::downgrade(&spool), spool.to_keep.clone(), shared.freed.clone());
+        let keeper = shared.sockets.spawn(keeper);
         *spool.keeper.lock().unwrap_or_else(PoisonError::into_inner) = Some(keeper.abort_handle());
         spool
     }
@@ -110,20 +114,30 @@ impl Spool {
         &self.name
     }
 
-    /// A way in, in place of the one before.
-    pub fn writer(self: &Arc<Self>) -> Writer {
+    /// The number of a new writer, which need not begin yet, nor ever.
+    pub fn new_writer(&self) -> u64 {
         let mut state = self.lock();
-        state.writer += 1;
-        state.is_finished = false;
-        state.queue.force(false);
-        Writer { spool: self.clone(), number: state.writer, encoder: Encoder::default() }
+        state.writers += 1;
+        state.writers
     }
 
-    /// A way out, in place of the one before: it begins with what that had in its hand.
-    pub fn reader(self: &Arc<Self>) -> Reader {
+    /// The number of the newest writer.
+    pub fn newest_writer(&self) -> u64 {
+        self.lock().writers
+    }
+
+    /// A way in, in place of the one before.
+    pub fn writer(self: &Arc<Self>, number: u64) -> Writer {
+        self.lock().queue.force(false);
+        Writer { spool: self.clone(), number, encoder: Encoder::default() }
+    }
+
+    /// A way out, in place of the one before: it begins with what that had in its hand, and comes to its end when the writer
+    /// `writer`, or one after it, has.
+    pub fn reader(self: &Arc<Self>, writer: u64) -> Reader {
         let number = self.lock().queue.begin_reader();
         self.to_hand.notify_one();
-        Reader { spool: self.clone(), number, ahead: VecDeque::new() }
+        Reader { spool: self.clone(), number, writer, ahead: VecDeque::new() }
     }
 
     /// The events of a batch that was sent on have ended.
@@ -210,8 +224,31 @@ impl Spool {
         waiting
     }
 
-    /// Notes how far it was delivered, and ends its work.
+    /// Everything that is not settled is to be stored.
+    pub(crate) fn store_all(&self) {
+        self.lock().queue.force(true);
+        self.to_keep.notify_one();
+    }
+
+    /// Waits until nothing would be lost with this process.
+    async fn until_safe(&self) {
+        loop {
+            let moved = self.moved.notified();
+            tokio::pin!(moved);
+            moved.as_mut().enable();
+            if self.lock().queue.is_safe() {
+                return;
+            }
+            moved.await;
+        }
+    }
+
+    /// Waits a while for what is to be stored, notes how far it was delivered, and ends its work.
     pub(crate) async fn close(&self) {
+        if tokio::time::timeout(CLOSES_WITHIN, self.until_safe()).await.is_err() {
+            let events = self.lock().queue.unsafe_events();
+            tracing::error!(stage = %self.name, events, "not spilled for want of room or time: they are lost unless their sources bring them again");
+        }
         self.stop();
         self.trim(true).await;
     }
@@ -245,6 +282,8 @@ impl Spool {
                 Ok(()) => self.say_room(),
                 Err(stays) => {
                     self.lock().queue.not_stored(&chunk.iter().map(|(id, ..)| *id).collect::<Vec<_>>());
+                    // It may be handed out from memory meanwhile.
+                    self.to_hand.notify_one();
                     self.say_full(stays);
                     return RETRY;
                 }
@@ -376,17 +415,19 @@ impl Spool {
     }
 }
 
-/// The task of a queue, for as long as that is there.
-async fn keep(spool: Weak<Spool>) {
-    while let Some(spool) = spool.upgrade() {
-        let wait = spool.store().await.min(spool.trim(false).await);
-        let Some(shared) = spool.shared.upgrade() else { return };
+/// The task of a queue, for as long as that is there: while it waits, it holds nothing of it.
+async fn keep(spool: Weak<Spool>, to_keep: Arc<Notify>, freed: Arc<Notify>) {
+    loop {
+        let wait = match spool.upgrade() {
+            Some(spool) => spool.store().await.min(spool.trim(false).await),
+            None => return,
+        };
         tokio::select! {
-            () = spool.to_keep.notified() => {}
-            () = shared.freed.notified() => {}
+            () = to_keep.notified() => {}
+            () = freed.notified() => {}
             () = tokio::time::sleep(wait) => {}
         }
-        if spool.lock().is_full {
+        if spool.upgrade().is_some_and(|spool| spool.lock().is_full) {
             // Whatever stirs it, a full disk is not asked more often.
             tokio::time::sleep(TRIM_EVERY).await;
         }
@@ -423,25 +464,12 @@ impl Writer {
 
     /// No more comes: waits until all of it is settled or stored, and lets the reader come to its end.
     pub async fn finish(&mut self) {
-        let stored = async {
-            loop {
-                let moved = self.spool.moved.notified();
-                tokio::pin!(moved);
-                moved.as_mut().enable();
-                if self.spool.lock().queue.is_safe() {
-                    return;
-                }
-                moved.await;
-            }
-        };
-        tokio::pin!(stored);
-        if tokio::time::timeout(SETTLES_WITHIN, &mut stored).await.is_err() {
-            self.spool.lock().queue.force(true);
-            self.spool.to_keep.notify_one();
-            stored.await;
+        if tokio::time::timeout(SETTLES_WITHIN, self.spool.until_safe()).await.is_err() {
+            self.spool.store_all();
+            self.spool.until_safe().await;
         }
         let mut state = self.spool.lock();
-        state.is_finished |= state.writer == self.number;
+        state.finished = state.finished.max(self.number);
         drop(state);
         self.spool.stir();
     }
@@ -467,7 +495,8 @@ impl Reader {
         loop {
             let hand = {
                 let mut state = self.spool.lock();
-                if state.queue.is_replaced(self.number) || state.is_finished && state.queue.is_handed_out() {
+                let has_finished = state.finished >= self.writer;
+                if state.queue.is_replaced(self.number) || has_finished && state.queue.is_handed_out() {
                     return Ok(None);
                 }
                 state.queue.hand()
@@ -489,19 +518,19 @@ impl Reader {
 
     /// A batch was sent on; `end` is the position behind it. Gives what to call it by in [`Spool::settled`].
     pub fn sent(&mut self, handed: Handed, end: u64) -> u64 {
-        self.spool.lock().queue.sent(handed.id, end);
+        self.spool.lock().queue.sent(self.number, handed.id, end);
         handed.id
     }
 
     /// A batch was not sent on: it is the next again.
     pub fn give_back(&mut self, handed: Handed) {
-        self.spool.lock().queue.give_back(handed.id);
+        self.spool.lock().queue.give_back(self.number, handed.id);
     }
 
     /// A batch cannot be read: it is gone, counted as lost.
     pub fn lose(&mut self, handed: Handed, reason: &str) {
         let mut state = self.spool.lock();
-        let forgotten = state.queue.forget(handed.id);
+        let forgotten = state.queue.forget(self.number, handed.id);
         let events = forgotten.as_ref().map_or(0, |(count, _)| u64::from(*count));
         state.lost += events;
         drop(state);
@@ -540,13 +569,17 @@ impl Reader {
         let (from, to) = (batch.header.base_offset, batch.header.next_offset());
         let frame = match unwrap(&batch.body) {
             Ok((_, frame)) => frame,
-            Err(error) => {
+            // A program that knows it may come back.
+            Err(error @ Malformed::Version(_)) => {
+                return Err(ReadError::Failed { reason: error.to_string().into() });
+            }
+            Err(error @ Malformed::Nonsense) => {
                 self.spool.lose(from, to, &error.to_string());
                 return Ok(None);
             }
         };
         let now = self.spool.now();
-        let id = self.spool.lock().queue.hand_stored(from..to, now);
+        let id = self.spool.lock().queue.hand_stored(self.number, from..to, now);
         Ok(id.map(|id| Handed { id, frame }))
     }
 }
@@ -568,5 +601,7 @@ const RETRY: Duration = Duration::from_secs(1);
 const SHORT: Duration = Duration::from_millis(1);
 /// How long a queue with nothing to do sleeps, if nothing wakes it.
 const IDLE: Duration = Duration::from_secs(3600);
+/// How long the end of the process waits for a disk to take what is in memory.
+const CLOSES_WITHIN: Duration = Duration::from_secs(5);
 /// How long a queue that ends waits for what is out to settle before it stores that too.
 const SETTLES_WITHIN: Duration = Duration::from_secs(1);

@@ -115,7 +115,8 @@ async fn what_was_answered_is_handed_out_in_order_though_the_power_goes_again_an
     for round in 0..12 {
         let (_journal, spills) = open(&disk, GIB).await;
         let (spool, source) = (spills.spool(&name(), 100), Arc::<Source>::default());
-        let (mut writer, mut reader, mut position) = (spool.writer(), spool.reader(), 0);
+        let (mut writer, mut reader, mut position) =
+            (spool.writer(spool.new_writer()), spool.reader(spool.newest_writer()), 0);
         for n in 0..20 {
             let numbers = answered + 50 * n..answered + 50 * n + 50;
             assert!(timeout(PATIENCE, writer.push(&source.batch(numbers))).await.unwrap().is_empty());
@@ -134,7 +135,7 @@ async fn what_was_answered_is_handed_out_in_order_though_the_power_goes_again_an
     let (_journal, spills) = open(&disk, GIB).await;
     let stored = view(&spills).await.stored_events;
     let spool = spills.spool(&name(), 100);
-    let (mut reader, mut position) = (spool.reader(), 0);
+    let (mut reader, mut position) = (spool.reader(spool.newest_writer()), 0);
     seen.extend(deliver(&spool, &mut reader, &mut position, stored as usize).await);
     let mut next = 0;
     for number in seen {
@@ -149,7 +150,7 @@ async fn a_full_quota_makes_the_writer_wait_until_something_is_delivered_and_dro
     let disk = SimDisk::new();
     let (_journal, spills) = open(&disk, Limits { bytes_max: 20_000 }).await;
     let (spool, source) = (spills.spool(&name(), 100), Arc::<Source>::default());
-    let (mut writer, mut reader) = (spool.writer(), spool.reader());
+    let (mut writer, mut reader) = (spool.writer(spool.new_writer()), spool.reader(spool.newest_writer()));
     let pushing = {
         let source = source.clone();
         tokio::spawn(async move {
@@ -176,7 +177,7 @@ async fn a_disk_that_fails_answers_nobody_and_what_it_refused_is_there_in_its_pl
     let disk = SimDisk::new();
     let (_journal, spills) = open(&disk, GIB).await;
     let (spool, source) = (spills.spool(&name(), 10), Arc::<Source>::default());
-    let mut writer = spool.writer();
+    let mut writer = spool.writer(spool.new_writer());
     writer.push(&source.batch(0..50)).await;
     source.until(50).await;
     disk.fail(0, Fault::Io);
@@ -184,7 +185,7 @@ async fn a_disk_that_fails_answers_nobody_and_what_it_refused_is_there_in_its_pl
     source.until(100).await;
     writer.push(&source.batch(100..150)).await;
     source.until(150).await;
-    let (mut reader, mut position) = (spool.reader(), 0);
+    let (mut reader, mut position) = (spool.reader(spool.newest_writer()), 0);
     let seen = deliver(&spool, &mut reader, &mut position, 150).await;
     assert_eq!(seen, (0..150).collect::<Vec<_>>());
 }
@@ -194,7 +195,7 @@ async fn what_the_disk_lost_is_counted_and_what_is_behind_it_is_handed_out() {
     let disk = SimDisk::new();
     let (journal, spills) = open(&disk, GIB).await;
     let (spool, source) = (spills.spool(&name(), 1), Arc::<Source>::default());
-    let mut writer = spool.writer();
+    let mut writer = spool.writer(spool.new_writer());
     for n in 0..8 {
         writer.push(&source.batch(50 * n..50 * n + 50)).await;
         source.until(50 * n + 50).await;
@@ -215,7 +216,7 @@ async fn what_the_disk_lost_is_counted_and_what_is_behind_it_is_handed_out() {
     assert!(damaged > 0);
     let (_journal, spills) = open(&disk, GIB).await;
     let spool = spills.spool(&name(), 1);
-    let (mut reader, mut position) = (spool.reader(), 0);
+    let (mut reader, mut position) = (spool.reader(spool.newest_writer()), 0);
     let seen = deliver(&spool, &mut reader, &mut position, 350).await;
     assert_eq!(seen, (0..150).chain(200..400).collect::<Vec<_>>());
     assert_eq!(view(&spills).await.lost_events, 50);
@@ -237,7 +238,7 @@ async fn what_waits_for_a_stage_that_is_no_more_stays_until_it_is_back_or_droppe
     {
         let (journal, spills) = open(&disk, GIB).await;
         let (spool, source) = (spills.spool(&name(), 1), Arc::<Source>::default());
-        let mut writer = spool.writer();
+        let mut writer = spool.writer(spool.new_writer());
         writer.push(&source.batch(0..50)).await;
         source.until(50).await;
         drop(writer);
@@ -250,14 +251,14 @@ async fn what_waits_for_a_stage_that_is_no_more_stays_until_it_is_back_or_droppe
         assert_eq!((left.name.clone(), left.stored_events, left.is_left), (name(), 50, true));
         assert!(left.oldest_seconds >= 0.0 && left.stored_bytes > 0);
         let other = spills.spool(&Name { stage: "other".into(), ..name() }, 1);
-        let _reader = other.reader();
+        let _reader = other.reader(other.newest_writer());
         assert_eq!(spills.waiting("plant/meter"), 0, "nobody takes it");
         spills.close().await;
         journal.close().await;
     }
     let (journal, spills) = open(&disk, GIB).await;
     let spool = spills.spool(&name(), 1);
-    let (mut reader, mut position) = (spool.reader(), 0);
+    let (mut reader, mut position) = (spool.reader(spool.newest_writer()), 0);
     assert_eq!(deliver(&spool, &mut reader, &mut position, 50).await, (0..50).collect::<Vec<_>>());
     assert_eq!(spills.forget(&name()).await, None, "it is in use");
     drop(reader);

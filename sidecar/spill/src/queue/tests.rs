@@ -52,7 +52,7 @@ fn queue(capacity: usize) -> Queue {
 /// Hands out what comes next from memory, and sends it on to `end`.
 fn hand(queue: &mut Queue, end: u64) -> u64 {
     let Hand::Frame { id, .. } = queue.hand() else { panic!("nothing in memory is next") };
-    queue.sent(id, end);
+    queue.sent(queue.reader, id, end);
     id
 }
 
@@ -105,8 +105,8 @@ fn when_too_much_waits_all_that_is_not_settled_is_stored_in_order_and_comes_back
     assert_eq!(store(&mut queue, &mut next), 1, "on the disk as well");
     for offset in [12, 14, 16] {
         assert_eq!(queue.hand(), Hand::Stored(offset));
-        let id = queue.hand_stored(offset..offset + 2, Moment::default()).unwrap();
-        queue.sent(id, offset);
+        let id = queue.hand_stored(queue.reader, offset..offset + 2, Moment::default()).unwrap();
+        queue.sent(queue.reader, id, offset);
     }
     assert_eq!(queue.hand(), Hand::Nothing);
     queue.push(two(8, &heard), Moment::default());
@@ -121,8 +121,8 @@ fn what_is_stored_is_kept_until_no_state_holds_it_and_no_longer() {
     let ids: Vec<u64> = (10..16)
         .step_by(2)
         .map(|offset| {
-            let id = queue.hand_stored(offset..offset + 2, Moment::default()).unwrap();
-            queue.sent(id, offset - 8);
+            let id = queue.hand_stored(queue.reader, offset..offset + 2, Moment::default()).unwrap();
+            queue.sent(queue.reader, id, offset - 8);
             id
         })
         .collect();
@@ -135,7 +135,7 @@ fn what_is_stored_is_kept_until_no_state_holds_it_and_no_longer() {
     assert_eq!(queue.needed_from(), 14);
     queue.passed(reader, 6);
     assert_eq!(queue.needed_from(), 16);
-    assert!(queue.hand_stored(16..18, Moment::default()).is_none(), "there is nothing");
+    assert!(queue.hand_stored(queue.reader, 16..18, Moment::default()).is_none(), "there is nothing");
 }
 
 #[test]
@@ -184,28 +184,27 @@ fn a_batch_that_was_not_sent_on_is_the_next_again_wherever_it_is_by_then() {
     let (mut queue, heard, mut next) = (queue(4), Arc::<Heard>::default(), 0);
     (0..3).for_each(|n| queue.push(two(2 * n, &heard), Moment::default()));
     let Hand::Frame { id, .. } = queue.hand() else { panic!("the first") };
-    queue.give_back(id);
+    queue.give_back(queue.reader, id);
     let Hand::Frame { id: again, .. } = queue.hand() else { panic!("the first again") };
     assert_eq!(again, id);
     assert_eq!(store(&mut queue, &mut next), 3);
-    queue.give_back(id);
+    queue.give_back(queue.reader, id);
     assert_eq!(queue.hand(), Hand::Stored(0), "it was stored meanwhile");
-    let id = queue.hand_stored(0..2, Moment::default()).unwrap();
+    let id = queue.hand_stored(queue.reader, 0..2, Moment::default()).unwrap();
     // Whoever had it is gone without a word.
     queue.begin_reader();
     assert_eq!((queue.hand(), id > 0), (Hand::Stored(0), true));
 }
 
 #[test]
-fn what_is_dropped_behind_because_the_stage_was_removed_comes_again_with_the_next_one_and_what_is_lost_with_the_next_start()
- {
+fn what_is_lost_behind_or_dropped_because_the_stage_was_removed_comes_again_with_the_next_one() {
     let mut queue = Queue::of(0..6);
     let reader = queue.begin_reader();
     let ids: Vec<u64> = (0..6)
         .step_by(2)
         .map(|offset| {
-            let id = queue.hand_stored(offset..offset + 2, Moment::default()).unwrap();
-            queue.sent(id, offset + 2);
+            let id = queue.hand_stored(queue.reader, offset..offset + 2, Moment::default()).unwrap();
+            queue.sent(queue.reader, id, offset + 2);
             id
         })
         .collect();
@@ -216,7 +215,54 @@ fn what_is_dropped_behind_because_the_stage_was_removed_comes_again_with_the_nex
     queue.passed(reader, 6);
     assert_eq!(queue.needed_from(), 2, "the position passes neither");
     queue.begin_reader();
-    assert_eq!(queue.hand(), Hand::Stored(4));
+    assert_eq!(queue.hand(), Hand::Stored(2));
+}
+
+#[test]
+fn what_is_dropped_behind_after_another_reader_has_begun_stays_for_the_next_one() {
+    let mut queue = Queue::of(0..2);
+    let reader = queue.begin_reader();
+    let id = queue.hand_stored(reader, 0..2, Moment::default()).unwrap();
+    queue.sent(reader, id, 2);
+    queue.leave(reader);
+    queue.begin_reader();
+    drop(queue.settled(id, &Settled { dropped: 2, ..well(0) }));
+    queue.passed(reader, 2);
+    assert_eq!((queue.needed_from(), queue.hand()), (0, Hand::Nothing));
+    queue.begin_reader();
+    assert_eq!(queue.hand(), Hand::Stored(0));
+}
+
+#[test]
+fn what_comes_back_and_is_not_stored_yet_is_handed_out_by_the_next_reader() {
+    let (mut queue, heard) = (queue(100), Arc::<Heard>::default());
+    queue.push(two(0, &heard), Moment::default());
+    let id = hand(&mut queue, 2);
+    queue.leave(queue.reader);
+    drop(queue.settled(id, &Settled { dropped: 2, ..well(0) }));
+    queue.begin_reader();
+    assert_eq!(hand(&mut queue, 2), id);
+    drop(queue.settled(id, &well(2)));
+    drop(queue.passed(queue.reader, 2));
+    assert_eq!(heard.released(), [0]);
+}
+
+#[test]
+fn whoever_was_replaced_neither_takes_nor_gives_back() {
+    let mut queue = Queue::of(0..4);
+    let old = queue.begin_reader();
+    let id = queue.hand_stored(old, 0..2, Moment::default()).unwrap();
+    let new = queue.begin_reader();
+    assert_eq!(queue.hand_stored(old, 0..2, Moment::default()), None);
+    let again = queue.hand_stored(new, 0..2, Moment::default()).unwrap();
+    queue.sent(new, again, 2);
+    queue.sent(old, again, 9);
+    queue.give_back(old, again);
+    assert!(queue.forget(old, id).is_none());
+    assert_eq!(queue.hand(), Hand::Stored(2));
+    drop(queue.settled(again, &well(2)));
+    queue.passed(new, 2);
+    assert_eq!(queue.needed_from(), 2);
 }
 
 #[test]
@@ -234,8 +280,8 @@ fn what_a_long_window_holds_takes_little_room_and_is_let_go_as_one() {
     let ids: Vec<u64> = (0..4000)
         .step_by(2)
         .map(|offset| {
-            let id = queue.hand_stored(offset..offset + 2, Moment::default()).unwrap();
-            queue.sent(id, offset + 2);
+            let id = queue.hand_stored(queue.reader, offset..offset + 2, Moment::default()).unwrap();
+            queue.sent(queue.reader, id, offset + 2);
             id
         })
         .collect();
