@@ -1,24 +1,26 @@
 //! One spilled queue at work: a writer, a reader, and a task that stores what has to be stored and trims what is of no use.
 
+mod reader;
+
 use std::{
-    collections::VecDeque,
     ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
 use bytes::Bytes;
+pub use reader::{Handed, Reader};
 use sidestream_event::{Batch, Settled};
 use sidestream_host::Moment;
-use sidestream_log::{AppendError, Durability, PartitionId, ReadError, StoredBatch};
+use sidestream_log::{AppendError, Durability, PartitionId};
 use tokio::{sync::Notify, task::AbortHandle};
 
 use crate::{
     Name, View,
     encode::Encoder,
-    queue::{Hand, Queue},
+    queue::Queue,
     spills::Shared,
-    stored::{Malformed, beside, unwrap, wrap},
+    stored::{beside, wrap},
 };
 
 /// A queue.
@@ -56,24 +58,6 @@ pub struct Writer {
     spool: Arc<Spool>,
     number: u64,
     encoder: Encoder,
-}
-
-/// The way out. One of a queue is at work at a time: it is handed nothing any more once another has begun.
-pub struct Reader {
-    spool: Arc<Spool>,
-    number: u64,
-    /// The writer whose end is the end for this one.
-    writer: u64,
-    /// Read and not handed out yet.
-    ahead: VecDeque<StoredBatch>,
-}
-
-/// A batch that was handed out. It is the next again unless [`Reader::sent`] says that it was sent on.
-#[derive(Debug)]
-pub struct Handed {
-    id: u64,
-    /// Its events, as `sidestream_event::frame` reads them.
-    pub frame: Bytes,
 }
 
 /// Why nothing is stored now.
@@ -137,7 +121,7 @@ impl Spool {
     pub fn reader(self: &Arc<Self>, writer: u64) -> Reader {
         let number = self.lock().queue.begin_reader();
         self.to_hand.notify_one();
-        Reader { spool: self.clone(), number, writer, ahead: VecDeque::new() }
+        Reader::new(self.clone(), number, writer)
     }
 
     /// The events of a batch that was sent on have ended.
@@ -481,119 +465,8 @@ impl Spool {
     }
 }
 
-impl Reader {
-    /// Who this is, for [`Spool::passed`].
-    pub fn number(&self) -> u64 {
-        self.number
-    }
-
-    /// The next batch; none when no more will come.
-    ///
-    /// # Errors
-    /// A disk that cannot be read now: ask again later.
-    pub async fn next(&mut self) -> Result<Option<Handed>, ReadError> {
-        loop {
-            let hand = {
-                let mut state = self.spool.lock();
-                let has_finished = state.finished >= self.writer;
-                if state.queue.is_replaced(self.number) || has_finished && state.queue.is_handed_out() {
-                    return Ok(None);
-                }
-                state.queue.hand()
-            };
-            match hand {
-                Hand::Frame { id, frame } => {
-                    self.spool.moved.notify_waiters();
-                    return Ok(Some(Handed { id, frame }));
-                }
-                Hand::Stored(offset) => {
-                    if let Some(handed) = self.read(offset).await? {
-                        return Ok(Some(handed));
-                    }
-                }
-                Hand::Nothing => self.spool.to_hand.notified().await,
-            }
-        }
-    }
-
-    /// A batch was sent on; `end` is the position behind it. Gives what to call it by in [`Spool::settled`].
-    pub fn sent(&mut self, handed: Handed, end: u64) -> u64 {
-        self.spool.lock().queue.sent(self.number, handed.id, end);
-        handed.id
-    }
-
-    /// A batch was not sent on: it is the next again.
-    pub fn give_back(&mut self, handed: Handed) {
-        self.spool.lock().queue.give_back(self.number, handed.id);
-    }
-
-    /// A batch cannot be read: it is gone, counted as lost.
-    pub fn lose(&mut self, handed: Handed, reason: &str) {
-        let mut state = self.spool.lock();
-        let forgotten = state.queue.forget(self.number, handed.id);
-        let events = forgotten.as_ref().map_or(0, |(count, _)| u64::from(*count));
-        state.lost += events;
-        drop(state);
-        drop(forgotten);
-        tracing::error!(stage = %self.spool.name, events, "spilled events are lost: {reason}");
-    }
-
-    /// What is stored at `offset`; none where something else is to be asked for.
-    async fn read(&mut self, offset: u64) -> Result<Option<Handed>, ReadError> {
-        let holds =
-            |batch: &StoredBatch| (batch.header.base_offset..batch.header.next_offset()).contains(&offset);
-        while self.ahead.front().is_some_and(|batch| !holds(batch)) {
-            self.ahead.pop_front();
-        }
-        if self.ahead.is_empty() {
-            let partition = self.spool.lock().partition;
-            let (Some(shared), Some(partition)) = (self.spool.shared.upgrade(), partition) else {
-                return Err(ReadError::Closed);
-            };
-            match shared.journal.read(partition, offset, AHEAD_BYTES).await {
-                Ok(read) => self.ahead = read.batches.into(),
-                Err(ReadError::Damaged { from, to }) => {
-                    self.spool.lose(from, to, "they are damaged on the disk");
-                    return Ok(None);
-                }
-                Err(ReadError::OutOfRange { first, .. }) if first > offset => {
-                    self.spool.lose(offset, first, "they are not on the disk any more");
-                    return Ok(None);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        let Some(batch) = self.ahead.pop_front() else {
-            return Err(ReadError::Failed { reason: "nothing is where spilled events were".into() });
-        };
-        let (from, to) = (batch.header.base_offset, batch.header.next_offset());
-        let frame = match unwrap(&batch.body) {
-            Ok((_, frame)) => frame,
-            // A program that knows it may come back.
-            Err(error @ Malformed::Version(_)) => {
-                return Err(ReadError::Failed { reason: error.to_string().into() });
-            }
-            Err(error @ Malformed::Nonsense) => {
-                self.spool.lose(from, to, &error.to_string());
-                return Ok(None);
-            }
-        };
-        let now = self.spool.now();
-        let id = self.spool.lock().queue.hand_stored(self.number, from..to, now);
-        Ok(id.map(|id| Handed { id, frame }))
-    }
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        self.spool.lock().queue.leave(self.number);
-    }
-}
-
 /// What is stored at once: enough for a barrier to pay.
 const CHUNK_BYTES: usize = 1 << 20;
-/// What is read at once.
-const AHEAD_BYTES: usize = 256 << 10;
 /// How often what was delivered is given up: what was delivered since comes again after a crash.
 const TRIM_EVERY: Duration = Duration::from_millis(200);
 /// How long what is refused waits before it is tried again.
