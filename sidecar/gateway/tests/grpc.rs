@@ -456,7 +456,8 @@ async fn who_stops_answers_what_was_asked_and_takes_nothing_more() {
     let world = world(Limits::default()).await;
     let mut client = dial::local(world.socket()).await;
     client.push(push(NOTES, &["x"])).await.unwrap();
-    let from = Some(proto::Place { at: Some(At::Last(0)) });
+    // Behind what there is, by its number: what comes later is there whenever this is looked at.
+    let from = Some(proto::Place { at: Some(At::Offset(1)) });
     let mut waiting = client.clone();
     let request = proto::PullRequest { from, wait_millis: 30_000, ..pull(NOTES) };
     let mut pulling = Box::pin(async move { waiting.pull(request).await });
