@@ -243,12 +243,10 @@ impl Pipeline {
         hung.into_iter().for_each(|abandon| abandon());
     }
 
-    /// Events that wait on the disk or were handed out from there.
+    /// Events on the disk that have not ended. The books of the sources that hand them out end a moment before the queues hear
+    /// of it.
     fn spilled(&self, running: &Running) -> u64 {
-        let sources = running.assembly.sources.values().filter(|source| source.is_within);
-        let handed_out: u64 = sources.map(|source| source.origin.ledger().in_flight).sum();
-        let waiting = self.world.open_spills().map_or(0, |spills| spills.waiting(&running.plan.pipeline));
-        handed_out + waiting
+        self.world.open_spills().map_or(0, |spills| spills.unsettled(&running.plan.pipeline))
     }
 
     /// Another plan runs.

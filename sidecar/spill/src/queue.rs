@@ -118,6 +118,12 @@ impl Queue {
         (self.disk.end - self.disk.start + back, self.tail_events as u64)
     }
 
+    /// Stored events that have not ended: also those that were handed out.
+    pub(crate) fn unsettled(&self) -> u64 {
+        let out = self.out.iter().filter(|held| held.stored.is_some() && !held.is_settled);
+        self.disk.end - self.disk.start + out.map(|held| u64::from(held.count)).sum::<u64>()
+    }
+
     /// When something is to be stored; none where nothing has to be.
     pub(crate) fn store_at(&self) -> Option<Moment> {
         let oldest = self.in_memory().find(|held| !held.is_storing)?;

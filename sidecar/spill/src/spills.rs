@@ -125,11 +125,11 @@ impl Spills {
         Some(spool.remove().await)
     }
 
-    /// Events that wait, on the disk and in memory, in the queues of a pipeline whose stages take from them.
-    pub fn waiting(&self, pipeline: &str) -> u64 {
+    /// Events on the disk that have not ended, of a pipeline: also those that wait for a stage that is no more.
+    pub fn unsettled(&self, pipeline: &str) -> u64 {
         let state = self.0.lock();
-        let own = state.spools.iter().filter(|(name, spool)| name.pipeline == pipeline && !spool.is_left());
-        own.map(|(_, spool)| spool.waiting()).sum()
+        let own = state.spools.iter().filter(|(name, _)| name.pipeline == pipeline);
+        own.map(|(_, spool)| spool.unsettled()).sum()
     }
 
     /// Every queue, by name.

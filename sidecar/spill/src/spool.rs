@@ -149,6 +149,11 @@ impl Spool {
         stored + memory
     }
 
+    /// Events on the disk that have not ended.
+    pub(crate) fn unsettled(&self) -> u64 {
+        self.lock().queue.unsettled()
+    }
+
     pub(crate) fn set_capacity(&self, events: usize) {
         self.lock().queue.set_capacity(events);
     }

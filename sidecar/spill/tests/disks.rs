@@ -252,7 +252,7 @@ async fn what_waits_for_a_stage_that_is_no_more_stays_until_it_is_back_or_droppe
         assert!(left.oldest_seconds >= 0.0 && left.stored_bytes > 0);
         let other = spills.spool(&Name { stage: "other".into(), ..name() }, 1);
         let _reader = other.reader(other.newest_writer());
-        assert_eq!(spills.waiting("plant/meter"), 0, "nobody takes it");
+        assert_eq!(spills.unsettled("plant/meter"), 50, "nobody takes it, and it has not ended");
         spills.close().await;
         journal.close().await;
     }
