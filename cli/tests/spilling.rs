@@ -160,15 +160,20 @@ fn what_waits_for_a_sink_that_is_away_survives_kill_and_comes_in_its_order_when_
     until_metric(&running, "sidestream_spill_lost_events_total", |events| events == 0.0);
 }
 
+/// A run that was told to stop when it had taken so many events, and has ended well.
+fn stopped(folder: &Folder, file: &Path, events: u32) -> Running {
+    let mut running = run(file, &["--data-dir", &data(folder), "--grace", "5s"]);
+    until_ledger(&running, &format!("\"accepted\":{events}"));
+    running.signal("TERM");
+    assert!(running.end().success(), "{}", running.err());
+    running
+}
+
 #[test]
 fn a_process_that_is_told_to_stop_leaves_what_was_not_delivered_to_the_next_and_says_so() {
     let (folder, address) = (folder(), free_address());
     let file = meter(&folder, &address, 300, "Spill");
-    let mut running = run(&file, &["--data-dir", &data(&folder), "--grace", "5s"]);
-    until_ledger(&running, "\"accepted\":300");
-    running.signal("TERM");
-    assert!(running.end().success(), "{}", running.err());
-    let err = running.err();
+    let err = stopped(&folder, &file, 300).err();
     assert!(err.contains("completed=300") && err.contains("spilled=300"), "{err}");
     // The stage is gone: what waits for it is named, and stays.
     let other = pipeline(
@@ -193,10 +198,7 @@ fn a_process_that_is_told_to_stop_leaves_what_was_not_delivered_to_the_next_and_
 fn what_was_spilled_for_a_stage_that_is_no_more_can_be_dropped_by_its_name_and_nothing_else_can() {
     let (folder, address) = (folder(), free_address());
     let file = meter(&folder, &address, 300, "Spill");
-    let mut running = run(&file, &["--data-dir", &data(&folder), "--grace", "5s"]);
-    until_ledger(&running, "\"accepted\":300");
-    running.signal("TERM");
-    assert!(running.end().success(), "{}", running.err());
+    stopped(&folder, &file, 300);
     let file = meter(&folder, &address, 1, "Block");
     let drop = |name: &str| {
         let more = ["run", file.to_str().unwrap(), "--metrics", "off", "--drop-spilled", name];
@@ -229,10 +231,7 @@ fn run_until_it_says(arguments: &[&str]) -> String {
 fn a_window_behind_the_queue_that_a_kill_takes_gets_its_events_again() {
     let (folder, address) = (folder(), free_address());
     let file = meter(&folder, &address, 2_000, "Spill");
-    let mut running = run(&file, &["--data-dir", &data(&folder), "--grace", "5s"]);
-    until_ledger(&running, "\"accepted\":2000");
-    running.signal("TERM");
-    assert!(running.end().success(), "{}", running.err());
+    let running = stopped(&folder, &file, 2_000);
     assert!(running.err().contains("spilled=2000"), "{}", running.err());
     // Its source goes on for ever, so the window is open.
     let counts = pipeline(

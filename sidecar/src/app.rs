@@ -17,7 +17,6 @@ mod limits;
 mod line;
 mod places;
 mod relay;
-mod silence;
 mod ways;
 
 use std::{

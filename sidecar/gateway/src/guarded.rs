@@ -12,7 +12,9 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-pub(crate) struct Guarded<S> {
+/// A stream that gives first what was read of it already; after so long without a byte taken, writing to it is an error of
+/// [`TimedOut`](io::ErrorKind::TimedOut).
+pub struct Guarded<S> {
     stream: S,
     begun: Vec<u8>,
     silence: Duration,
@@ -21,7 +23,8 @@ pub(crate) struct Guarded<S> {
 }
 
 impl<S> Guarded<S> {
-    pub(crate) fn new(stream: S, begun: Vec<u8>, silence: Duration) -> Guarded<S> {
+    /// `begun` is what was read already; none of what is written may wait longer than `silence` to be taken.
+    pub fn new(stream: S, begun: Vec<u8>, silence: Duration) -> Guarded<S> {
         Guarded { stream, begun, silence, waiting: None }
     }
 }
@@ -76,8 +79,35 @@ impl<S> Guarded<S> {
         let silence = self.silence;
         let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(silence)));
         match waiting.as_mut().poll(context) {
-            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Ready(()) => Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, NOT_READ))),
             Poll::Pending => Poll::Pending,
         }
+    }
+}
+
+const NOT_READ: &str = "what was written was not read in time";
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    const SILENCE: Duration = Duration::from_secs(20);
+
+    #[tokio::test(start_paused = true)]
+    async fn who_reads_now_and_then_is_waited_for_and_who_stops_is_not() {
+        let (near, mut far) = duplex(1);
+        let mut near = Guarded::new(near, Vec::new(), SILENCE);
+        let reading = async {
+            for _ in 0..10 {
+                sleep(SILENCE / 2).await;
+                far.read_u8().await.unwrap();
+            }
+        };
+        let (written, ()) = tokio::join!(near.write_all(&[7; 10]), reading);
+        written.unwrap();
+        let error = near.write_all(&[7; 10]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }

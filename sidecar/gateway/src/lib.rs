@@ -49,6 +49,7 @@ use tokio::{
 
 pub use caller::Caller;
 pub use grpc::proto;
+pub use guarded::Guarded;
 pub use limits::Limits;
 
 /// What the doors cannot see, and are asked about.

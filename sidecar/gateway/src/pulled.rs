@@ -5,7 +5,7 @@ use std::ops::{ControlFlow, Range};
 
 use bytes::Bytes;
 use sidestream_event::{
-    native::Refusal,
+    native::{From, Refusal},
     record::{Header, Record, RecordError, expand, records},
 };
 
@@ -72,13 +72,22 @@ pub(crate) fn each(
 /// What a record takes of a limit: the bytes of its value, key and headers, and for each header what one takes while an answer is
 /// made. An empty one is two bytes of a batch, and next to none of one that is compressed.
 pub(crate) fn bytes(record: &Record<'_>) -> u64 {
-    let headers: usize =
-        record.headers.iter().map(|(name, value)| name.len() + value.len() + HEADER_COUNTS).sum();
-    (record.value.len() + record.key.map_or(0, <[u8]>::len) + headers) as u64
+    let headers = record.headers.iter().map(|(name, value)| name.len() + value.len());
+    count(record.value.len() + record.key.map_or(0, <[u8]>::len), headers)
+}
+
+/// The same of a record whose value and key are so long together, and whose headers are.
+pub(crate) fn count(own: usize, headers: impl Iterator<Item = usize>) -> u64 {
+    (own + headers.map(|length| length + HEADER_COUNTS).sum::<usize>()) as u64
+}
+
+/// Whether somebody who pulled before asks for a place that is gone, because the first there is is behind it: a reset took it.
+pub(crate) fn is_gone(is_back: bool, from: From, first: u64) -> bool {
+    is_back && matches!(from, From::Offset(place) if place < first)
 }
 
 /// What a header counts beside its bytes.
-pub(crate) const HEADER_COUNTS: usize = 64;
+const HEADER_COUNTS: usize = 64;
 
 fn unreadable(error: RecordError) -> Refusal {
     Refusal::BadBatch { reason: format!("{error}; use a client of the native protocol") }

@@ -171,10 +171,9 @@ impl Queue {
         held.owed.take()
     }
 
-    /// These are not, and are to be tried again.
-    pub(crate) fn not_stored(&mut self, ids: &[u64]) {
-        let all = self.out.iter_mut().chain(&mut self.tail);
-        all.filter(|held| ids.contains(&held.id)).for_each(|held| held.is_storing = false);
+    /// What else was being stored is not, and is to be tried again.
+    pub(crate) fn not_stored(&mut self) {
+        self.out.iter_mut().chain(&mut self.tail).for_each(|held| held.is_storing = false);
     }
 
     /// A reader comes, and goes on where the one before was, and with what was dropped behind that one. Says who it is.

@@ -270,7 +270,7 @@ impl Spool {
             match self.store_chunk(&shared, &chunk).await {
                 Ok(()) => self.say_room(),
                 Err(stays) => {
-                    self.lock().queue.not_stored(&chunk.iter().map(|(id, ..)| *id).collect::<Vec<_>>());
+                    self.lock().queue.not_stored();
                     // It may be handed out from memory meanwhile.
                     self.to_hand.notify_one();
                     self.say_full(stays);

@@ -12,7 +12,6 @@
 use std::{
     collections::HashMap,
     convert::Infallible,
-    io::Cursor,
     sync::{Arc, PoisonError},
 };
 
@@ -34,18 +33,13 @@ use sidestream_event::{
     native::{DnpipeName, Refusal},
     record::RECORD_BYTES_MAX,
 };
-use tokio::{
-    io::{AsyncReadExt, join},
-    net::UnixStream,
-    sync::OwnedSemaphorePermit,
-    time::timeout,
-};
+use sidestream_gateway::Guarded;
+use tokio::{net::UnixStream, sync::OwnedSemaphorePermit, time::timeout};
 
 use super::{
     Shared, Unopened,
-    limits::{ANSWER_WITHIN, FRAME_WITHIN, HEAD_BYTES_MAX, LINES_MAX, REDIRECTS_MAX, kib},
+    limits::{ANSWER_WITHIN, FRAME_WITHIN, HEAD_BYTES_MAX, LINES_MAX, REDIRECTS_MAX, SILENCE, kib},
     places::{Place, Places},
-    silence::Silence,
 };
 
 /// Whether bytes begin a request: with a method (RFC 9112, section 3.1) of those that there are.
@@ -56,8 +50,7 @@ pub(super) fn begins(bytes: &[u8]) -> bool {
 
 /// Serves a connection of which `begun` was read already, to its end, and says why it ended.
 pub(super) async fn serve(shared: &Arc<Shared>, stream: UnixStream, begun: Vec<u8>) -> String {
-    let (read, write) = stream.into_split();
-    let stream = TokioIo::new(join(Cursor::new(begun).chain(read), Silence::new(write)));
+    let stream = TokioIo::new(Guarded::new(stream, begun, SILENCE));
     let proxy = Arc::new(Proxy { shared: shared.clone(), calls: std::sync::Mutex::default() });
     let answer = service_fn(move |request| {
         let proxy = proxy.clone();

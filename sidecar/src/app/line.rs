@@ -16,6 +16,7 @@ use sidestream_connector::Address;
 use sidestream_event::native::{
     ALPN, Frame, Frames, PREAMBLE_BYTES, Preamble, VERSION_MAX, VERSION_MIN, Verdict,
 };
+use sidestream_gateway::Guarded;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
@@ -24,8 +25,7 @@ use tokio::{
 
 use super::{
     Shared, Unopened,
-    limits::{REQUESTS_WAITING, SMALL_FRAME_BYTES, kib},
-    silence::Silence,
+    limits::{REQUESTS_WAITING, SILENCE, SMALL_FRAME_BYTES, kib},
 };
 
 /// The end of a line at which is asked. The line ends when it is dropped, whatever it is about to do.
@@ -108,7 +108,7 @@ async fn run(
     };
     let (read, write) = split(stream);
     let reason = tokio::select! {
-        reason = send(Silence::new(write), queue) => reason,
+        reason = send(Guarded::new(write, Vec::new(), SILENCE), queue) => reason,
         reason = receive(read, number, heard, &shared.outgoing) => reason,
     };
     Ending::Broken(reason)

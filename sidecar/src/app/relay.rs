@@ -21,6 +21,7 @@ use std::{
 
 use bytes::Bytes;
 use sidestream_event::native::{Answer, DnpipeName, Frame, Frames, Member, Refusal, Request, write_frame};
+use sidestream_gateway::Guarded;
 use tokio::{
     io::{AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{UnixStream, unix::OwnedReadHalf},
@@ -32,12 +33,11 @@ use tokio::{
 use super::{
     Shared, Unopened,
     limits::{
-        ANSWERS_WAITING, COMES_BACK_WITHIN, FRAME_WITHIN, IDLE, IN_FLIGHT_MAX, LINES_MAX, SMALL_FRAME_BYTES,
-        kib,
+        ANSWERS_WAITING, COMES_BACK_WITHIN, FRAME_WITHIN, IDLE, IN_FLIGHT_MAX, LINES_MAX, SILENCE,
+        SMALL_FRAME_BYTES, kib,
     },
     line::{self, Ending, Heard, Line},
     places::{Place, Places},
-    silence::Silence,
     ways::Ways,
 };
 
@@ -448,7 +448,7 @@ async fn part(members: Vec<(Member, u64)>, lines: Vec<Line>, mut heard: mpsc::Re
 }
 
 async fn write_answers(stream: impl AsyncWrite + Unpin, mut answers: mpsc::Receiver<Outgoing>) -> String {
-    let mut stream = Silence::new(stream);
+    let mut stream = Guarded::new(stream, Vec::new(), SILENCE);
     while let Some(outgoing) = answers.recv().await {
         let written = async {
             stream.write_all(&outgoing.head).await?;
@@ -471,7 +471,7 @@ const LEFT_WITHIN: Duration = Duration::from_secs(5);
 mod tests {
     use tokio::{io::duplex, sync::Semaphore};
 
-    use super::{super::limits::SILENCE, *};
+    use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn who_takes_an_answer_byte_by_byte_is_not_waited_for_for_ever() {

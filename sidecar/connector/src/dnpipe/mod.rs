@@ -43,7 +43,8 @@ fn client(dnpipe: &DnpipeName, pool: Option<&str>, env: &Environment) -> Result<
     Ok(Client::new(address, ClientConfig { patience: PATIENCE, clock: env.clock.clone() }))
 }
 
-/// What a sink says of a batch of which these events were refused, each with its reason, or of which not all is there yet.
+/// What a sink says of a batch of which these events were refused, each with its reason, or of which not all is there
+/// yet.
 fn delivered(
     dnpipe: &DnpipeName,
     outcome: Result<Vec<(usize, String)>, impl Display>,

@@ -16,7 +16,7 @@ use tokio::{runtime::Handle, sync::Mutex};
 use super::{proto, told};
 use crate::{
     limits::CLAIMED_BYTES_MAX,
-    pulled::{HEADER_COUNTS, Most, bytes, each},
+    pulled::{Most, bytes, count, each},
     session::{Done, Session},
 };
 
@@ -204,7 +204,6 @@ pub(super) fn size(shares: &[proto::Share]) -> (u64, u64) {
 /// What a record takes of a limit of bytes, as [`bytes`] counts it.
 pub(super) fn stored_bytes(stored: &proto::StoredRecord) -> u64 {
     let Some(record) = &stored.record else { return 0 };
-    let headers: usize =
-        record.headers.iter().map(|own| own.name.len() + own.value.len() + HEADER_COUNTS).sum();
-    (record.value.len() + record.key.as_ref().map_or(0, Bytes::len) + headers) as u64
+    let headers = record.headers.iter().map(|own| own.name.len() + own.value.len());
+    count(record.value.len() + record.key.as_ref().map_or(0, Bytes::len), headers)
 }

@@ -8,7 +8,7 @@ use super::{Telling, asked, claims::stored_bytes, credit::Credit, credit::is_not
 use crate::{
     Phase,
     caller::Verb,
-    pulled::{Most, pulled},
+    pulled::{Most, is_gone, pulled},
     session::{Done, Session, Work},
 };
 
@@ -67,7 +67,7 @@ impl Subscription {
                 (records, next, epoch)
             }
             Done { answer: Answer::Refused(Refusal::OutOfRange { first, .. }), .. }
-                if self.was_before(first) =>
+                if is_gone(self.is_back, self.from, first) =>
             {
                 // Nothing is said of an epoch that is not known: there is a pull to come.
                 self.from = From::Offset(first);
@@ -83,11 +83,6 @@ impl Subscription {
         }
         self.credit.spend(records.len() as u64, records.iter().map(stored_bytes).sum());
         Ok(Some(proto::SubscribeResponse { records, next, epoch, asked: self.asked }))
-    }
-
-    /// Whether it was at a place that is gone.
-    fn was_before(&self, first: u64) -> bool {
-        self.is_back && matches!(self.from, From::Offset(place) if place < first)
     }
 
     /// The epoch, to who asks for nothing else.

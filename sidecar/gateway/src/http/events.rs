@@ -21,6 +21,7 @@ use super::{
 use crate::{
     caller::Verb,
     limits::{RECORDS_MAX, WAIT_MAX},
+    pulled::is_gone,
 };
 
 /// Pulls records of one partition, and goes on as they come: an event each, the record as its data, the offset as its id. A
@@ -78,7 +79,7 @@ impl Following {
                     };
                     Ok::<_, Problem>(Some(More::Pulled(of(&done, from..next, RECORDS_MAX)?, epoch)))
                 }
-                Err(Refusal::OutOfRange { first, .. }) if self.was_before(first) => {
+                Err(Refusal::OutOfRange { first, .. }) if is_gone(self.is_back, self.from, first) => {
                     Ok(Some(More::Gone(first)))
                 }
                 Err(refusal) => Err(refusal.into()),
@@ -102,11 +103,6 @@ impl Following {
         events.extend(records.iter().map(of_record));
         (self.epoch, self.from, self.is_back) = (Some(epoch), From::Offset(next), true);
         Some((events, Some(self)))
-    }
-
-    /// Whether it was at a place that is gone.
-    fn was_before(&self, first: u64) -> bool {
-        self.is_back && matches!(self.from, From::Offset(place) if place < first)
     }
 }
 

@@ -65,7 +65,7 @@ pub(super) fn guarded(request: Request<Incoming>, shared: &Shared) -> Request<Bo
         false => (MESSAGE_BYTES_MAX, None),
     };
     let within = shared.limits.frame;
-    let guarded = Guarded {
+    let bounded = Bounded {
         body,
         max,
         all,
@@ -80,12 +80,12 @@ pub(super) fn guarded(request: Request<Incoming>, shared: &Shared) -> Request<Bo
         // A stream of pushes may be there for those that are to come.
         deadline: (!grpc::is_stream_of_pushes(head.uri.path())).then(|| Box::pin(sleep(within))),
     };
-    Request::from_parts(head, Body::new(guarded))
+    Request::from_parts(head, Body::new(bounded))
 }
 
 type Waiting = Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>;
 
-struct Guarded {
+struct Bounded {
     body: Incoming,
     /// The longest message.
     max: usize,
@@ -115,7 +115,7 @@ enum At {
     Message(usize),
 }
 
-impl HttpBody for Guarded {
+impl HttpBody for Bounded {
     type Data = Bytes;
     type Error = Status;
 
@@ -168,7 +168,7 @@ impl HttpBody for Guarded {
     }
 }
 
-impl Guarded {
+impl Bounded {
     /// What of the held bytes are of a message; none where they are of a prefix.
     fn look(&mut self) -> Result<Option<Bytes>, Refusal> {
         match &mut self.at {
