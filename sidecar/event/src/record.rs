@@ -227,7 +227,8 @@ impl Header {
         Ok(())
     }
 
-    fn is_possible(&self) -> Result<(), RecordError> {
+    /// Refuses what no batch can say of itself: [`read`](Header::read) gives no such header.
+    pub fn is_possible(&self) -> Result<(), RecordError> {
         let length = self.length as usize;
         if !(HEADER_BYTES..=BATCH_BYTES_MAX).contains(&length) {
             return Err(RecordError::Length { found: self.length });

@@ -222,7 +222,8 @@ impl Journal {
         if bytes > max {
             return Err(AppendError::TooLarge { bytes, max });
         }
-        if header.count == 0 || header.length as usize != bytes || partition == PartitionId::CONTROL {
+        let is_its = header.length as usize == bytes && header.is_possible().is_ok();
+        if !is_its || partition == PartitionId::CONTROL {
             return Err(AppendError::Malformed);
         }
         let mut state = shared.state();

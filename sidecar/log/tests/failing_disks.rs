@@ -3,6 +3,7 @@
 mod common;
 
 use common::{World, all, now, small};
+use sidestream_event::record::Header;
 use sidestream_host::disk::{SimDisk, sim::Fault};
 use sidestream_log::{AppendError, Durability, PartitionId, Settings};
 
@@ -145,6 +146,9 @@ fn what_cannot_be_is_refused_before_anything_is_kept() {
     assert_eq!(append(unknown, header, &body), Err(AppendError::Unknown { partition: unknown }));
     assert_eq!(append(PartitionId::STATE, header, &body[1..]), Err(AppendError::Malformed));
     assert_eq!(append(PartitionId(u32::MAX), header, &body), Err(AppendError::Malformed));
+    // A start would take it for damage.
+    let many = Header { count: 30, ..header };
+    assert_eq!(append(PartitionId::STATE, many, &body), Err(AppendError::Malformed));
     let large = vec![0; 40 << 10];
     let refused = append(PartitionId::STATE, common::header(&large, 1, 0), &large);
     assert!(matches!(refused, Err(AppendError::TooLarge { .. })), "{refused:?}");
