@@ -49,7 +49,8 @@ pub const HANDED_OUT_WITHIN: Duration = Duration::from_millis(100);
 /// The name of the protocol in a TLS handshake (RFC 7301).
 pub const ALPN: &[u8] = b"sidestream-dnpipe/1";
 
-/// The partition of a key: [`fnv1a`](crate::fnv1a) of its bytes, modulo the partitions. Every client computes the same, for ever: a key's records are in order because they meet in one partition.
+/// The partition of a key: [`fnv1a`](crate::fnv1a) of its bytes, modulo the partitions. Every client computes the same, for
+/// ever: a key's records are in order because they meet in one partition.
 pub fn partition_of(key: &[u8], partitions: u32) -> u32 {
     (crate::fnv1a(key) % u64::from(partitions.max(1))) as u32
 }
