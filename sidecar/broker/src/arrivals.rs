@@ -11,7 +11,7 @@ use sidestream_log::{AppendError, Durability, PartitionId};
 
 use crate::{
     Broker,
-    error::{PushError, write_error},
+    error::{OpenError, PushError, write_error},
     homes::{Known, Stance},
     keys::KeyError,
     moves::{Copied, Frozen, MoveError, stale},
@@ -171,8 +171,12 @@ impl Broker {
             known.stance = Stance::Here;
             known.arrival.as_mut().and_then(|arrival| arrival.whole.take()).ok_or(NOTHING_CAME)?
         };
-        let (saved, producers) = whole.clone();
-        match self.open_pipe(saved, &producers).await {
+        let (saved, mut producers) = whole.clone();
+        let opened = match self.read_tails(saved.ids(), &mut producers).await {
+            Ok(mut tails) => self.open_pipe(saved, &mut tails).await,
+            Err(error) => Err(OpenError::Read(error)),
+        };
+        match opened {
             Ok(pipe) => {
                 if let Some(known) = self.homes().of.get_mut(name) {
                     known.arrival = None;

@@ -26,7 +26,8 @@ impl Broker {
                 _ = turns.tick() => self.maintain().await,
                 () = self.inner.state.low() => if self.inner.state.is_snapshot_due() {
                     self.write_anew().await;
-                }
+                },
+                () = self.inner.state.much() => self.checkpoint().await,
             }
         }
     }
@@ -49,6 +50,7 @@ impl Broker {
                 tracing::warn!(dnpipe = %pipe.name, %error, "a dnpipe could not be looked after");
             }
         }
+        self.checkpoint().await;
         if self.inner.state.is_snapshot_due() {
             self.write_anew().await;
         }
@@ -113,8 +115,7 @@ impl Broker {
         if partition.tail().bounds(&self.inner.journal, partition.id).is_err() {
             self.mend(pipe, partition).await?;
         }
-        self.retain(pipe, at, partition).await?;
-        self.checkpoint(partition)
+        self.retain(pipe, at, partition).await
     }
 
     /// Lets go of what was reset, and of what is older, or more, than is to be kept.
@@ -161,17 +162,30 @@ impl Broker {
     ) -> Result<Appending, PushError> {
         let upto = tail.bounds(&self.inner.journal, partition.id)?.next;
         let appending = state.append(&producers_change(partition.id, tail, upto), now)?;
-        tail.bytes_since = 0;
+        tail.is_dirty = false;
         Ok(appending)
     }
 
-    /// Writes down what a partition knows of its producers: after many bytes, or when it rests.
-    fn checkpoint(&self, partition: &Partition) -> Result<(), PushError> {
+    /// Writes down what partitions know of their producers, where so much was pushed that it is due.
+    async fn checkpoint(&self) {
+        let state = &self.inner.state;
+        if !state.is_checkpoint_due() || state.owes() {
+            return;
+        }
+        let (begun, now) = (state.begin_checkpoint(), self.inner.clock.wall_nanos());
+        let pipes: Vec<Arc<Pipe>> = self.pipes().values().cloned().collect();
+        for partition in pipes.iter().flat_map(|pipe| &pipe.partitions) {
+            while let Err(PushError::Busy) = self.note_producers(partition, now) {
+                self.room().await;
+            }
+        }
+        state.end_checkpoint(begun);
+    }
+
+    /// The same of one of them. One that is to be read anew is written then; what there was no room for next time.
+    fn note_producers(&self, partition: &Partition, now: i64) -> Result<(), PushError> {
         let mut tail = partition.tail();
-        let now = self.inner.clock.wall_nanos();
-        let rests = now.saturating_sub(tail.append_time) >= nanos(REST);
-        let is_due = tail.bytes_since >= limits::CHECKPOINT_BYTES || (rests && tail.bytes_since > 0);
-        if !tail.is_removed && is_due {
+        if tail.is_dirty && !tail.is_removed {
             drop(self.write_producers(&self.inner.state, partition, &mut tail, now)?);
         }
         Ok(())
@@ -186,10 +200,10 @@ impl Broker {
         }
         let lost = |error: String| PushError::Failed { reason: error.into() };
         let Some(bounds) = self.inner.journal.resume(partition.id) else { return Ok(()) };
-        let read = read_state(&self.inner.journal).await.map_err(|error| lost(error.to_string()))?;
-        let none = Vec::new();
-        let changes = read.producers.get(&partition.id.0).unwrap_or(&none);
-        let fresh = self.read_tail(partition, changes).await.map_err(|error| lost(error.to_string()))?;
+        let mut read = read_state(&self.inner.journal).await.map_err(|error| lost(error.to_string()))?;
+        let tails = self.read_tails([partition.id], &mut read.producers).await;
+        let mut tails = tails.map_err(|error| lost(error.to_string()))?;
+        let fresh = tails.remove(&partition.id).unwrap_or_default().tail;
         let epoch = {
             let mut tail = partition.tail();
             let (is_removed, is_moving) = (tail.is_removed, tail.is_moving);
@@ -269,8 +283,6 @@ fn nanos(span: Duration) -> i64 {
     i64::try_from(span.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// A partition rests when nothing was pushed for so long.
-const REST: Duration = Duration::from_secs(5);
 /// What a run takes as JSON, at most.
 const RUN_BYTES: usize = 144;
 

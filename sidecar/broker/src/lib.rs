@@ -38,6 +38,7 @@ mod reset;
 mod seal;
 mod spec;
 mod state;
+mod tails;
 
 use std::{
     collections::BTreeMap,

@@ -33,9 +33,11 @@ pub(crate) const BACKOFF_MAX: Duration = Duration::from_secs(60);
 
 /// Bytes of the broker's own state in the journal after which it is written anew and the old is let go.
 pub(crate) const STATE_BYTES: u64 = 8 << 20;
-/// Bytes pushed to a partition after which what it knows of its producers is written down, so that a start reads at most
-/// this much of it.
-pub(crate) const CHECKPOINT_BYTES: u64 = 16 << 20;
+/// Bytes pushed, whatever to, after which what partitions know of their producers is written down: a start reads about so
+/// much, in a tenth of a second.
+pub(crate) const CHECKPOINT_BYTES: u64 = 64 << 20;
+/// The least that is pushed for each byte of what is written down so.
+pub(crate) const CHECKPOINT_SHARE: u64 = 16;
 /// Bytes of one record of state: well below what a record may have.
 pub(crate) const STATE_RECORD_BYTES: usize = 256 << 10;
 /// How much of a partition a start reads at a time.

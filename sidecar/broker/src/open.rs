@@ -25,9 +25,9 @@ use crate::{
     keys::{DataKey, KeyError, Keys, NoKeys, Wrapped},
     limits,
     pipe::{Partition, Pipe, Tail, lock},
-    producers::Producer,
     spec::{DnpipeSpec, GroupSpec},
     state::{self, Change, StateLog},
+    tails::{Found, Tails},
 };
 
 impl Broker {
@@ -79,9 +79,11 @@ impl Broker {
             named.extend(ids.map(|id| PartitionId(*id)));
             broker.homes().of.insert(name, known);
         }
+        let served: Vec<PartitionId> = read.pipes.values().flat_map(SavedPipe::ids).collect();
+        named.extend(&served);
+        let mut tails = broker.read_tails(served, &mut read.producers).await.map_err(OpenError::Read)?;
         for (name, saved) in read.pipes {
-            named.extend(saved.partitions.iter().map(|id| PartitionId(*id)));
-            let pipe = broker.open_pipe(saved, &read.producers).await?;
+            let pipe = broker.open_pipe(saved, &mut tails).await?;
             broker.pipes_mut().insert(name, Arc::new(pipe));
         }
         if read.is_whole {
@@ -108,11 +110,7 @@ impl Broker {
         }
     }
 
-    pub(crate) async fn open_pipe(
-        &self,
-        saved: SavedPipe,
-        producers: &BTreeMap<u32, Vec<Change>>,
-    ) -> Result<Pipe, OpenError> {
+    pub(crate) async fn open_pipe(&self, saved: SavedPipe, tails: &mut Tails) -> Result<Pipe, OpenError> {
         let key = saved.data_key(&*self.inner.keys);
         let SavedPipe { spec, partitions, epoch, starts: written, groups, key: wrapped } = saved;
         let starts = self.reached(partitions.iter().map(|id| PartitionId(*id)), &written).to_vec();
@@ -135,11 +133,9 @@ impl Broker {
                 // Only damage can have taken it: what follows must not get the offsets that were given before.
                 drop(self.inner.journal.create_at(partition.id, *start));
             }
-            let none = Vec::new();
-            let changes = producers.get(&partition.id.0).unwrap_or(&none);
-            let tail = self.read_tail(partition, changes).await.map_err(OpenError::Read)?;
+            let Found { tail, is_ahead } = tails.remove(&partition.id).unwrap_or_default();
             *partition.tail() = Tail { epoch, ..tail };
-            if self.is_ahead(partition, changes) {
+            if is_ahead {
                 // It would be believed once others have these offsets.
                 let now = self.inner.clock.wall_nanos();
                 let append =
@@ -163,73 +159,6 @@ impl Broker {
         }
         self.declare_groups(&pipe, &spec);
         Ok(pipe)
-    }
-
-    /// Whether something was written down of records that never came to be.
-    fn is_ahead(&self, partition: &Partition, changes: &[Change]) -> bool {
-        let next = self.inner.journal.bounds(partition.id).map_or(0, |bounds| bounds.next);
-        changes.iter().any(|change| match change {
-            Change::Producers { upto, .. } | Change::Producer { upto, .. } => *upto > next,
-            _ => false,
-        })
-    }
-
-    /// What a partition's tail knows, from what was written down of it and the headers after that.
-    pub(crate) async fn read_tail(
-        &self,
-        partition: &Partition,
-        changes: &[Change],
-    ) -> Result<Tail, ReadError> {
-        let journal = &self.inner.journal;
-        let Some(bounds) = journal.bounds(partition.id) else { return Ok(Tail::default()) };
-        let (mut tail, mut written_upto) = (Tail::default(), bounds.first);
-        let mut single: Vec<(u64, u64, &Producer)> = Vec::new();
-        // Of what knows more than the partition has, because the disk failed in between, only who was fenced is believed.
-        let mut fenced: Vec<(u64, u32)> = Vec::new();
-        for change in changes {
-            match change {
-                Change::Producers { upto, append_time, producers, .. } if *upto <= bounds.next => {
-                    single.clear();
-                    tail.producers.clear();
-                    producers.iter().for_each(|(id, producer)| tail.producers.put(*id, producer.clone()));
-                    (written_upto, tail.append_time) = (*upto, *append_time);
-                }
-                Change::Producers { producers, .. } => {
-                    fenced.extend(producers.iter().map(|(id, producer)| (*id, producer.epoch)));
-                }
-                Change::Producer { upto, id, producer, .. } if *upto <= bounds.next => {
-                    single.push((*upto, *id, producer));
-                }
-                Change::Producer { id, producer, .. } => fenced.push((*id, producer.epoch)),
-                _ => (),
-            }
-        }
-        let mut single = single.into_iter().peekable();
-        let mut at = written_upto.max(bounds.first);
-        while at < bounds.next {
-            let (headers, next) = match journal.headers(partition.id, at, limits::RECOVERY_READ_BYTES).await {
-                Ok(read) => read,
-                Err(ReadError::Damaged { to, .. }) => (Vec::new(), to),
-                Err(error) => return Err(error),
-            };
-            for header in headers.iter().filter(|header| header.base_offset >= written_upto) {
-                while let Some((_, id, producer)) = single.next_if(|(upto, ..)| *upto <= header.base_offset) {
-                    tail.producers.put(id, producer.clone());
-                }
-                tail.producers.note(header);
-                tail.append_time = tail.append_time.max(header.append_time);
-                tail.bytes_since += u64::from(header.length);
-            }
-            if next <= at {
-                break;
-            }
-            at = next;
-        }
-        single.for_each(|(_, id, producer)| tail.producers.put(id, producer.clone()));
-        for (id, epoch) in fenced {
-            tail.producers.fence(id, epoch);
-        }
-        Ok(tail)
     }
 
     /// The ids of messages that are within their window.
@@ -317,6 +246,11 @@ pub(crate) struct SavedPipe {
 }
 
 impl SavedPipe {
+    /// Its partitions in the journal.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = PartitionId> + use<'_> {
+        self.partitions.iter().map(|id| PartitionId(*id))
+    }
+
     /// What its records are encrypted with.
     pub(crate) fn data_key(&self, keys: &dyn Keys) -> Result<Option<DataKey>, KeyError> {
         let unwrap = |wrapped| DataKey::unwrap(keys, wrapped, &self.spec.name, self.epoch);

@@ -60,8 +60,8 @@ pub(crate) struct Tail {
     pub(crate) is_moving: bool,
     /// Encrypts what is pushed, where that is asked for; none before the first push.
     pub(crate) sealer: Option<Sealer>,
-    /// Bytes pushed since producers were written down.
-    pub(crate) bytes_since: u64,
+    /// Something was pushed since producers were written down.
+    pub(crate) is_dirty: bool,
 }
 
 /// What readers may see.

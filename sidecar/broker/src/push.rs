@@ -182,7 +182,8 @@ impl Broker {
         let appending = appending.map_err(write_error)?;
         let header = Header { base_offset: appending.base_offset, ..header };
         tail.append_time = now;
-        tail.bytes_since += u64::from(header.length);
+        tail.is_dirty = true;
+        self.inner.state.pushed(header.length);
         tail.producers.note(&header);
         if let Some(window) = window {
             let is_whole = header.flags.has(Flags::COMPRESSED);

@@ -90,6 +90,8 @@ pub(crate) struct StateLog {
     written: Mutex<Sizes>,
     /// Told when the reserve is low, so that everything is written anew before what is left is used up.
     low: Notify,
+    /// Told when so much was pushed that what is known of producers is to be written down.
+    much: Notify,
 }
 
 /// How much state there is, about.
@@ -102,11 +104,17 @@ struct Sizes {
     owes: bool,
     /// Everything is being written anew.
     is_snapshot: bool,
+    /// Bytes since the start.
+    all: u64,
+    /// Bytes pushed since the last checkpoint, and those from which on the next one is due.
+    pushed: u64,
+    due: u64,
 }
 
 impl StateLog {
     pub(crate) fn new(journal: Journal) -> Self {
-        Self { journal, written: Mutex::default(), low: Notify::new() }
+        let sizes = Sizes { due: limits::CHECKPOINT_BYTES, ..Sizes::default() };
+        Self { journal, written: Mutex::new(sizes), low: Notify::new(), much: Notify::new() }
     }
 
     /// Appends a change; it is durable when the future says so.
@@ -127,6 +135,7 @@ impl StateLog {
                 return Err(PushError::Full { what: Room::Disk, limit: whole });
             }
             sizes.since += batch.len() as u64;
+            sizes.all += batch.len() as u64;
         }
         let append = || self.journal.append(PartitionId::STATE, header, &body, Durability::Device);
         // After a failure the journal asks to be told that its offsets are known: here nothing goes by them.
@@ -187,6 +196,40 @@ impl StateLog {
         if is_durable {
             sizes.snapshot = std::mem::take(&mut sizes.since);
         }
+    }
+
+    /// So much more was pushed.
+    pub(crate) fn pushed(&self, bytes: u32) {
+        let mut sizes = self.sizes();
+        let was_due = sizes.pushed >= sizes.due;
+        sizes.pushed += u64::from(bytes);
+        if !was_due && sizes.pushed >= sizes.due {
+            self.much.notify_one();
+        }
+    }
+
+    /// Resolves once a checkpoint was due.
+    pub(crate) async fn much(&self) {
+        self.much.notified().await;
+    }
+
+    /// Whether what is known of producers should be written down.
+    pub(crate) fn is_checkpoint_due(&self) -> bool {
+        let sizes = self.sizes();
+        sizes.pushed >= sizes.due
+    }
+
+    /// A checkpoint begins: what [`end_checkpoint`](StateLog::end_checkpoint) is to be told.
+    pub(crate) fn begin_checkpoint(&self) -> u64 {
+        let mut sizes = self.sizes();
+        sizes.pushed = 0;
+        sizes.all
+    }
+
+    /// A checkpoint has ended. The next one waits until as much was pushed as this one was worth.
+    pub(crate) fn end_checkpoint(&self, begun: u64) {
+        let mut sizes = self.sizes();
+        sizes.due = limits::CHECKPOINT_BYTES.max((sizes.all - begun) * limits::CHECKPOINT_SHARE);
     }
 
     /// Whether a start had no room to write what it had to.

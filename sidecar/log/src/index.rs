@@ -38,6 +38,12 @@ pub(crate) struct Strand {
 }
 
 impl Strand {
+    /// One that leads through these places.
+    pub(crate) fn through(positions: impl Iterator<Item = u32>) -> Strand {
+        let entries = positions.map(|position| Entry { position, ..Entry::default() }).collect();
+        Strand { entries, ..Strand::default() }
+    }
+
     pub(crate) fn note(&mut self, header: &Header, position: u32) {
         if self.entries.last().is_none_or(|last| last.position / GRANULE != position / GRANULE) {
             let (offset, time) = (header.base_offset, header.append_time);

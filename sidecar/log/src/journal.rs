@@ -1,6 +1,7 @@
 //! The handle: what anybody may ask of a journal.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
@@ -16,7 +17,7 @@ use sidestream_host::{
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::{
-    AppendError, Appending, Bounds, Counts, Damage, Done, Durability, OpenError, PartitionId, Read,
+    AppendError, Appending, Bounds, Counts, Damage, Done, Durability, OpenError, PartitionId, Pass, Read,
     ReadError, Recovered, Settings, Usage, Verified,
     ahead::read_ahead,
     commit::Committer,
@@ -306,6 +307,12 @@ impl Journal {
         self.ask(move |shared| read::headers(shared, partition, from, max_bytes)).await
     }
 
+    /// The headers of several partitions, of each from an offset on: one pass over what they have, whoever it is between.
+    /// What can't be read is left out.
+    pub fn pass(&self, from: BTreeMap<PartitionId, u64>) -> Pass {
+        Pass::new(self.clone(), from)
+    }
+
     /// The offset of the first batch appended at or after `time`, by its header's append time in nanoseconds since 1970;
     /// the readable end where there is none.
     ///
@@ -426,7 +433,7 @@ impl Journal {
     }
 
     /// Has a thread that may wait for the disk do it.
-    async fn ask<T: Send + 'static>(
+    pub(crate) async fn ask<T: Send + 'static>(
         &self,
         job: impl FnOnce(&Shared) -> Result<T, ReadError> + Send + 'static,
     ) -> Result<T, ReadError> {

@@ -20,7 +20,7 @@ use crate::{
 /// Bytes that the disk is asked for at once: what comes next is wanted next.
 const READ_AHEAD: u32 = 4 * GRANULE;
 /// How often a segment is looked for again that was cleaned away under the reader.
-const TRIES: usize = 4;
+pub(crate) const TRIES: usize = 4;
 
 /// What whoever is shown a batch says.
 pub(crate) enum Step {
@@ -43,7 +43,6 @@ pub(crate) enum Seen {
 /// A segment, from where a walk begins to where it ends as of now.
 pub(crate) struct Reader<'a> {
     shared: &'a Shared,
-    number: u32,
     key: FileKey,
     /// Nothing is read from here on.
     end: u32,
@@ -90,20 +89,12 @@ pub(crate) fn walk(
             let is_last = state.segments.last_key_value().is_some_and(|(number, _)| *number == span.segment);
             let part =
                 is_last.then(|| state.strands.get(&partition).map(|strand| strand.part(next))).flatten();
-            let reader = Reader {
-                shared,
-                number: span.segment,
-                key: (span.segment, segment.generation),
-                end: segment.end,
-                may_wait,
-                window: (0, Bytes::new()),
-                looked_at: 0,
-            };
+            let reader = Reader::new(shared, (span.segment, segment.generation), segment.end, may_wait);
             (reader, known.born, segment.last, part, span.end)
         };
         let walked = match part {
             Some(part) => Ok(Some(Arc::new(part))),
-            None => strand(shared, reader.number, partition, may_wait).map(|strand| strand.map(Arc::new)),
+            None => strand(shared, reader.key.0, partition, may_wait).map(|strand| strand.map(Arc::new)),
         };
         let outcome = match walked {
             Ok(Some(strand)) => {
@@ -134,6 +125,12 @@ enum Failed {
 impl From<io::Error> for Failed {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
+    }
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(shared: &'a Shared, key: FileKey, end: u32, may_wait: bool) -> Self {
+        Self { shared, key, end, may_wait, window: (0, Bytes::new()), looked_at: 0 }
     }
 }
 
@@ -187,11 +184,11 @@ impl Reader<'_> {
     }
 
     /// The batch at `position` or the next one after it, and where that is; no header at the end of the segment.
-    fn header(&mut self, position: u32) -> io::Result<Option<(u32, Option<Header>)>> {
+    pub(crate) fn header(&mut self, position: u32) -> io::Result<Option<(u32, Option<Header>)>> {
         let mut at = position;
         while at + HEADER_BYTES as u32 <= self.end {
             let Some(bytes) = self.bytes(at, HEADER_BYTES)? else { return Ok(None) };
-            if let Some(header) = header_at(&bytes, self.number, at) {
+            if let Some(header) = header_at(&bytes, self.key.0, at) {
                 return Ok(Some((at, Some(header))));
             }
             // Padding: the next group begins at a sector.
@@ -201,7 +198,7 @@ impl Reader<'_> {
                 at = sector;
                 continue;
             }
-            if let Some(header) = mend(&bytes, self.number, at) {
+            if let Some(header) = mend(&bytes, self.key.0, at) {
                 return Ok(Some((at, Some(header))));
             }
             if !self.may_wait {
@@ -209,7 +206,7 @@ impl Reader<'_> {
             }
             let file = self.shared.files.open(&*self.shared.disk, self.key)?;
             let rest = around::read(&*file, 0, self.end as usize)?.bytes;
-            return Ok(Some(match next_header(&rest, self.number, at as usize + 1) {
+            return Ok(Some(match next_header(&rest, self.key.0, at as usize + 1) {
                 Some((found, header)) => (found as u32, Some(header)),
                 None => (self.end, None),
             }));
@@ -297,7 +294,7 @@ impl Reader<'_> {
             return None;
         }
         let next = self.shared.cache.get(self.key, sector, HEADER_BYTES)?;
-        header_at(&next, self.number, sector)?;
+        header_at(&next, self.key.0, sector)?;
         Some(Bytes::from_static(&[0; HEADER_BYTES]))
     }
 }
@@ -316,14 +313,24 @@ pub(crate) fn strand(
     partition: PartitionId,
     may_wait: bool,
 ) -> io::Result<Option<Strand>> {
+    look_up(shared, number, may_wait, |strands| strands.get(&partition).cloned().unwrap_or_default())
+}
+
+/// What `look` finds in the index of a segment; none where that would have to be read.
+pub(crate) fn look_up<T>(
+    shared: &Shared,
+    number: u32,
+    may_wait: bool,
+    look: impl FnOnce(&Strands) -> T,
+) -> io::Result<Option<T>> {
     let key = {
         let state = shared.state();
         if state.segments.last_key_value().is_some_and(|(last, _)| *last == number) {
-            return Ok(Some(state.strands.get(&partition).cloned().unwrap_or_default()));
+            return Ok(Some(look(&state.strands)));
         }
         // Its footer is not written yet.
         if let Some((.., strands)) = state.finished.iter().find(|(finished, ..)| *finished == number) {
-            return Ok(Some(strands.get(&partition).cloned().unwrap_or_default()));
+            return Ok(Some(look(strands)));
         }
         let segment = state.segments.get(&number).ok_or(io::ErrorKind::NotFound)?;
         (number, segment.generation)
@@ -333,7 +340,7 @@ pub(crate) fn strand(
         None if may_wait => shared.files.index(key, || load(shared, key))?,
         None => return Ok(None),
     };
-    Ok(Some(index.get(&partition).cloned().unwrap_or_default()))
+    Ok(Some(look(&index)))
 }
 
 /// The index of a finished segment: from its footer, or where that is damaged from its batches.
