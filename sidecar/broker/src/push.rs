@@ -10,7 +10,7 @@ use sidestream_event::{
     native::{Conditions, DnpipeName},
     record::{Flags, Header, MESSAGE_ID, RecordError, SEAL_BYTES, expand, records, split},
 };
-use sidestream_log::{Bounds, Journal};
+use sidestream_log::{Bounds, Hold, Journal};
 
 use crate::{
     Broker,
@@ -52,7 +52,10 @@ impl Broker {
         only_if: Conditions,
     ) -> Result<impl Future<Output = Result<Pushed, PushError>> + Send + 'static + use<>, PushError> {
         let pipe = self.pipe(name).ok_or_else(|| PushError::Unknown(name.clone()))?;
-        let admitted = self.admit(&pipe, partition, &batch, only_if)?;
+        // Written when no lock is held any more.
+        let hold = self.inner.journal.hold();
+        let admitted = self.admit(&pipe, partition, &batch, only_if, &hold)?;
+        drop(hold);
         let journal = self.inner.journal.clone();
         Ok(async move { settle(&journal, &pipe, admitted).await })
     }
@@ -63,6 +66,7 @@ impl Broker {
         number: u32,
         batch: &Bytes,
         only_if: Conditions,
+        hold: &Hold<'_>,
     ) -> Result<Admitted, PushError> {
         let partitions = pipe.partitions.len() as u32;
         let Some(partition) = pipe.partitions.get(number as usize) else {
@@ -175,9 +179,9 @@ impl Broker {
         let appending = match spec.encryption {
             Some(_) => {
                 let (header, body) = pipe.seal(&mut tail, number, &header, &body)?;
-                journal.append_there(partition.id, header, &body, spec.durability.into())
+                hold.append(partition.id, Some(header.base_offset), header, &body, spec.durability.into())
             }
-            None => journal.append(partition.id, header, &body, spec.durability.into()),
+            None => hold.append(partition.id, None, header, &body, spec.durability.into()),
         };
         let appending = appending.map_err(write_error)?;
         let header = Header { base_offset: appending.base_offset, ..header };

@@ -10,13 +10,14 @@
 //!
 //! It must never tell anybody before the barrier, write a byte twice, or try a barrier again.
 
+mod alone;
 mod flush;
 
 use std::{
     future::Future,
     io,
     pin::Pin,
-    sync::{Arc, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
 };
 
@@ -133,45 +134,52 @@ struct Begin {
     rank: Rank,
 }
 
+/// The life of the storage thread.
+pub(crate) fn run(shared: &Shared, committer: &Mutex<Committer>) {
+    loop {
+        let mut committer = committer.lock().unwrap_or_else(PoisonError::into_inner);
+        if committer.turn() || committer.settle() {
+            continue;
+        }
+        let state = shared.state();
+        if state.phase != Phase::Open && state.gather.batches.is_empty() {
+            drop(state);
+            committer.mark();
+            return;
+        }
+        if state.gather.batches.is_empty() && state.flush.done.is_none() {
+            let due = committer.due();
+            drop(committer);
+            match due {
+                Some(wait) => {
+                    drop(shared.work.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner))
+                }
+                None => drop(shared.work.wait(state).unwrap_or_else(PoisonError::into_inner)),
+            }
+        }
+    }
+}
+
 impl Committer {
     pub(crate) fn new(shared: Arc<Shared>, before: Before, next_number: u32) -> Self {
         let last_commit = shared.clock.now();
         Self { shared, tail: None, before, next_number, spare: Aligned::default(), last_commit }
     }
 
-    /// The life of the thread.
-    pub(crate) fn run(mut self) {
-        loop {
-            if self.turn() || self.settle() {
-                continue;
-            }
-            let shared = self.shared.clone();
-            let state = shared.state();
-            if state.phase != Phase::Open && state.gather.batches.is_empty() {
-                drop(state);
-                self.mark();
-                return;
-            }
-            if state.gather.batches.is_empty() && state.flush.done.is_none() {
-                match self.due() {
-                    Some(wait) => {
-                        drop(shared.work.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner))
-                    }
-                    None => drop(shared.work.wait(state).unwrap_or_else(PoisonError::into_inner)),
-                }
-            }
-        }
-    }
-
     /// Writes what has gathered; whether there was any.
     pub(crate) fn turn(&mut self) -> bool {
-        let Some(taken) = self.take() else { return false };
+        self.turn_if(|_, _| true)
+    }
+
+    /// The same where `may` says so.
+    fn turn_if(&mut self, may: impl FnOnce(&Self, &State) -> bool) -> bool {
+        let Some(taken) = self.take(may) else { return false };
         self.shared.room.notify_waiters();
         self.commit(taken);
         true
     }
 
-    fn take(&mut self) -> Option<Taken> {
+    fn take(&mut self, may: impl FnOnce(&Self, &State) -> bool) -> Option<Taken> {
         let shared = self.shared.clone();
         let mut state = shared.state();
         if state.flush.done.is_some() {
@@ -179,7 +187,7 @@ impl Committer {
             self.hear();
             state = shared.state();
         }
-        if state.gather.batches.is_empty() {
+        if state.gather.batches.is_empty() || !may(self, &state) {
             return None;
         }
         if !shared.settings.gather.is_zero() && state.phase == Phase::Open {

@@ -20,7 +20,7 @@ use crate::{
     AppendError, Appending, Bounds, Counts, Damage, Done, Durability, OpenError, PartitionId, Pass, Read,
     ReadError, Recovered, Settings, Usage, Verified,
     ahead::read_ahead,
-    commit::Committer,
+    commit::{self, Committer},
     control::{NOTE_BYTES, Note},
     keep::Keeper,
     read,
@@ -40,6 +40,8 @@ pub struct Journal(Arc<Inner>);
 
 struct Inner {
     shared: Arc<Shared>,
+    /// Who writes; the storage thread has it while it does. None where it is stepped.
+    committer: Option<Arc<Mutex<Committer>>>,
     /// None where it is stepped: reads are done where they are asked for.
     readers: Option<Readers>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -94,8 +96,12 @@ impl Journal {
         let (shared, committer, recovered) = start(disk, settings, clock)?;
         let (jobs, waiting) = sync_channel::<Job>(READS_MAX);
         let waiting = Arc::new(Mutex::new(waiting));
+        let committer = Arc::new(Mutex::new(committer));
         let mut threads = vec![
-            spawn("journal", move || committer.run()),
+            spawn("journal", {
+                let (shared, committer) = (shared.clone(), committer.clone());
+                move || commit::run(&shared, &committer)
+            }),
             spawn("journal-keep", {
                 let keeper = Keeper::new(shared.clone());
                 move || keeper.run()
@@ -107,7 +113,12 @@ impl Journal {
         }));
         let readers = Readers { jobs: Mutex::new(Some(jobs)), permits: Arc::new(Semaphore::new(READS_MAX)) };
         Ok((
-            Self(Arc::new(Inner { shared, readers: Some(readers), threads: Mutex::new(threads) })),
+            Self(Arc::new(Inner {
+                shared,
+                committer: Some(committer),
+                readers: Some(readers),
+                threads: Mutex::new(threads),
+            })),
             recovered,
         ))
     }
@@ -123,7 +134,8 @@ impl Journal {
     ) -> Result<(Self, Steps, Recovered), OpenError> {
         let (shared, committer, recovered) = start(disk, settings, clock)?;
         let keeper = Keeper::new(shared.clone());
-        let journal = Self(Arc::new(Inner { shared, readers: None, threads: Mutex::default() }));
+        let journal =
+            Self(Arc::new(Inner { shared, committer: None, readers: None, threads: Mutex::default() }));
         Ok((journal, Steps { committer, keeper }, recovered))
     }
 
@@ -192,31 +204,23 @@ impl Journal {
         body: &[u8],
         durability: Durability,
     ) -> Result<Appending, AppendError> {
-        self.append_if(partition, None, header, body, durability)
+        let (appending, is_first) = self.gather(partition, None, header, body, durability)?;
+        if is_first {
+            self.have_written();
+        }
+        Ok(appending)
     }
 
-    /// The same, only if its first record gets the offset that the header says already: for bodies that were made for that place.
-    ///
-    /// # Errors
-    /// As [`append`](Journal::append), and [`AppendError::Failed`] where another offset is next, because batches were taken back.
-    pub fn append_there(
-        &self,
-        partition: PartitionId,
-        header: Header,
-        body: &[u8],
-        durability: Durability,
-    ) -> Result<Appending, AppendError> {
-        self.append_if(partition, Some(header.base_offset), header, body, durability)
-    }
-
-    fn append_if(
+    /// The same, and where `there` is an offset, only if its first record gets that. Whether it is the first to gather: then
+    /// its caller sees to it that it is written.
+    pub(crate) fn gather(
         &self,
         partition: PartitionId,
         there: Option<u64>,
         mut header: Header,
         body: &[u8],
         durability: Durability,
-    ) -> Result<Appending, AppendError> {
+    ) -> Result<(Appending, bool), AppendError> {
         let shared = &self.0.shared;
         let settings = &shared.settings;
         let (bytes, max) = (HEADER_BYTES + body.len(), self.batch_bytes_max());
@@ -228,7 +232,7 @@ impl Journal {
             return Err(AppendError::Malformed);
         }
         let mut state = shared.state();
-        let was_empty = admit(&mut state, settings, bytes, Rank::of(partition))?;
+        let is_first = admit(&mut state, settings, bytes, Rank::of(partition))?;
         let known = state.partitions.get_mut(&partition).ok_or(AppendError::Unknown { partition })?;
         if let Some(reason) = &known.failed {
             return Err(AppendError::Failed { reason: reason.clone() });
@@ -241,11 +245,18 @@ impl Journal {
         known.next += u64::from(header.count);
         let instance = known.instance;
         let waiting = state.gather.push(header, body, instance, durability, None);
-        drop(state);
-        if was_empty {
-            shared.work.notify_one();
-        }
-        Ok(Appending { base_offset: header.base_offset, waiting })
+        Ok((Appending { base_offset: header.base_offset, waiting }, is_first))
+    }
+
+    /// Has the storage thread write what gathers.
+    pub(crate) fn have_written(&self) {
+        self.0.shared.work.notify_one();
+    }
+
+    /// Writes what gathers on this thread, where that takes no longer than having it written; whether nobody else has to.
+    pub(crate) fn write_alone(&self) -> bool {
+        let committer = self.0.committer.as_ref().and_then(|committer| committer.try_lock().ok());
+        committer.is_some_and(|mut committer| committer.turn_alone())
     }
 
     /// Bytes of the largest batch that is taken, header included: two fit into a segment.

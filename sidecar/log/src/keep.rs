@@ -122,7 +122,7 @@ impl Keeper {
                 && state.zeroed < state.tail.saturating_add(self.shared.settings.zero_ahead_bytes);
         }
         drop(state);
-        self.shared.work.notify_one();
+        self.shared.zeros.notify_one();
         written.is_ok()
     }
 

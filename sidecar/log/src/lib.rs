@@ -27,6 +27,7 @@ mod error;
 mod files;
 mod footer;
 mod head;
+mod hold;
 mod index;
 mod journal;
 mod keep;
@@ -44,6 +45,7 @@ use std::fmt;
 
 pub use commit::{Appending, Done, Receipt};
 pub use error::{AppendError, OpenError, ReadError};
+pub use hold::Hold;
 pub use journal::{Journal, Steps};
 pub use pass::Pass;
 pub use read::{Read, StoredBatch};

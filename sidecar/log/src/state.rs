@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     /// The storage thread waits here for a group.
     pub(crate) work: Condvar,
+    /// Whoever writes waits here until no zeros go where it does.
+    pub(crate) zeros: Condvar,
     /// The keeper waits here for something to keep.
     pub(crate) chores: Condvar,
     /// Who was refused as busy waits here.
@@ -67,6 +69,7 @@ impl Shared {
             journal,
             state: Mutex::new(state),
             work: Condvar::new(),
+            zeros: Condvar::new(),
             chores: Condvar::new(),
             room: Notify::new(),
             cache,
@@ -77,13 +80,13 @@ impl Shared {
         }
     }
 
-    /// The storage thread writes the last segment up to `end` now: zeros go behind that from here on, and those that are
+    /// The last segment is written up to `end` now: zeros go behind that from here on, and those that are
     /// being written before it are waited for.
     pub(crate) fn claim(&self, end: u32) {
         let mut state = self.state();
         state.taken = end;
         while state.zeroing.is_some_and(|from| from < end) {
-            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.zeros.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -267,6 +270,8 @@ pub struct Counts {
     pub batches: u64,
     /// Bytes of them.
     pub bytes: u64,
+    /// Groups that whoever pushed alone wrote.
+    pub alone: u64,
     /// Bytes written to segments: with heads and padding.
     pub written_bytes: u64,
     /// Groups written.

@@ -77,11 +77,14 @@ impl Committer {
 
     /// Asks the keeper for a barrier where that is in time; whether it did.
     pub(super) fn ask(&mut self) -> bool {
-        let (now, settings) = (self.shared.clock.now(), &self.shared.settings);
+        let settings = &self.shared.settings;
         let Some(tail) = self.tail.as_mut() else { return false };
         let bytes = tail.position - tail.durable;
-        let owed = tail.owed.as_mut().filter(|owed| now.since(owed.since) < settings.flush);
-        let Some(owed) = owed.filter(|owed| owed.wants_flush(bytes, now, settings)) else { return false };
+        let Some(owed) = tail.owed.as_mut() else { return false };
+        let now = self.shared.clock.now();
+        if now.since(owed.since) >= settings.flush || !owed.wants_flush(bytes, now, settings) {
+            return false;
+        }
         owed.is_asked = true;
         self.shared.state().flush.is_asked = true;
         self.shared.chores.notify_one();
