@@ -8,6 +8,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bytes(".")
         // Read in a way of its own, which makes no list of records for what a caller only claims.
         .extern_path(".sidestream.dnpipe.v1.PushRequest", "crate::grpc::PushRequest")
+        // Says of what is no message what it says of every other refusal.
+        .codec_path("crate::grpc::codec::Codec")
         .build_transport(false)
         .compile_fds(files)?;
     Ok(())

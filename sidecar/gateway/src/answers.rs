@@ -21,7 +21,7 @@ use crate::{
     elsewhere,
     limits::{PULL_BYTES_MAX, ROOM_WITHIN, WAIT_MAX},
     refusals::{of_pull, of_push, of_reset},
-    session::{Done, Session, Work, never_held_up, to_its_end},
+    session::{Done, Session, Work, never_held_up},
 };
 
 impl Session {
@@ -141,7 +141,7 @@ impl Session {
             return Err(Refusal::Bad { reason: "producer 0 is nobody; choose another number".into() });
         }
         let broker = self.broker().clone();
-        Ok(to_its_end(async move {
+        Ok(self.to_its_end(async move {
             let opened = broker.open_producer(&name, partition, producer).await.map_err(of_push)?;
             let OpenProducer { epoch, next_sequence, position } = opened;
             Ok(Answer::Opened(Incarnation { epoch, next_sequence, position }))
@@ -205,7 +205,7 @@ impl Session {
     fn reset(&self, name: DnpipeName) -> Result<Work, Refusal> {
         self.caller.check(self.broker(), &name, Verb::Reset)?;
         let shared = self.shared.clone();
-        Ok(to_its_end(async move {
+        Ok(self.to_its_end(async move {
             let epoch = shared.broker.reset(&name).await.map_err(of_reset)?;
             shared.handed_out(&name).await;
             Ok(Answer::Reset { epoch })
@@ -223,7 +223,7 @@ impl Session {
         let permit = self.shared.verifying.clone().try_acquire_owned().map_err(|_| Refusal::Busy)?;
         let storage = self.shared.storage.clone();
         // To its end, also where the caller leaves: the disk is read to the end then, too.
-        Ok(to_its_end(async move {
+        Ok(self.to_its_end(async move {
             let mut found = storage.verify().await?;
             drop(permit);
             found.damage.retain(|damage| name.is_none() || damage.dnpipe.is_none() || damage.dnpipe == name);

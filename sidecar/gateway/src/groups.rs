@@ -12,7 +12,7 @@ use crate::{
     caller::Verb,
     limits::MEMBERS_MAX,
     refusals::of_group,
-    session::{Done, MemberKey, Session, Work, never_held_up, to_its_end},
+    session::{Done, MemberKey, Session, Work, never_held_up},
 };
 
 impl Session {
@@ -41,19 +41,20 @@ impl Session {
             Request::Ack { member, partition, ranges } => {
                 let (membership, broker) = (self.membership(&member)?, self.broker().clone());
                 let ranges: Vec<_> = ranges.into_iter().map(|(from, to)| from..to).collect();
-                Ok(to_its_end(async move { done(broker.ack(&membership, partition, &ranges).await) }))
+                Ok(self.to_its_end(async move { done(broker.ack(&membership, partition, &ranges).await) }))
             }
             Request::Return { member, partition, ranges } => {
                 let (membership, broker) = (self.membership(&member)?, self.broker().clone());
                 let ranges: Vec<_> = ranges.into_iter().map(|(from, to)| from..to).collect();
-                Ok(to_its_end(async move { done(broker.give_back(&membership, partition, &ranges).await) }))
+                Ok(self
+                    .to_its_end(async move { done(broker.give_back(&membership, partition, &ranges).await) }))
             }
             Request::Leave { member } => {
                 let Some(membership) = self.members().remove(&key(&member)) else {
                     return Ok(now(Ok(Answer::Done)));
                 };
                 let broker = self.broker().clone();
-                Ok(to_its_end(async move { done(broker.leave(membership).await) }))
+                Ok(self.to_its_end(async move { done(broker.leave(membership).await) }))
             }
             Request::Groups { dnpipe } => {
                 let broker = self.pulling(&dnpipe)?;
@@ -66,11 +67,11 @@ impl Session {
             }
             Request::Seek { dnpipe, group, partition, to } => {
                 let broker = self.pulling(&dnpipe)?;
-                Ok(to_its_end(async move { done(broker.seek(&dnpipe, &group, partition, to).await) }))
+                Ok(self.to_its_end(async move { done(broker.seek(&dnpipe, &group, partition, to).await) }))
             }
             Request::Redrive { dnpipe, group } => {
                 let broker = self.pulling(&dnpipe)?;
-                Ok(to_its_end(async move {
+                Ok(self.to_its_end(async move {
                     let redriven = broker.redrive(&dnpipe, &group).await.map_err(of_group)?;
                     Ok(Answer::Redriven { records: redriven.records, gone: redriven.gone })
                 }))

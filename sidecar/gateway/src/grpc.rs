@@ -14,6 +14,7 @@
 mod asked;
 mod calls;
 mod claims;
+mod codec;
 mod consume;
 mod credit;
 mod publish;
@@ -91,13 +92,6 @@ pub(crate) struct Door {
     ahead: Arc<Mutex<HashMap<MemberKey, Arc<Mutex<Ahead>>>>>,
 }
 
-impl Door {
-    /// A session of a stream's own: what it does takes no turns of others, and its members leave with it.
-    fn own(&self) -> Session {
-        Session::new(&self.session.shared, &self.session.caller)
-    }
-}
-
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// A stream of answers: what it is about to say is made when the one before was taken.
@@ -161,18 +155,18 @@ impl Dnpipes for Door {
 
     async fn publish(&self, asked: Request<Streaming<PushRequest>>) -> Told<Self::PublishStream> {
         let room = asked.extensions().get::<Room>().cloned().unwrap_or_default();
-        Ok(answers(publish::Publishing::new(self.own(), asked.into_inner(), room)))
+        Ok(answers(publish::Publishing::new(self.session.of_stream(), asked.into_inner(), room)))
     }
 
     async fn subscribe(
         &self,
         asked: Request<Streaming<proto::SubscribeRequest>>,
     ) -> Told<Self::SubscribeStream> {
-        Ok(answers(subscribe::Subscription::begin(self.own(), asked.into_inner()).await?))
+        Ok(answers(subscribe::Subscription::begin(self.session.of_stream(), asked.into_inner()).await?))
     }
 
     async fn consume(&self, asked: Request<Streaming<proto::ConsumeRequest>>) -> Told<Self::ConsumeStream> {
-        Ok(answers(consume::Consumption::begin(self.own(), asked.into_inner()).await?))
+        Ok(answers(consume::Consumption::begin(self.session.of_stream(), asked.into_inner()).await?))
     }
 
     async fn join(&self, asked: Request<proto::JoinRequest>) -> Told<proto::JoinResponse> {

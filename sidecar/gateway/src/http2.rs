@@ -6,17 +6,22 @@
 //!     └── pieces, as the caller takes them ◀── outgoing: a turn is kept until all is taken ◀──────────┘
 //! ```
 //!
-//! Who asks nothing, takes nothing of an answer, or does not answer a ping is ended, as at the other doors.
+//! Who asks nothing, takes nothing of an answer, or does not answer a ping is ended, as at the other doors; who is there to hear
+//! it is told first.
 
 mod calls;
 mod incoming;
 mod outgoing;
+mod unread;
 
 use std::{convert::Infallible, sync::Arc};
 
 use hyper::{Request, body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::timeout,
+};
 use tower::ServiceExt;
 
 use crate::{
@@ -24,13 +29,15 @@ use crate::{
     guarded::Guarded,
     http,
     limits::{
-        CONNECTION_WINDOW_BYTES, HEADERS_BYTES_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX, WRITTEN_AHEAD_BYTES,
+        CONNECTION_WINDOW_BYTES, GOODBYE_WITHIN, HEADERS_BYTES_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX,
+        WRITTEN_AHEAD_BYTES,
     },
     session::Session,
 };
 use calls::{Calls, Overdue};
 pub(crate) use incoming::Room;
 pub(crate) use outgoing::Turn;
+pub(crate) use unread::Unread;
 
 /// Whether bytes begin the preface of HTTP/2 (RFC 9113, section 3.4).
 pub(crate) fn begins(bytes: &[u8]) -> bool {
@@ -75,17 +82,22 @@ pub(crate) async fn serve(
     tokio::pin!(connection);
     let mut is_ending = false;
     let served = loop {
-        tokio::select! {
+        // Who was told that it ends, and has nothing open, has only to say that it heard so.
+        let idle = if is_ending { GOODBYE_WITHIN } else { limits.idle };
+        let overdue = tokio::select! {
             served = &mut connection => break served,
-            overdue = calls.overdue(limits) => match overdue {
-                Overdue::Answer => return "its answers were not read in time".into(),
-                Overdue::Request if is_ending => return "nothing was asked".into(),
-                Overdue::Request => {}
-            },
-            () = shared.reached(Phase::Closing), if !is_ending => {}
+            overdue = calls.overdue(idle, limits.silence) => Some(overdue),
+            () = shared.reached(Phase::Closing), if !is_ending => None,
+        };
+        if overdue == Some(Overdue::Request) && is_ending {
+            return "nothing was asked".into();
         }
         // The caller is told, so that what it is about to ask it asks elsewhere.
         connection.as_mut().graceful_shutdown();
+        if overdue == Some(Overdue::Answer) {
+            let _ = timeout(GOODBYE_WITHIN, connection).await;
+            return "its answers were not read in time".into();
+        }
         is_ending = true;
     };
     served.map_or_else(|error| error.to_string(), |()| "it was over".into())

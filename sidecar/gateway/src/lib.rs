@@ -92,6 +92,8 @@ pub(crate) struct Shared {
     pub(crate) verifying: Arc<Semaphore>,
     /// A permit for each KiB of large frames that are on their way in.
     pub(crate) room: Arc<Semaphore>,
+    /// A permit for each KiB that may have come of streams of gRPC that are not read for now.
+    pub(crate) unread: Arc<Semaphore>,
     /// What was given and may not be handed out yet.
     pub(crate) leases: leases::Leases,
     pub(crate) phase: watch::Receiver<Phase>,
@@ -110,6 +112,7 @@ impl Gateway {
             local_connections: Arc::new(Semaphore::new(limits.connections_max)),
             verifying: Arc::new(Semaphore::new(1)),
             room: Arc::new(Semaphore::new(limits.frames_kib_max)),
+            unread: Arc::new(Semaphore::new(limits.frames_kib_max)),
             limits,
             leases: leases::Leases::default(),
             phase,

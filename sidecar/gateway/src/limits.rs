@@ -14,7 +14,8 @@ pub struct Limits {
     /// default.
     pub connections_max: usize,
     /// How many KiB of large frames may be on their way in at once, of all connections together; 128 MiB by default. A frame
-    /// that finds no room waits.
+    /// that finds no room waits. As much may have come on streams of gRPC that wait, or are not read for another reason: one more
+    /// of those is refused.
     pub frames_kib_max: usize,
     /// How long a connection may ask nothing; 5 minutes by default.
     pub idle: Duration,
@@ -46,7 +47,8 @@ pub(crate) const HANDSHAKES_MAX: usize = 256;
 pub(crate) const GREETING_WITHIN: Duration = Duration::from_secs(5);
 /// The same while half of [`HANDSHAKES_MAX`] are taken: those who say nothing make room for those who do.
 pub(crate) const GREETING_WITHIN_WHEN_BUSY: Duration = Duration::from_millis(500);
-/// Requests of one connection that are not answered; beyond, nothing more is read from it.
+/// Requests of one connection that are not answered; beyond, nothing more is read from it. Over HTTP/2, those that are done to
+/// their end, whether anybody waits for it or not; beyond, one waits for another's end.
 pub(crate) const IN_FLIGHT_MAX: usize = 256;
 /// Answers that wait to be written, and are written together. Of those that hold records there are fewer:
 /// [`PULLED_WAITING`] and [`CLAIMS_IN_FLIGHT_MAX`].
@@ -79,7 +81,8 @@ pub(crate) const RECORDS_MAX: u64 = 10_000;
 /// Requests of one connection of HTTP/2 that are not answered, and its streams.
 pub(crate) const STREAMS_MAX: u32 = 64;
 /// What a caller may send ahead on one stream of HTTP/2: that of all of them together is what a connection holds unread.
-pub(crate) const STREAM_WINDOW_BYTES: u32 = 128 << 10;
+pub(crate) const STREAM_WINDOW_BYTES: u32 = STREAM_WINDOW_KIB << 10;
+pub(crate) const STREAM_WINDOW_KIB: u32 = 128;
 /// The same on a connection: more than all its streams have, so that those that wait leave the others theirs. The library ends a
 /// connection with so many unread pieces of data that, if each had 256 bytes, they had half of this: 65,000 pushes of a few bytes,
 /// which is as many as wait on sixteen streams that nobody reads.
@@ -88,6 +91,8 @@ pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 pub(crate) const WRITTEN_AHEAD_BYTES: usize = 64 << 10;
 /// A piece of an answer: the next one is given when this one may be written.
 pub(crate) const PIECE_BYTES: usize = 16 << 10;
+/// How long a connection of HTTP/2 that is told that it ends may take to say that it heard so, where it waits for no answer.
+pub(crate) const GOODBYE_WITHIN: Duration = Duration::from_secs(1);
 /// The longest head of a request of HTTP/2.
 pub(crate) const HEADERS_BYTES_MAX: u32 = 32 << 10;
 

@@ -45,6 +45,8 @@ pub(crate) struct Session {
     pub(crate) turns: Arc<Semaphore>,
     /// A permit for each request for records of a group.
     pub(crate) claims: Arc<Semaphore>,
+    /// A permit for each request that is done to its end. It is that of the connection, also for streams of it.
+    pub(crate) running: Arc<Semaphore>,
 }
 
 type Members = HashMap<MemberKey, Membership>;
@@ -81,7 +83,15 @@ impl Session {
             members: Mutex::default(),
             turns: Arc::new(Semaphore::new(PULLED_WAITING)),
             claims: Arc::new(Semaphore::new(CLAIMS_IN_FLIGHT_MAX)),
+            running: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
         }
+    }
+
+    /// For a stream of the connection: what it does takes no turns of others, and its members leave with it.
+    pub(crate) fn of_stream(&self) -> Session {
+        let mut own = Session::new(&self.shared, &self.caller);
+        own.running = self.running.clone();
+        own
     }
 
     pub(crate) fn members(&self) -> MutexGuard<'_, Members> {
@@ -95,6 +105,34 @@ impl Session {
             done => Ok(done),
         }
     }
+
+    /// Does something to its end even where the connection that asked for it ends before, or its call does.
+    pub(crate) fn to_its_end(
+        &self,
+        work: impl Future<Output = Result<Answer, Refusal>> + Send + 'static,
+    ) -> Work {
+        let running = self.running.clone();
+        Box::pin(async move {
+            let refused = |error: tokio::task::JoinError| Refusal::Failed { reason: error.to_string() };
+            let answer = going_on(running, work).await.map_err(refused).flatten();
+            answer.map_or_else(Done::refused, Done::of)
+        })
+    }
+}
+
+/// Does something to its end, whoever waits for it, when it has its permit. Who does not wait for that has begun nothing: else
+/// calls that are cancelled would leave behind as many as their caller likes.
+pub(crate) async fn going_on<T: Send + 'static>(
+    running: Arc<Semaphore>,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, tokio::task::JoinError> {
+    let permit = running.acquire_owned().await.ok();
+    let own = tokio::spawn(async move {
+        let outcome = work.await;
+        drop(permit);
+        outcome
+    });
+    own.await
 }
 
 /// Who hung up at the local socket has ended, or comes back at once: as another member, where it does. Over a network the line
@@ -147,15 +185,6 @@ pub(crate) async fn never_held_up<T: Send + 'static>(work: impl Future<Output = 
         // The runtime ends, and with it whoever waits here.
         _ => std::future::pending().await,
     }
-}
-
-/// Does something to its end even where the connection that asked for it ends before.
-pub(crate) fn to_its_end(work: impl Future<Output = Result<Answer, Refusal>> + Send + 'static) -> Work {
-    Box::pin(async move {
-        let refused = |error: tokio::task::JoinError| Refusal::Failed { reason: error.to_string() };
-        let answer = tokio::spawn(work).await.map_err(refused).flatten();
-        answer.map_or_else(Done::refused, Done::of)
-    })
 }
 
 /// Serves a connection to its end, and says why it ended.
@@ -335,3 +364,37 @@ const NOT_READ: &str = "its answers were not read in time";
 const COPIED_BYTES_MAX: usize = 16 << 10;
 /// As much is gathered before it is written.
 const WRITTEN_BYTES: usize = 256 << 10;
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_does_not_wait_leaves_no_more_behind_than_may_be_open() {
+        let (running, begun) = (Arc::new(Semaphore::new(3)), Arc::new(()));
+        for _ in 0..10 {
+            let held = begun.clone();
+            let own = going_on(running.clone(), async move {
+                let _held = held;
+                pending::<()>().await;
+            });
+            // It is begun, where it may be, and given up.
+            assert!(own.now_or_never().is_none());
+        }
+        assert_eq!(Arc::strong_count(&begun), 1 + 3);
+    }
+
+    #[tokio::test]
+    async fn what_has_ended_makes_room_whether_it_was_waited_for_or_not() {
+        let running = Arc::new(Semaphore::new(1));
+        for round in 0..10 {
+            let given_up = going_on(running.clone(), async {});
+            drop(given_up.now_or_never());
+            assert_eq!(going_on(running.clone(), async move { round }).await.unwrap(), round);
+        }
+    }
+}

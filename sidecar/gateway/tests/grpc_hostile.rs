@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http_body_util::{BodyExt, StreamBody};
-use hyper::{HeaderMap, Request, body::Frame, client::conn::http2::SendRequest};
+use hyper::{Request, body::Frame, client::conn::http2::SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use sidestream_client::{ProducerConfig, Record};
@@ -19,7 +19,7 @@ use tokio::{
     net::UnixStream,
     time::timeout,
 };
-use tonic::Code;
+use tonic::{Code, Status};
 use world::{World, world, world_by};
 
 const NOTES: &str = "shop/notes";
@@ -61,17 +61,18 @@ fn call(method: &str, bytes: Vec<u8>, ends: bool) -> Request<Body> {
 
 /// The code and the message of an answer.
 async fn told(sender: &mut SendRequest<Body>, request: Request<Body>) -> (Code, String) {
+    let status = status(sender, request).await;
+    (status.code(), status.message().to_owned())
+}
+
+/// All that an answer says of how it went.
+async fn status(sender: &mut SendRequest<Body>, request: Request<Body>) -> Status {
     let answer = timeout(LONG, sender.send_request(request)).await.expect("it is answered").unwrap();
-    let read = |heads: &HeaderMap| {
-        let text = |name| heads.get(name).map(|value| value.to_str().unwrap().to_owned());
-        text("grpc-status")
-            .map(|code| (Code::from_bytes(code.as_bytes()), text("grpc-message").unwrap_or_default()))
-    };
-    if let Some(told) = read(answer.headers()) {
-        return told;
+    if let Some(status) = Status::from_header_map(answer.headers()) {
+        return status;
     }
     let body = timeout(LONG, answer.into_body().collect()).await.expect("it ends").unwrap();
-    read(body.trailers().expect("a status at the end")).expect("a status")
+    Status::from_header_map(body.trailers().expect("a status at the end")).expect("a status")
 }
 
 fn framed(message: &[u8]) -> Vec<u8> {
@@ -126,11 +127,22 @@ async fn a_length_that_no_message_has_is_refused_before_the_message_comes() {
 async fn what_is_no_message_and_what_is_no_method_is_refused_and_the_connection_goes_on() {
     let world = world(Limits::default()).await;
     let mut sender = connect(&world).await;
-    for method in ["Push", "Pull", "Subscribe", "Consume", "Next", "List"] {
-        let (code, _) = told(&mut sender, call(method, framed(&[0x0a, 0xff, 0xff]), true)).await;
-        assert_eq!(code, Code::Internal, "{method}");
-        let (code, _) = told(&mut sender, call(method, vec![0, 0, 0], true)).await;
-        assert_eq!(code, Code::Internal, "{method}");
+    for method in ["Push", "Pull", "Publish", "Subscribe", "Consume", "Next", "List"] {
+        let no_message = framed(&[0x0a, 0xff, 0xff]);
+        let (no_prefix, cut_off) = (vec![0, 0, 0], no_message[..6].to_vec());
+        // A stream of pushes may have none.
+        let nothing = (method != "Publish").then(Vec::new);
+        for bytes in [no_message, no_prefix, cut_off].into_iter().chain(nothing) {
+            let status = status(&mut sender, call(method, bytes, true)).await;
+            let why = dial::why(&status);
+            assert_eq!(
+                (why.code, &*why.reason),
+                (Code::InvalidArgument, "BAD_REQUEST"),
+                "{method}: {status}"
+            );
+            // What to do about it.
+            assert!(status.message().contains(';') && !why.is_retried, "{method}: {status}");
+        }
     }
     assert_eq!(told(&mut sender, call("Destroy", framed(&[]), true)).await.0, Code::Unimplemented);
     // Records that are none.
@@ -254,6 +266,35 @@ async fn a_large_message_waits_while_others_have_the_room() {
     goes_on.send(Ok(Frame::data(Bytes::from(rest)))).await.unwrap();
     drop(goes_on);
     assert_eq!((slow.await.unwrap(), waiting.await.unwrap()), (Code::Ok, Code::Ok));
+}
+
+/// What comes of a message meanwhile is kept, as far as its stream's window goes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_large_messages_than_there_is_room_to_wait_for_are_refused() {
+    let world = world(Limits { frames_kib_max: 1500, frame: LONG, ..Limits::default() }).await;
+    let push = {
+        let record = proto::Record { value: vec![b'x'; 1_000_000].into(), ..Default::default() };
+        let records = [record].into_iter().collect();
+        framed(&proto::PushRequest { dnpipe: NOTES.into(), records, ..Default::default() }.encode_to_vec())
+    };
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..3 {
+        let sender = connect(&world).await;
+        for _ in 0..10 {
+            // One of them has the room, and the others wait for it: none of them comes to its end.
+            let (mut sender, begun) = (sender.clone(), call("Push", push[..100].to_vec(), false));
+            waiting.spawn(async move { status(&mut sender, begun).await });
+        }
+    }
+    // As many as have a window of 128 KiB in 1500 KiB.
+    for _ in 0..30 - 1 - 11 {
+        let refused = timeout(LONG / 2, waiting.join_next()).await.expect("it is answered").unwrap().unwrap();
+        let why = dial::why(&refused);
+        assert_eq!((why.code, &*why.reason, why.is_retried), (Code::Unavailable, "BUSY", true), "{refused}");
+    }
+    drop(waiting);
+    let mut sender = connect(&world).await;
+    assert_eq!(told(&mut sender, call("Push", push, true)).await.0, Code::Ok);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

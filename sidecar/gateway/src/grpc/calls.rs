@@ -14,7 +14,7 @@ use super::{
 use crate::{
     groups::key,
     pulled::{Most, pulled},
-    session::Done,
+    session::{Done, going_on},
 };
 
 impl Door {
@@ -89,7 +89,8 @@ impl Door {
         let (key, request) = (key(&member), asked::join(member, asked.delivery)?);
         let (session, ahead) = (self.session.clone(), self.ahead.clone());
         // To its end, also where the caller leaves: who joined is known then, and what was its that had the place before is gone.
-        let joining = tokio::spawn(async move {
+        let running = session.running.clone();
+        let joining = going_on(running, async move {
             let mut done = session.answer(request, Bytes::new()).await?;
             session.keep(done.joined.take());
             ahead.lock().await.remove(&key);

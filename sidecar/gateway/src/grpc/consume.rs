@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     Phase,
+    http2::Unread,
     limits::{ACKS_IN_FLIGHT_MAX, ALIVE_EVERY, RECORDS_MAX, STREAMED_BYTES_MAX},
     pulled::Most,
     session::{Session, Work},
@@ -40,6 +41,8 @@ pub(super) struct Consumption {
     claiming: Option<(Work, Most)>,
     /// What is acknowledged or given back and not written yet.
     settling: FuturesOrdered<Work>,
+    /// What comes while as much is not written as may be.
+    unread: Unread,
     settled: u64,
     /// Those of them whose partition was another member's by then.
     late: u64,
@@ -78,6 +81,7 @@ impl Consumption {
             partitions: Vec::new(),
             claiming: None,
             settling: FuturesOrdered::new(),
+            unread: Unread::default(),
             settled: 0,
             late: 0,
             alive,
@@ -175,7 +179,9 @@ impl Consumption {
                 self.leave().await.map_err(refused)?;
                 return Ok(None);
             }
-            let may_hear = self.is_heard && self.settling.len() < ACKS_IN_FLIGHT_MAX;
+            let is_full = self.settling.len() >= ACKS_IN_FLIGHT_MAX;
+            self.unread.note(is_full && self.is_heard, &shared.unread).map_err(refused)?;
+            let may_hear = self.is_heard && !is_full;
             tokio::select! {
                 came = self.requests.message(), if may_hear => match came? {
                     None => self.is_heard = false,

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     Phase,
-    http2::Room,
+    http2::{Room, Unread},
     limits::PUBLISHED_IN_FLIGHT_MAX,
     session::{Done, Session},
 };
@@ -26,6 +26,8 @@ pub(super) struct Publishing {
     count: u64,
     /// Those that are not answered.
     open: FuturesOrdered<Open>,
+    /// What comes while as many are open as may be.
+    unread: Unread,
     end: Option<End>,
 }
 
@@ -40,7 +42,8 @@ enum End {
 
 impl Publishing {
     pub(super) fn new(session: Session, pushes: Streaming<PushRequest>, room: Room) -> Publishing {
-        Publishing { session, pushes, room, count: 0, open: FuturesOrdered::new(), end: None }
+        let (open, unread) = (FuturesOrdered::new(), Unread::default());
+        Publishing { session, pushes, room, count: 0, open, unread, end: None }
     }
 
     /// Begins a push, which keeps its room until it is answered.
@@ -67,7 +70,11 @@ impl Telling for Publishing {
     async fn next(&mut self) -> Result<Option<proto::PublishResponse>, Status> {
         let shared = self.session.shared.clone();
         loop {
-            let may_read = self.end.is_none() && self.open.len() < PUBLISHED_IN_FLIGHT_MAX;
+            let is_full = self.open.len() >= PUBLISHED_IN_FLIGHT_MAX;
+            if let Err(refusal) = self.unread.note(is_full && self.end.is_none(), &shared.unread) {
+                self.end = Some(End::Refused(refused(refusal)));
+            }
+            let may_read = self.end.is_none() && !is_full;
             let may_idle = if self.open.is_empty() { shared.limits.idle } else { Duration::MAX };
             tokio::select! {
                 biased;

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::time::{Instant, sleep};
 
-use crate::{Limits, leases::after};
+use crate::leases::after;
 
 /// What a caller has taken too long for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,19 +48,20 @@ impl Calls {
         Call { calls: self.clone(), number }
     }
 
-    /// Waits until the caller has taken too long for something.
-    pub(crate) async fn overdue(&self, limits: &Limits) -> Overdue {
-        let look = (limits.idle.min(limits.silence) / 4).max(Duration::from_millis(1));
+    /// Waits until the caller has asked nothing for `idle` from now on, or taken nothing of an answer for `silence`.
+    pub(crate) async fn overdue(&self, idle: Duration, silence: Duration) -> Overdue {
+        let look = (idle.min(silence) / 4).max(Duration::from_millis(1));
+        self.lock().idle = None;
         loop {
             sleep(look).await;
             let now = after(Duration::ZERO);
             let mut open = self.lock();
             let since = |then: Instant| now.saturating_duration_since(then);
-            if open.calls.values().flatten().any(|given| since(*given) > limits.silence) {
+            if open.calls.values().flatten().any(|given| since(*given) > silence) {
                 return Overdue::Answer;
             }
-            let idle = if open.calls.is_empty() { *open.idle.get_or_insert(now) } else { now };
-            if since(idle) > limits.idle {
+            let none = if open.calls.is_empty() { *open.idle.get_or_insert(now) } else { now };
+            if since(none) > idle {
                 return Overdue::Request;
             }
         }

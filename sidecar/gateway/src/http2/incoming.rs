@@ -1,5 +1,6 @@
 //! The body of a request of gRPC on its way in: how long a message is, is looked at as soon as its length is there; one that is
-//! longer than it may be is refused, and a large one waits for room before anything is made for it. A call of one message has to
+//! longer than it may be is refused, and a large one waits for room before anything is made for it, where there is room for what
+//! comes of it meanwhile. A call of one message has to
 //! come to its end in time, and has no second one: nothing is done of it before, and its room is nobody else's meanwhile.
 //!
 //! ```text
@@ -8,9 +9,10 @@
 
 use std::{
     collections::VecDeque,
+    future::ready,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -26,6 +28,7 @@ use tokio::{
 };
 use tonic::Status;
 
+use super::Unread;
 use crate::{
     Shared, grpc,
     limits::{MESSAGE_BYTES_MAX, PUSHED_BYTES_MAX, SMALL_MESSAGE_BYTES},
@@ -64,6 +67,7 @@ pub(super) fn guarded(request: Request<Incoming>, shared: &Shared) -> Request<Bo
         true => (PUSHED_BYTES_MAX, Some(shared.room.clone())),
         false => (MESSAGE_BYTES_MAX, None),
     };
+    let (unread, all_unread) = (Unread::default(), shared.unread.clone());
     let within = shared.limits.frame;
     let bounded = Bounded {
         body,
@@ -76,6 +80,8 @@ pub(super) fn guarded(request: Request<Incoming>, shared: &Shared) -> Request<Bo
         held: Bytes::new(),
         prefix: Bytes::new(),
         waiting: None,
+        unread,
+        all_unread,
         within,
         // A stream of pushes may be there for those that are to come.
         deadline: (!grpc::is_stream_of_pushes(head.uri.path())).then(|| Box::pin(sleep(within))),
@@ -102,6 +108,10 @@ struct Bounded {
     /// The prefix of a message, to be given on when that has its room.
     prefix: Bytes,
     waiting: Option<Waiting>,
+    /// What comes while it waits.
+    unread: Unread,
+    /// Of all connections.
+    all_unread: Arc<Semaphore>,
     within: Duration,
     /// When the message that has begun, or that a call begins with, is to be there; of a call of one message, its end too.
     deadline: Option<Pin<Box<Sleep>>>,
@@ -127,9 +137,9 @@ impl HttpBody for Bounded {
         loop {
             if let Some(waiting) = &mut this.waiting {
                 // Nothing more is read meanwhile, so the caller's window closes.
-                let permit = ready!(waiting.as_mut().poll(context));
+                let permit = std::task::ready!(waiting.as_mut().poll(context));
                 this.room.lock().extend(permit.map(|permit| (this.messages - 1, permit)));
-                this.waiting = None;
+                (this.waiting, this.unread) = (None, Unread::default());
                 this.deadline = Some(Box::pin(sleep(this.within)));
             }
             if !this.prefix.is_empty() {
@@ -151,16 +161,19 @@ impl HttpBody for Bounded {
                     return Poll::Ready(Some(Err(Status::from_error(Box::new(error)))));
                 }
                 Poll::Ready(None) => {
-                    // It ends amid a prefix: that this is no message is not said here.
-                    let cut = match &mut this.at {
-                        At::Prefix(prefix) if !prefix.is_empty() => Some(std::mem::take(prefix)),
-                        _ => None,
+                    let refused = |reason: &str| grpc::refused(Refusal::Bad { reason: reason.into() });
+                    let wrong = match &this.at {
+                        At::Prefix(prefix) if prefix.is_empty() => {
+                            let is_missing = this.messages == 0 && !this.is_stream;
+                            is_missing.then_some("a call of this method has one message; send it")
+                        }
+                        _ => Some("the message is cut off; say its length before it, and send all of it"),
                     };
-                    return Poll::Ready(cut.map(|cut| Ok(Frame::data(cut.into()))));
+                    return Poll::Ready(wrong.map(|reason| Err(refused(reason))));
                 }
                 Poll::Pending => {
                     let Some(deadline) = &mut this.deadline else { return Poll::Pending };
-                    ready!(deadline.as_mut().poll(context));
+                    std::task::ready!(deadline.as_mut().poll(context));
                     return Poll::Ready(Some(Err(grpc::too_slow())));
                 }
             }
@@ -203,11 +216,20 @@ impl Bounded {
                 if bytes == 0 {
                     self.is_whole();
                 }
-                if let Some(all) = self.all.clone().filter(|_| bytes > SMALL_MESSAGE_BYTES) {
-                    let room = all.acquire_many_owned(bytes.div_ceil(1024) as u32);
-                    self.waiting = Some(Box::pin(async { room.await.ok() }));
-                }
                 self.prefix = prefix.into();
+                let Some(all) = self.all.clone().filter(|_| bytes > SMALL_MESSAGE_BYTES) else {
+                    return Ok(None);
+                };
+                let kib = bytes.div_ceil(1024) as u32;
+                // Nobody goes past those who wait already: then there is none.
+                let waiting: Waiting = match all.clone().try_acquire_many_owned(kib) {
+                    Ok(room) => Box::pin(ready(Some(room))),
+                    Err(_) => {
+                        self.unread.note(true, &self.all_unread)?;
+                        Box::pin(async move { all.acquire_many_owned(kib).await.ok() })
+                    }
+                };
+                self.waiting = Some(waiting);
                 Ok(None)
             }
         }
