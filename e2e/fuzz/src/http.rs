@@ -4,33 +4,12 @@
 //!   input ══▶ Gateway::serve ─▶ greeting ─▶ hyper ─▶ the routes ─▶ broker, whose dnpipe is full
 //!         ◀══ answers, each of which is looked at
 //! ```
-//!
-//! All of it runs on this thread, by a clock that stands still while anything can be done: who waits for a minute is through in no
-//! time, and what never ends is found. The dnpipe `a/b` has a few records and no room for another, so no input changes what the
-//! next one finds.
 
-use std::{cell::RefCell, pin::Pin, sync::Arc, time::Duration};
+use std::cell::RefCell;
 
-use sidestream_broker::{
-    Broker, DnpipeSpec,
-    access::{Rule, Verbs},
-};
-use sidestream_event::{
-    native::{Conditions, DiskView, DnpipeName, Refusal, Verified},
-    record::{BatchWriter, Header},
-};
-use sidestream_gateway::{Caller, Gateway, Limits, Storage};
-use sidestream_host::{Clock, disk::SimDisk};
-use sidestream_log::{Journal, Settings, Steps};
-use sidestream_trust::SpiffeId;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    runtime::Runtime,
-    task::yield_now,
-    time::timeout,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::counted;
+use crate::{counted, world::World};
 
 /// Tries one input.
 ///
@@ -40,7 +19,7 @@ pub fn run(bytes: &[u8]) {
     thread_local!(static WORLD: RefCell<Option<World>> = const { RefCell::new(None) });
     WORLD.with_borrow_mut(|world| {
         let world = world.get_or_insert_with(World::new);
-        let (answers, made) = counted(|| world.ask(bytes));
+        let (answers, made) = counted(|| ask(world, bytes));
         let count = check(bytes, &answers);
         // A record may have a MiB; the room for one that is only announced is not made.
         let most = (1 + count) * (400 << 10) + bytes.len() * 256;
@@ -65,100 +44,18 @@ pub fn seeds() -> Vec<Vec<u8>> {
     requests.iter().map(|request| request.as_bytes().to_vec()).collect()
 }
 
-struct World {
-    runtime: Runtime,
-    gateway: Arc<Gateway>,
-    caller: Caller,
-    /// What nobody does any more: the journal stays as it is.
-    _steps: Steps,
-}
-
-impl World {
-    fn new() -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .expect("a runtime of this thread alone");
-        let (clock, _) = Clock::simulated(1_700_000_000_000_000_000);
-        let settings = Settings { segment_bytes: 64 << 10, reserve_bytes: 0, ..Settings::default() };
-        let opened = Journal::open_stepped(Arc::new(SimDisk::new()), settings, clock.clone());
-        let (journal, mut steps, recovered) = opened.expect("a new journal");
-        let broker = runtime.block_on(stepped(&mut steps, async {
-            let broker = Broker::open(journal, &recovered, clock).await.expect("a new broker");
-            fill(&broker).await;
-            broker
-        }));
-        let caller = Caller::Peer(SpiffeId::of_service_account("d", "a", "till").expect("an ID"));
-        let gateway = Arc::new(Gateway::new(broker, Arc::new(Still), Limits::default()));
-        Self { runtime, gateway, caller, _steps: steps }
-    }
-
-    /// All that is answered to a caller who says this and then nothing more.
-    fn ask(&self, bytes: &[u8]) -> Vec<u8> {
-        self.runtime.block_on(async {
-            let (mut own, other) = tokio::io::duplex(64 << 10);
-            let (gateway, caller) = (self.gateway.clone(), self.caller.clone());
-            let serving = tokio::spawn(async move { gateway.serve(other, caller).await });
-            let mut answers = Vec::new();
-            let asking = async {
-                // A server that has refused reads no more.
-                let _ = own.write_all(bytes).await;
-                let _ = own.read_to_end(&mut answers).await;
-            };
-            // Those who follow are told of nothing for ever.
-            let _ = timeout(FOLLOWED_FOR, asking).await;
-            drop(own);
-            timeout(ENDS_WITHIN, serving).await.expect("it goes on with nobody there").expect("no panic");
-            answers
-        })
-    }
-}
-
-/// Does what has to wait for a journal without threads.
-async fn stepped<T>(steps: &mut Steps, work: impl Future<Output = T>) -> T {
-    tokio::pin!(work);
-    loop {
-        tokio::select! {
-            biased;
-            done = &mut work => return done,
-            () = yield_now() => drop(steps.commit()),
+/// All that is answered to a caller who says this and then nothing more.
+fn ask(world: &mut World, bytes: &[u8]) -> Vec<u8> {
+    let mut answers = Vec::new();
+    world.connected(|mut own| {
+        let answers = &mut answers;
+        async move {
+            // A server that has refused reads no more.
+            let _ = own.write_all(bytes).await;
+            let _ = own.read_to_end(answers).await;
         }
-    }
-}
-
-/// Makes `a/b`, which the caller may push to and pull from, and fills it to the last byte.
-async fn fill(broker: &Broker) {
-    let name: DnpipeName = "a/b".parse().expect("a name");
-    let verbs = Verbs { push: true, pull: true, ..Verbs::NONE };
-    let access = vec![Rule { verbs, namespace: None, service_account: None }];
-    let spec = DnpipeSpec { quota_bytes: Some(1000), access, ..DnpipeSpec::new(name.clone()) };
-    broker.apply(spec).await.expect("a new dnpipe");
-    for value in [&b"text"[..], b"\xff\x00", &[b'x'; 200], b""].into_iter().chain(std::iter::repeat(&b""[..]))
-    {
-        let mut writer = BatchWriter::new();
-        writer.push(1, Some(b"k"), &[("h", value)], value).expect("it is short");
-        let batch = writer.finish(Header::default()).expect("there is a record");
-        let Ok(pushing) = broker.push(&name, 0, batch, Conditions::default()) else { break };
-        pushing.await.expect("there is room");
-    }
-}
-
-/// A disk of which nobody asks anything.
-struct Still;
-
-impl Storage for Still {
-    fn disk(&self) -> DiskView {
-        DiskView::default()
-    }
-
-    fn wall_nanos(&self) -> i64 {
-        0
-    }
-
-    fn verify(&self) -> Pin<Box<dyn Future<Output = Result<Verified, Refusal>> + Send + '_>> {
-        Box::pin(std::future::ready(Ok(Verified::default())))
-    }
+    });
+    answers
 }
 
 /// How many answers there are; each is one that the documents know.
@@ -202,7 +99,3 @@ fn check(asked: &[u8], mut answers: &[u8]) -> usize {
 
 /// Of the table in `docs/reference/http-api.md`, and those of hyper's; no caller can make a server fail.
 const STATUSES: [u16; 15] = [100, 200, 400, 403, 404, 405, 408, 409, 413, 414, 416, 421, 431, 503, 507];
-/// Longer than any request may take.
-const FOLLOWED_FOR: Duration = Duration::from_secs(100);
-/// When the other end is gone.
-const ENDS_WITHIN: Duration = Duration::from_secs(100);

@@ -15,10 +15,12 @@
 
 pub mod batch;
 pub mod frame;
+pub mod grpc;
 pub mod http;
 pub mod index;
 mod mutate;
 pub mod native;
+mod world;
 
 use std::{
     alloc::System,

@@ -1,0 +1,4 @@
+//! Hostile calls of gRPC: see `src/grpc.rs`.
+#![cfg_attr(feature = "libfuzzer", no_main)]
+
+sidestream_fuzz::target!(grpc, 300);
