@@ -264,7 +264,7 @@ pub(crate) async fn read_state(journal: &Journal) -> Result<ReadState, OpenError
     let Some(bounds) = journal.bounds(PartitionId::STATE) else { return Ok(read) };
     let mut at = bounds.first;
     while at < bounds.readable {
-        match journal.read(PartitionId::STATE, at, limits::RECOVERY_READ_BYTES).await {
+        match journal.read_once(PartitionId::STATE, at, limits::RECOVERY_READ_BYTES).await {
             Ok(found) => {
                 for batch in found.batches.iter().filter(|batch| batch.header.next_offset() > at) {
                     let changes = state::read(batch).map_err(|found| OpenError::Newer { found })?;

@@ -8,7 +8,7 @@ use local::{batch, name};
 use sidestream_broker::{Broker, DnpipeSpec, PushError};
 use sidestream_conformance::Push;
 use sidestream_host::{Clock, disk::SimDisk};
-use sidestream_log::{Journal, Settings};
+use sidestream_log::{Journal, PartitionId, Settings};
 
 const PARTITIONS: u32 = 200;
 /// What a start may read: what is pushed between two times that producers are written down, and while they are.
@@ -76,4 +76,27 @@ async fn a_start_reads_little_of_much_that_was_pushed_to_many_partitions() {
 #[tokio::test]
 async fn what_is_of_many_partitions_in_small_pieces_is_read_once() {
     check(16 << 20, 700).await;
+}
+
+#[tokio::test]
+async fn what_a_start_reads_of_the_state_does_not_stay_in_memory() {
+    let disk = SimDisk::new();
+    let settings = Settings { reserve_bytes: 0, ..Settings::default() };
+    let clock = Clock::simulated(0).0;
+    let open =
+        |disk: &SimDisk| Journal::open(Arc::new(disk.clone()), settings.clone(), clock.clone()).unwrap();
+    let (journal, recovered) = open(&disk);
+    let broker = Broker::open(journal.clone(), &recovered, clock.clone()).await.unwrap();
+    for number in 0..1000 {
+        broker.apply(DnpipeSpec::new(name(&format!("orders-{number}")))).await.unwrap();
+    }
+    let state = journal.bounds(PartitionId::STATE).unwrap().bytes;
+    drop((broker, journal));
+    let (journal, recovered) = open(&disk.cut(|_| 0));
+    let broker = Broker::open(journal.clone(), &recovered, clock.clone()).await.unwrap();
+    assert_eq!(broker.list().len(), 1000);
+    let counts = journal.counts();
+    assert!(counts.read_bytes > state, "{counts:?}");
+    // What was written since is there.
+    assert!(counts.cache_bytes < state / 4, "{counts:?}, {state} bytes of state");
 }

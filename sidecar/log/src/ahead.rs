@@ -12,7 +12,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use crate::{PartitionId, read::read, state::Shared};
+use crate::{PartitionId, read::read, state::Shared, walk::Miss};
 
 /// Bytes of batches that are read ahead.
 const AHEAD: usize = 1 << 20;
@@ -59,7 +59,7 @@ pub(crate) fn read_ahead(shared: &Shared, partition: PartitionId, from: u64, nex
     let mut to = next;
     if shared.ahead.is_expected(partition, from) {
         // What can't be read is for whoever gets there.
-        if let Ok(Some(read)) = read(shared, partition, next, bytes, true) {
+        if let Ok(Some(read)) = read(shared, partition, next, bytes, Miss::Read) {
             to = read.next;
         }
     }

@@ -28,6 +28,7 @@ use crate::{
     reserve::Rank,
     state::{Partition, Phase, Shared, State, UNBORN},
     verify::verify,
+    walk::Miss,
 };
 
 /// Threads that ask the disk for readers, and how many reads may wait for them.
@@ -294,15 +295,29 @@ impl Journal {
     /// [`ReadError::Damaged`] where `from` itself can't be read: go on at its `to`.
     pub async fn read(&self, partition: PartitionId, from: u64, max_bytes: usize) -> Result<Read, ReadError> {
         // What is in memory is given at once, on the thread that asks.
-        if let Some(read) = read::read(&self.0.shared, partition, from, max_bytes, false)? {
+        if let Some(read) = read::read(&self.0.shared, partition, from, max_bytes, Miss::Stop)? {
             return Ok(read);
         }
         let job = move |shared: &Shared| {
-            let read = read::read(shared, partition, from, max_bytes, true)?.unwrap_or_default();
+            let read = read::read(shared, partition, from, max_bytes, Miss::Read)?.unwrap_or_default();
             let next = read.next;
             Ok((read, next))
         };
         self.ask_and(job, move |shared, next| read_ahead(shared, partition, from, next)).await
+    }
+
+    /// The same for what nobody else will want: nothing of it stays in memory.
+    ///
+    /// # Errors
+    /// As [`read`](Journal::read).
+    pub async fn read_once(
+        &self,
+        partition: PartitionId,
+        from: u64,
+        max_bytes: usize,
+    ) -> Result<Read, ReadError> {
+        let once = move |shared: &Shared| read::read(shared, partition, from, max_bytes, Miss::ReadOnce);
+        Ok(self.ask(once).await?.unwrap_or_default())
     }
 
     /// The headers of the same, up to some `max_bytes` of batches, and the offset to go on at.

@@ -21,7 +21,7 @@ use crate::{
     index::Strand,
     settings::GRANULE,
     state::{Phase, Shared},
-    walk::{Reader, TRIES, is_of, look_up},
+    walk::{Miss, Reader, TRIES, is_of, look_up},
 };
 
 /// See [`Journal::pass`].
@@ -114,12 +114,12 @@ fn part(shared: &Shared, wanted: &Wanted, from: u32) -> Result<Option<Part>, Rea
 
 impl Part {
     fn headers(&self, shared: &Shared) -> io::Result<Vec<Header>> {
-        let way = look_up(shared, self.number, true, |strands| {
+        let way = look_up(shared, self.number, Miss::Read, |strands| {
             let each = self.of.iter().filter_map(|(id, range)| Some((strands.get(id)?, range.from)));
             merged(each, self.end)
         })?;
         let way = way.unwrap_or_default();
-        let mut reader = Reader::new(shared, self.key, self.end, true);
+        let mut reader = Reader::new(shared, self.key, self.end, Miss::Read);
         let (mut found, mut position) = (Vec::new(), 0);
         while let Some(sought) = way.seek(position).filter(|sought| sought + HEADER_BYTES as u32 <= self.end)
         {

@@ -17,7 +17,7 @@ use crate::{
     PartitionId, ReadError,
     index::Entry,
     state::Shared,
-    walk::{Seen, Step, strand, walk},
+    walk::{Miss, Seen, Step, strand, walk},
 };
 
 /// A batch as it stands in the journal.
@@ -38,20 +38,20 @@ pub struct Read {
     pub next: u64,
 }
 
-/// Reads, and asks the disk where `may_wait`; none where that would be needed.
+/// Reads; none where that needs the disk and it is not to be asked.
 pub(crate) fn read(
     shared: &Shared,
     partition: PartitionId,
     from: u64,
     max_bytes: usize,
-    may_wait: bool,
+    miss: Miss,
 ) -> Result<Option<Read>, ReadError> {
     let mut out = Read { batches: Vec::new(), next: from };
     let mut bytes = 0;
     // A batch keeps the whole of what was read around it in memory, most of which may be of others.
     let held_max = max_bytes.saturating_mul(HELD_FOR_EACH_BYTE).max(HELD_MIN);
     let (mut held, mut known) = (0, 0);
-    let seen = walk(shared, partition, from, may_wait, |reader, header, position| {
+    let seen = walk(shared, partition, from, miss, |reader, header, position| {
         let length = header.length as usize;
         // In another segment it counts from 0 again.
         held += reader.looked_at().checked_sub(known).unwrap_or_else(|| reader.looked_at());
@@ -91,7 +91,7 @@ pub(crate) fn headers(
 ) -> Result<(Vec<Header>, u64), ReadError> {
     let mut out = (Vec::new(), from);
     let mut bytes = 0;
-    let seen = walk(shared, partition, from, true, |_, header, _| {
+    let seen = walk(shared, partition, from, Miss::Read, |_, header, _| {
         if bytes > max_bytes {
             return Ok(Step::Stop);
         }
@@ -112,7 +112,7 @@ pub(crate) fn offset_at(shared: &Shared, partition: PartitionId, time: i64) -> R
         let Some(span) = known.spans.get(after) else { return Ok(known.bounds().readable) };
         (*span, known.first)
     };
-    let from = match strand(shared, span.segment, partition, true)? {
+    let from = match strand(shared, span.segment, partition, Miss::Read)? {
         Some(strand) => {
             let after = strand.entries.partition_point(|entry| entry.time < time);
             strand.entries.get(after.saturating_sub(1)).map_or(span.first, |entry| entry.offset)
@@ -120,7 +120,7 @@ pub(crate) fn offset_at(shared: &Shared, partition: PartitionId, time: i64) -> R
         None => span.first,
     };
     let mut found = span.end;
-    let seen = walk(shared, partition, from.max(first), true, |_, header, _| {
+    let seen = walk(shared, partition, from.max(first), Miss::Read, |_, header, _| {
         if header.append_time >= time {
             found = header.base_offset;
             return Ok(Step::Stop);
@@ -149,7 +149,7 @@ pub(crate) fn offset_keeping(shared: &Shared, partition: PartitionId, bytes: u64
     };
     // Between the last entry from which on it is too much and the next one.
     let (mut from, mut to) = (span.first, span.end);
-    if let Some(strand) = strand(shared, span.segment, partition, true)? {
+    if let Some(strand) = strand(shared, span.segment, partition, Miss::Read)? {
         let behind = |entry: &Entry| after + u64::from(strand.bytes.saturating_sub(entry.before));
         let fits = strand.entries.partition_point(|entry| behind(entry) > bytes);
         from = fits.checked_sub(1).map_or(from, |last| strand.entries[last].offset);
@@ -158,7 +158,7 @@ pub(crate) fn offset_keeping(shared: &Shared, partition: PartitionId, bytes: u64
         }
     }
     let mut batches = Vec::new();
-    let seen = walk(shared, partition, from.max(first), true, |_, header, _| {
+    let seen = walk(shared, partition, from.max(first), Miss::Read, |_, header, _| {
         if header.base_offset >= to {
             return Ok(Step::Stop);
         }

@@ -22,6 +22,17 @@ const READ_AHEAD: u32 = 4 * GRANULE;
 /// How often a segment is looked for again that was cleaned away under the reader.
 pub(crate) const TRIES: usize = 4;
 
+/// What is done where something is not in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Miss {
+    /// Who asks must not wait for the disk.
+    Stop,
+    /// The disk is asked, and what it gives stays for who comes next.
+    Read,
+    /// The disk is asked for what nobody else will want.
+    ReadOnce,
+}
+
 /// What whoever is shown a batch says.
 pub(crate) enum Step {
     Go,
@@ -46,7 +57,7 @@ pub(crate) struct Reader<'a> {
     key: FileKey,
     /// Nothing is read from here on.
     end: u32,
-    may_wait: bool,
+    miss: Miss,
     window: (u32, Bytes),
     /// Bytes of all windows there were: whoever keeps a piece of each keeps all of them in memory.
     looked_at: usize,
@@ -57,7 +68,7 @@ pub(crate) fn walk(
     shared: &Shared,
     partition: PartitionId,
     from: u64,
-    may_wait: bool,
+    miss: Miss,
     mut each: impl FnMut(&mut Reader<'_>, &Header, u32) -> Result<Step, ReadError>,
 ) -> Result<Seen, ReadError> {
     let mut next = from;
@@ -89,12 +100,12 @@ pub(crate) fn walk(
             let is_last = state.segments.last_key_value().is_some_and(|(number, _)| *number == span.segment);
             let part =
                 is_last.then(|| state.strands.get(&partition).map(|strand| strand.part(next))).flatten();
-            let reader = Reader::new(shared, (span.segment, segment.generation), segment.end, may_wait);
+            let reader = Reader::new(shared, (span.segment, segment.generation), segment.end, miss);
             (reader, known.born, segment.last, part, span.end)
         };
         let walked = match part {
             Some(part) => Ok(Some(Arc::new(part))),
-            None => strand(shared, reader.key.0, partition, may_wait).map(|strand| strand.map(Arc::new)),
+            None => strand(shared, reader.key.0, partition, miss).map(|strand| strand.map(Arc::new)),
         };
         let outcome = match walked {
             Ok(Some(strand)) => {
@@ -129,8 +140,8 @@ impl From<io::Error> for Failed {
 }
 
 impl<'a> Reader<'a> {
-    pub(crate) fn new(shared: &'a Shared, key: FileKey, end: u32, may_wait: bool) -> Self {
-        Self { shared, key, end, may_wait, window: (0, Bytes::new()), looked_at: 0 }
+    pub(crate) fn new(shared: &'a Shared, key: FileKey, end: u32, miss: Miss) -> Self {
+        Self { shared, key, end, miss, window: (0, Bytes::new()), looked_at: 0 }
     }
 }
 
@@ -201,7 +212,7 @@ impl Reader<'_> {
             if let Some(header) = mend(&bytes, self.key.0, at) {
                 return Ok(Some((at, Some(header))));
             }
-            if !self.may_wait {
+            if self.miss == Miss::Stop {
                 return Ok(None);
             }
             let file = self.shared.files.open(&*self.shared.disk, self.key)?;
@@ -226,7 +237,7 @@ impl Reader<'_> {
     /// The same from the disk, where what is in memory is not what was written: the disk may have given it wrong that time.
     /// An error of [`InvalidData`](io::ErrorKind::InvalidData) where it does so again.
     pub(crate) fn body_anew(&mut self, header: &Header, position: u32) -> io::Result<Option<Bytes>> {
-        if !self.may_wait {
+        if self.miss == Miss::Stop {
             return Ok(None);
         }
         let (from, length) = (position + HEADER_BYTES as u32, header.body_length());
@@ -257,7 +268,7 @@ impl Reader<'_> {
         if let Some(found) = self.behind_padding(position, length) {
             return Ok(Some(found));
         }
-        if !self.may_wait {
+        if self.miss == Miss::Stop {
             return Ok(None);
         }
         let from = position / GRANULE * GRANULE;
@@ -269,7 +280,7 @@ impl Reader<'_> {
         let cost = read.capacity();
         let bytes = Bytes::from_owner(read);
         // What can't be read now may be another time.
-        if holes.is_empty() {
+        if holes.is_empty() && self.miss == Miss::Read {
             self.shared.cache.put(self.key, from, bytes.clone(), cost);
         }
         Ok(Some(self.look_at(position, bytes.slice((position - from) as usize..))))
@@ -311,16 +322,16 @@ pub(crate) fn strand(
     shared: &Shared,
     number: u32,
     partition: PartitionId,
-    may_wait: bool,
+    miss: Miss,
 ) -> io::Result<Option<Strand>> {
-    look_up(shared, number, may_wait, |strands| strands.get(&partition).cloned().unwrap_or_default())
+    look_up(shared, number, miss, |strands| strands.get(&partition).cloned().unwrap_or_default())
 }
 
 /// What `look` finds in the index of a segment; none where that would have to be read.
 pub(crate) fn look_up<T>(
     shared: &Shared,
     number: u32,
-    may_wait: bool,
+    miss: Miss,
     look: impl FnOnce(&Strands) -> T,
 ) -> io::Result<Option<T>> {
     let key = {
@@ -337,7 +348,7 @@ pub(crate) fn look_up<T>(
     };
     let index = match shared.files.known_index(key) {
         Some(index) => index,
-        None if may_wait => shared.files.index(key, || load(shared, key))?,
+        None if miss != Miss::Stop => shared.files.index(key, || load(shared, key))?,
         None => return Ok(None),
     };
     Ok(Some(look(&index)))
