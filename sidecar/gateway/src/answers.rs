@@ -20,7 +20,7 @@ use crate::{
     caller::Verb,
     elsewhere,
     limits::{PULL_BYTES_MAX, ROOM_WITHIN, WAIT_MAX},
-    refusals::{of_pull, of_push, of_reset},
+    refusals::{of_begun_push, of_pull, of_push, of_reset},
     session::{Done, Session, Work, never_held_up},
 };
 
@@ -37,6 +37,7 @@ impl Session {
     pub(crate) async fn ask(&self, request: Request, batch: Bytes) -> Work {
         // Where there is one server, each request is for that.
         let place = if self.broker().is_shared() { request.dnpipe().cloned() } else { None };
+        let changes = !request.only_reads();
         let begun = match request {
             Request::Ping => Ok(now(Ok(Answer::Pong))),
             Request::List => Ok(now(Ok(Answer::Dnpipes(page(self.views(None)))))),
@@ -67,7 +68,7 @@ impl Session {
             None => work,
             Some(name) => {
                 let shared = self.shared.clone();
-                Box::pin(async move { shared.redirected(&name, work.await) })
+                Box::pin(async move { shared.redirected(&name, changes, work.await) })
             }
         }
     }
@@ -130,7 +131,7 @@ impl Session {
                     let answer = Answer::Pushed { base_offset: pushed.base_offset, epoch: pushed.epoch };
                     Done { tail: vec![write_places(&pushed.runs)], ..Done::of(answer) }
                 }
-                Err(error) => Done::refused(of_push(error)),
+                Err(error) => Done::refused(of_begun_push(error)),
             }
         }))
     }

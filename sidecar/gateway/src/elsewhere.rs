@@ -28,9 +28,11 @@ impl Shared {
         }
     }
 
-    /// What came of a request, unless another server has, by now, what it was about.
-    pub(crate) fn redirected(&self, name: &DnpipeName, done: Done) -> Done {
+    /// What came of a request, unless another server has, by now, what it was about. Who is told so asks there what was asked here:
+    /// of what `changes` something that has to be sure not to be done.
+    pub(crate) fn redirected(&self, name: &DnpipeName, changes: bool, done: Done) -> Done {
         match done.answer {
+            Answer::Refused(refusal) if changes && !is_sure(&refusal) => Done::refused(refusal),
             Answer::Refused(refusal) => Done::refused(self.refusal_of(name, refusal)),
             _ => done,
         }
@@ -60,6 +62,11 @@ impl Shared {
             }
         }
     }
+}
+
+/// Whether what is refused so is not done, and will not be.
+fn is_sure(refusal: &Refusal) -> bool {
+    !matches!(refusal, Refusal::Stopping | Refusal::Failed { .. })
 }
 
 pub(crate) fn not_owner(elsewhere: Elsewhere) -> Refusal {
@@ -156,6 +163,29 @@ fn refused(error: MoveError) -> Done {
         MoveError::Write(error) => Done::refused(of_push(error)),
         error @ (MoveError::Lost { .. } | MoveError::Bad { .. }) => {
             Done::refused(Refusal::Bad { reason: error.to_string() })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sidestream_broker::PushError;
+
+    use super::*;
+    use crate::refusals::of_begun_push;
+
+    #[test]
+    fn of_a_push_that_may_be_stored_nobody_says_that_it_belongs_elsewhere() {
+        let name: DnpipeName = "shop/orders".parse().unwrap();
+        for late in [
+            PushError::Unknown(name.clone()),
+            PushError::Closed,
+            PushError::Failed { reason: "the disk is gone".into() },
+        ] {
+            assert!(!is_sure(&of_begun_push(late)));
+        }
+        for sure in [PushError::Unknown(name), PushError::Moving, PushError::Busy] {
+            assert!(is_sure(&of_push(sure)));
         }
     }
 }

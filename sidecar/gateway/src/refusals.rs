@@ -32,6 +32,15 @@ pub(crate) fn of_push(error: PushError) -> Refusal {
     }
 }
 
+/// Of a push that had its place. Where its dnpipe went meanwhile, with its records to another server or for good, the push may be
+/// among them: who is told that there is no such dnpipe, or that another has it, would push again what may be stored.
+pub(crate) fn of_begun_push(error: PushError) -> Refusal {
+    match error {
+        PushError::Unknown(_) => Refusal::Stopping,
+        error => of_push(error),
+    }
+}
+
 pub(crate) fn of_pull(error: PullError) -> Refusal {
     match error {
         PullError::Unknown(name) => Refusal::UnknownDnpipe(name),

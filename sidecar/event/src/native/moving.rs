@@ -118,4 +118,29 @@ impl Request {
             | Request::Leave { member } => Some(&member.dnpipe),
         }
     }
+
+    /// Whether asking twice, or not at all, makes no difference to anybody but who asks.
+    pub fn only_reads(&self) -> bool {
+        match self {
+            Request::Ping
+            | Request::List
+            | Request::ListBehind { .. }
+            | Request::Describe { .. }
+            | Request::Pull { .. }
+            | Request::Groups { .. }
+            | Request::Verify { .. } => true,
+            Request::Push { .. }
+            | Request::Join { .. }
+            | Request::JoinToHold { .. }
+            | Request::Next { .. }
+            | Request::Ack { .. }
+            | Request::Return { .. }
+            | Request::Leave { .. }
+            | Request::Seek { .. }
+            | Request::Redrive { .. }
+            | Request::Reset { .. }
+            | Request::Open { .. }
+            | Request::Move(_) => false,
+        }
+    }
 }

@@ -1,7 +1,9 @@
-//! Who asks for a dnpipe that another server of the pool has is told which, before anything is done and after it was refused.
+//! Who asks for a dnpipe that another server of the pool has is told which: before anything is done, and after it was refused for
+//! being nowhere here. Whoever is told so may ask there, so after any other refusal it is not said: it may have been done.
 
 use axum::{
     extract::{Request, State},
+    http::StatusCode,
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -29,7 +31,7 @@ pub(super) async fn redirect(
         return Problem::from(refusal).into_response();
     }
     let response = next.run(request).await;
-    match refusal().filter(|_| !response.status().is_success()) {
+    match refusal().filter(|_| response.status() == StatusCode::NOT_FOUND) {
         Some(refusal) => Problem::from(refusal).into_response(),
         None => response,
     }
