@@ -43,7 +43,7 @@ use tokio::{
 use self::{
     limits::{
         ACCEPT_REST, BACKLOG, CONNECTIONS_MAX, DIALS_MAX, GREETING_WITHIN, GREETING_WITHIN_WHEN_BUSY,
-        GREETINGS_MAX, NAMES_MAX, OPENS_WITHIN, POOLS_MAX, ROOM_KIB,
+        GREETINGS_MAX, MORE_LINES_MAX, NAMES_MAX, OPENS_WITHIN, POOLS_MAX, ROOM_KIB,
     },
     places::{Place, Places},
 };
@@ -74,6 +74,8 @@ struct Shared {
     outgoing: Arc<Semaphore>,
     /// A permit for each connection that is let in.
     connections: Arc<Semaphore>,
+    /// A permit for each connection to a server, beside one of each connection of an app.
+    lines: Arc<Semaphore>,
     /// A permit for each connection that has ended and whose members are about to leave.
     partings: Arc<Semaphore>,
     /// A permit for each connection to a server that is being opened: a name that does not resolve keeps a thread for a while.
@@ -208,11 +210,10 @@ async fn greet(shared: &Shared, stream: &mut UnixStream) -> Option<(OwnedSemapho
         if let Some(permit) = permit {
             return Some((permit, Language::Http(bytes.to_vec())));
         }
-        stream.write_all(http::BUSY).await.ok()?;
-        // What it still says is read to its end: else it may lose the answer.
-        stream.shutdown().await.ok()?;
-        while stream.read(&mut bytes).await.ok()? > 0 {}
-        return None;
+        return turn_away(stream, http::BUSY).await;
+    }
+    if http::begins_next(&bytes) {
+        return turn_away(stream, http::NO_NEXT).await;
     }
     // Who speaks something else has no use for an answer of ours.
     let client = Preamble::read(&bytes).ok()?;
@@ -227,6 +228,16 @@ async fn greet(shared: &Shared, stream: &mut UnixStream) -> Option<(OwnedSemapho
     }
 }
 
+/// Says why somebody is not let in.
+async fn turn_away<T>(stream: &mut UnixStream, why: &[u8]) -> Option<T> {
+    stream.write_all(why).await.ok()?;
+    // What it still says is read to its end: else it may lose the answer.
+    stream.shutdown().await.ok()?;
+    let mut bytes = [0; 64];
+    while stream.read(&mut bytes).await.ok()? > 0 {}
+    None
+}
+
 impl Shared {
     fn new(namespace: &str, more: &[&str], servers: Arc<OnceLock<Arc<Servers>>>) -> Shared {
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
@@ -237,6 +248,7 @@ impl Shared {
             incoming: semaphore(ROOM_KIB),
             outgoing: semaphore(ROOM_KIB),
             connections: semaphore(CONNECTIONS_MAX),
+            lines: semaphore(MORE_LINES_MAX),
             partings: semaphore(CONNECTIONS_MAX),
             dials: Semaphore::new(DIALS_MAX),
             away: Mutex::default(),
@@ -248,6 +260,17 @@ impl Shared {
         // It has no certificate yet.
         let servers = self.servers.get().ok_or(Refusal::Stopping)?;
         self.places.address(place, &**servers).map_err(|reason| Refusal::Bad { reason })
+    }
+
+    /// The place of one more connection to a server, beside those that a connection of an app has: the first needs none.
+    fn line_beside<'a>(
+        &self,
+        mut own: impl Iterator<Item = &'a Option<OwnedSemaphorePermit>>,
+    ) -> Result<Option<OwnedSemaphorePermit>, Refusal> {
+        match own.any(Option::is_none) {
+            false => Ok(None),
+            true => self.lines.clone().try_acquire_owned().map(Some).map_err(|_| Refusal::Busy),
+        }
     }
 
     /// Opens a connection to a server, of which few are opened at once.

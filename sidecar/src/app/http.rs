@@ -38,14 +38,20 @@ use tokio::{net::UnixStream, sync::OwnedSemaphorePermit, time::timeout};
 
 use super::{
     Shared, Unopened,
-    limits::{ANSWER_WITHIN, FRAME_WITHIN, HEAD_BYTES_MAX, LINES_MAX, REDIRECTS_MAX, SILENCE, kib},
+    limits::{ANSWER_WITHIN, FRAME_WITHIN, HEAD_BYTES_MAX, LINES_MAX, REDIRECTS_MAX, SILENCE, TURN, kib},
     places::{Place, Places},
 };
 
 /// Whether bytes begin a request: with a method (RFC 9112, section 3.1) of those that there are.
 pub(super) fn begins(bytes: &[u8]) -> bool {
     let letters = bytes.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
-    (3..=7).contains(&letters) && bytes.get(letters) == Some(&b' ')
+    (3..=7).contains(&letters) && bytes.get(letters) == Some(&b' ') && !begins_next(bytes)
+}
+
+/// Whether they begin the preface of HTTP/2 (RFC 9113, section 3.4), as clients of gRPC do. Which dnpipe a call is about is in its
+/// message, and a call may be a stream both ways: that is for who has a server's own door.
+pub(super) fn begins_next(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"PRI * HTTP/2")
 }
 
 /// Serves a connection of which `begun` was read already, to its end, and says why it ended.
@@ -66,7 +72,14 @@ pub(super) async fn serve(shared: &Arc<Shared>, stream: UnixStream, begun: Vec<u
 struct Proxy {
     shared: Arc<Shared>,
     /// Connections to servers that wait for another request.
-    calls: std::sync::Mutex<HashMap<Place, SendRequest<Full<Bytes>>>>,
+    calls: std::sync::Mutex<HashMap<Place, Call>>,
+}
+
+/// A connection to a server.
+struct Call {
+    sender: SendRequest<Full<Bytes>>,
+    /// Its place among those of all connections; none where it is the one that each may have.
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 type Answer = Response<Either<Incoming, Full<Bytes>>>;
@@ -156,36 +169,53 @@ impl Proxy {
         let address = self.shared.address(place).map_err(|refusal| refused(&refusal))?;
         let mut request = asked.request(&address);
         let kept = self.lock().remove(place);
-        if let Some(mut call) = kept.filter(|call| !call.is_closed()) {
-            match try_send(&mut call, request).await? {
+        if let Some(mut call) = kept.filter(|call| !call.sender.is_closed()) {
+            match try_send(&mut call.sender, request).await? {
                 Sent::Answered(response) => return Ok(self.keep(place, call, response)),
                 // The server had closed it before it heard of this one.
                 Sent::Unheard(unheard) => request = unheard,
             }
         }
+        let permit = self.permit();
         let opened = self.shared.dial(&address, open(&address)).await;
-        let mut call = opened.map_err(|unopened| match unopened {
+        let sender = opened.map_err(|unopened| match unopened {
             Unopened::NoTurn => refused(&Refusal::Busy),
-            Unopened::Away(reason) => {
-                if let Some(name) = name {
-                    self.shared.places.is_away(name, place);
+            Unopened::Away(reason) => match name {
+                Some(name) if self.shared.places.is_away(name, place) => {
+                    self.unknown(&Refusal::UnknownDnpipe(name.clone()))
                 }
-                problem(StatusCode::SERVICE_UNAVAILABLE, "unreachable", &format!("{reason}; try again"))
-            }
+                _ => problem(StatusCode::SERVICE_UNAVAILABLE, "unreachable", &format!("{reason}; try again")),
+            },
         })?;
-        match try_send(&mut call, request).await? {
+        let mut call = Call { sender, permit };
+        match try_send(&mut call.sender, request).await? {
             Sent::Answered(response) => Ok(self.keep(place, call, response)),
             Sent::Unheard(_) => Err(refused(&Refusal::Stopping)),
         }
     }
 
+    /// A place for one more connection to a server. Where there is none, those that are kept make room: none of them is in use.
+    fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        let mut calls = self.lock();
+        let permit = self.shared.line_beside(calls.values().map(|call| &call.permit));
+        permit.unwrap_or_else(|_| {
+            calls.clear();
+            None
+        })
+    }
+
+    /// That none of the pools that answer knows a dnpipe, and the others never did.
+    fn unknown(&self, refusal: &Refusal) -> Problem {
+        let pools = self.shared.places.names();
+        let error = format!(
+            "{refusal}. Asked were the pools {pools}, of which one at least has never answered: the annotation \
+             `sidestream.dev/pools` of the pod names them"
+        );
+        problem(StatusCode::NOT_FOUND, refusal.code(), &error)
+    }
+
     /// Keeps a connection for the next request, which does not come before this one is answered.
-    fn keep(
-        &self,
-        place: &Place,
-        call: SendRequest<Full<Bytes>>,
-        mut response: Response<Incoming>,
-    ) -> Response<Incoming> {
+    fn keep(&self, place: &Place, call: Call, mut response: Response<Incoming>) -> Response<Incoming> {
         let mut calls = self.lock();
         if calls.len() >= LINES_MAX {
             calls.clear();
@@ -206,18 +236,27 @@ impl Proxy {
         let most = announced.upper().map_or(RECORD_BYTES_MAX, |bytes| RECORD_BYTES_MAX.min(bytes as usize));
         let whole = async {
             let room = self.shared.incoming.clone().acquire_many_owned(kib(most)).await.ok();
-            (Limited::new(body, RECORD_BYTES_MAX).collect().await, room)
+            let coming = Limited::new(body, RECORD_BYTES_MAX).collect();
+            tokio::pin!(coming);
+            loop {
+                match timeout(TURN, &mut coming).await {
+                    Ok(come) => return Some((come, room)),
+                    // Who waits takes what there is.
+                    Err(_) if self.shared.incoming.available_permits() == 0 => return None,
+                    Err(_) => {}
+                }
+            }
         };
-        match timeout(FRAME_WITHIN, whole).await {
-            Ok((Ok(body), room)) => Ok((body.to_bytes(), room)),
-            Ok((Err(error), _)) if error.is::<LengthLimitError>() => {
+        match timeout(FRAME_WITHIN, whole).await.ok().flatten() {
+            Some((Ok(body), room)) => Ok((body.to_bytes(), room)),
+            Some((Err(error), _)) if error.is::<LengthLimitError>() => {
                 Err(too_large(RECORD_BYTES_MAX as u64 + 1))
             }
-            Ok((Err(error), _)) => {
+            Some((Err(error), _)) => {
                 let reason = format!("the body did not come whole: {error}; send it again");
                 Err(refused(&Refusal::Bad { reason }))
             }
-            Err(_) => Err(problem(
+            None => Err(problem(
                 StatusCode::REQUEST_TIMEOUT,
                 "too-slow",
                 "the body did not come whole in time; send it again, or a smaller one",
@@ -225,7 +264,7 @@ impl Proxy {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Place, SendRequest<Full<Bytes>>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Place, Call>> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -345,6 +384,10 @@ impl Problem {
 /// To whoever comes while there are as many connections as may be.
 pub(super) const BUSY: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+/// To whoever speaks HTTP/2: no settings, and GOAWAY for HTTP_1_1_REQUIRED, of which no stream was begun (RFC 9113, sections 6.5,
+/// 6.8 and 7).
+pub(super) const NO_NEXT: &[u8] =
+    b"\0\0\0\x04\0\0\0\0\0\0\0\x3b\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0dno gRPC here; speak HTTP/1.1 or the native protocol";
 /// The protocol in a TLS handshake (RFC 7301, section 6).
 const HTTP_ALPN: &[u8] = b"http/1.1";
 
@@ -357,9 +400,14 @@ mod tests {
         for begun in ["GET /v1/dnpip", "POST /v1/dnp", "DELETE /v1/d", "OPTIONS /v1/"] {
             assert!(begins(begun.as_bytes()), "{begun}");
         }
-        for other in
-            ["dnpipe\r\n....", "get /v1/dnpi", "GETTINGBETTER", "\x16\x03\x01 TLS ....", "GET/ HTTP/1."]
-        {
+        for other in [
+            "PRI * HTTP/2",
+            "dnpipe\r\n....",
+            "get /v1/dnpi",
+            "GETTINGBETTER",
+            "\x16\x03\x01 TLS ....",
+            "GET/ HTTP/1.",
+        ] {
             assert!(!begins(other.as_bytes()), "{other}");
         }
     }

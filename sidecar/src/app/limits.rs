@@ -20,6 +20,8 @@ pub(super) const ACCEPT_REST: Duration = Duration::from_millis(100);
 
 /// Lines to servers that one connection may have.
 pub(super) const LINES_MAX: usize = 16;
+/// Lines that all connections have together beside one each: each of them is a session of TLS with its buffers.
+pub(super) const MORE_LINES_MAX: usize = 64;
 /// Dnpipes of which one connection keeps where it asks for them.
 pub(super) const WAYS_MAX: usize = 256;
 /// Connections to servers that are being opened, of all connections together.
@@ -28,8 +30,11 @@ pub(super) const DIALS_MAX: usize = 16;
 pub(super) const OPENS_WITHIN: Duration = Duration::from_secs(5);
 /// Requests of one connection that are not answered: as many as a server takes of one; beyond, nothing more is read.
 pub(super) const IN_FLIGHT_MAX: usize = 256;
-/// Requests that wait for one line.
+/// Requests that a line has taken and not written.
 pub(super) const REQUESTS_WAITING: usize = 4;
+/// Requests of one connection that wait for their lines, and their bytes; beyond, nothing more is read from it.
+pub(super) const WAITING_MAX: usize = 64;
+pub(super) const WAITING_BYTES_MAX: usize = 64 << 10;
 /// Answers that wait to be written to one connection, and as many that come from its lines.
 pub(super) const ANSWERS_WAITING: usize = 4;
 /// A frame up to this needs no room of its own: a read may bring it whole.
@@ -42,6 +47,11 @@ pub(super) const IDLE: Duration = Duration::from_secs(300);
 /// How long a frame may take to come whole and to be read whole by the app, and the head and the body of a request of HTTP to
 /// come.
 pub(super) const FRAME_WITHIN: Duration = Duration::from_secs(30);
+/// Who has room that others wait for has to use it: how long the body of a request may take to come then, and how often it is
+/// looked whether a frame goes on.
+pub(super) const TURN: Duration = Duration::from_secs(1);
+/// What of a frame has to come in a [`TURN`].
+pub(super) const TURN_BYTES: usize = 64 << 10;
 /// How long either end may take nothing of what is written to it. Longer than a server waits for its disk.
 pub(super) const SILENCE: Duration = Duration::from_secs(20);
 /// How long a server may take to answer a request of HTTP: longer than the longest wait for records, and its disk.
@@ -60,6 +70,8 @@ pub(super) const POOLS_MAX: usize = 8;
 pub(super) const NAMES_MAX: usize = 1024;
 
 const _: () = assert!(ROOM_KIB << 10 >= 2 * FRAME_BYTES_MAX && SMALL_FRAME_BYTES < FRAME_BYTES_MAX);
+// All of a small frame may wait.
+const _: () = assert!(WAITING_BYTES_MAX >= SMALL_FRAME_BYTES && WAITING_MAX < IN_FLIGHT_MAX);
 
 /// The KiB of a frame, rounded up.
 pub(super) fn kib(bytes: usize) -> u32 {

@@ -35,6 +35,8 @@ pub(super) struct Line {
     /// Where requests go.
     pub(super) requests: mpsc::Sender<Request>,
     running: AbortHandle,
+    /// Its place among those that all connections have together; none where it is the one that each may have.
+    pub(super) permit: Option<OwnedSemaphorePermit>,
 }
 
 /// A request as it goes to the server.
@@ -73,6 +75,7 @@ impl Line {
         address: Address,
         shared: Arc<Shared>,
         heard: mpsc::Sender<Heard>,
+        permit: Option<OwnedSemaphorePermit>,
     ) -> Line {
         let (requests, queue) = mpsc::channel(REQUESTS_WAITING);
         let running = tokio::spawn(async move {
@@ -80,7 +83,7 @@ impl Line {
             // Who does not listen any more need not hear it.
             let _ = heard.send(Heard::Ended { line: number, ending }).await;
         });
-        Line { number, requests, running: running.abort_handle() }
+        Line { number, requests, running: running.abort_handle(), permit }
     }
 
     /// Whether no request waits for it.
@@ -198,7 +201,8 @@ mod tests {
         let _silent = UnixListener::bind(&at).unwrap();
         let shared = Arc::new(Shared::new("shop", &[], Arc::default()));
         let (heard, _hears) = mpsc::channel(1);
-        let open = |number| Line::open(number, Address::Local(at.clone()), shared.clone(), heard.clone());
+        let open =
+            |number| Line::open(number, Address::Local(at.clone()), shared.clone(), heard.clone(), None);
         let lines: Vec<Line> = (0..3 * DIALS_MAX as u64).map(open).collect();
         // Time passes only while there is nothing else to do.
         while shared.dials.available_permits() > 0 {

@@ -15,12 +15,14 @@ use std::{
 use sidestream_connector::{Address, Servers};
 use sidestream_event::native::DnpipeName;
 
-use super::limits::NAMES_MAX;
+use super::limits::{NAMES_MAX, POOLS_MAX};
 
 /// See the module.
 pub(super) struct Places {
     pools: Vec<String>,
     known: Mutex<HashMap<DnpipeName, Known>>,
+    /// By namespace, a bit for each of its pools that has ever answered: one that has not may be none.
+    answered: Mutex<HashMap<String, u8>>,
 }
 
 /// Whom to ask: a pool, or one server of it.
@@ -37,14 +39,16 @@ pub(super) struct Place {
 struct Known {
     pool: usize,
     owner: Option<String>,
-    /// How many pools in a row have said that they know no such dnpipe.
+    /// How many pools in a row know no such dnpipe: they said so, or have never said anything.
     strangers: usize,
+    /// Whether one of them has said so.
+    is_said: bool,
 }
 
 impl Places {
     /// The pools to ask, the likeliest first.
     pub(super) fn new(pools: Vec<String>) -> Places {
-        Places { pools, known: Mutex::default() }
+        Places { pools, known: Mutex::default(), answered: Mutex::default() }
     }
 
     /// Where a dnpipe is, or is looked for next.
@@ -77,45 +81,80 @@ impl Places {
 
     /// Who was asked at `place` says which server of its pool has the dnpipe.
     pub(super) fn is_at(&self, name: &DnpipeName, place: &Place, owner: &str) {
-        let known = Known { pool: place.pool, owner: Some(owner.to_owned()), strangers: 0 };
-        self.note(name, known);
+        self.has_answered(place);
+        self.note(name, Known { pool: place.pool, owner: Some(owner.to_owned()), ..Known::default() });
     }
 
     /// Who was asked at `place` knows no such dnpipe. Whether another pool may.
     pub(super) fn is_unknown(&self, name: &DnpipeName, place: &Place) -> bool {
-        let now = self.of(name);
-        if now.pool != place.pool {
+        self.has_answered(place);
+        if self.of(name).pool != place.pool {
             // Somebody else has heard that already.
             return true;
         }
-        let strangers = 1 + self.lock().get(name).map_or(0, |known| known.strangers);
-        if strangers >= self.pools.len() {
+        self.ask_the_next(name, place, true)
+    }
+
+    /// Nobody answers at `place`: next time another server is asked, and another pool where there are some, of which none that
+    /// ever answered is believed to know of no such dnpipe before all of them have said so. Whether all have, and the others, which
+    /// never did, are taken for none: a name in an annotation may be wrong, and the pool `default` need not be there.
+    pub(super) fn is_away(&self, name: &DnpipeName, place: &Place) -> bool {
+        if self.of(name) != *place {
+            return false;
+        }
+        let bits =
+            self.answered.lock().unwrap_or_else(PoisonError::into_inner).get(&place.namespace).copied();
+        let has_answered = bits.is_some_and(|bits| bits & bit(place) != 0);
+        match (&place.owner, has_answered) {
+            (None, false) => !self.ask_the_next(name, place, false),
+            (owner, _) => {
+                let next = place.pool + usize::from(owner.is_none());
+                self.note(name, Known { pool: next % self.pools.len().max(1), ..Known::default() });
+                false
+            }
+        }
+    }
+
+    /// The pool at `place` knows no such dnpipe. Whether another may: of those one at least has to have said that it does not.
+    fn ask_the_next(&self, name: &DnpipeName, place: &Place, says_so: bool) -> bool {
+        let (strangers, was_said) =
+            self.lock().get(name).map_or((0, false), |known| (known.strangers, known.is_said));
+        let (strangers, is_said) = (strangers + 1, was_said || says_so);
+        if strangers >= self.pools.len() && is_said {
             self.lock().remove(name);
             return false;
         }
-        self.note(name, Known { pool: (place.pool + 1) % self.pools.len(), owner: None, strangers });
+        self.note(name, Known { pool: (place.pool + 1) % self.pools.len(), owner: None, strangers, is_said });
         true
     }
 
-    /// Nobody answers at `place`: next time another server is asked, and another pool where there are some, of which none is
-    /// believed to know of no such dnpipe before all of them have said so.
-    pub(super) fn is_away(&self, name: &DnpipeName, place: &Place) {
-        if self.of(name) != *place {
-            return;
+    /// The pools that are asked, for people.
+    pub(super) fn names(&self) -> String {
+        let names: Vec<String> = self.pools.iter().map(|pool| format!("`{pool}`")).collect();
+        names.join(", ")
+    }
+
+    /// Somebody is there.
+    pub(super) fn has_answered(&self, place: &Place) {
+        let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        match answered.get_mut(&place.namespace) {
+            Some(bits) => *bits |= bit(place),
+            None => {
+                if answered.len() >= NAMES_MAX {
+                    answered.clear();
+                }
+                answered.insert(place.namespace.clone(), bit(place));
+            }
         }
-        let pool = match place.owner {
-            Some(_) => place.pool,
-            None => (place.pool + 1) % self.pools.len().max(1),
-        };
-        self.note(name, Known { pool, ..Known::default() });
     }
 
     /// The dnpipe is known at `place`.
     pub(super) fn is_known(&self, name: &DnpipeName, place: &Place) {
+        self.has_answered(place);
         if let Some(known) = self.lock().get_mut(name)
             && known.pool == place.pool
         {
-            known.strangers = 0;
+            (known.strangers, known.is_said) = (0, false);
         }
     }
 
@@ -131,6 +170,13 @@ impl Places {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Of the pool at a place, among those of its namespace.
+fn bit(place: &Place) -> u8 {
+    1 << place.pool
+}
+
+const _: () = assert!(POOLS_MAX <= u8::BITS as usize);
 
 #[cfg(test)]
 mod tests {
@@ -183,11 +229,37 @@ mod tests {
     #[test]
     fn a_pool_that_is_away_may_have_what_another_does_not_know() {
         let places = places(&["default", "heavy"]);
+        places.is_known(&orders(), &places.of(&orders()));
         for _ in 0..5 {
-            places.is_away(&orders(), &places.of(&orders()));
+            assert!(!places.is_away(&orders(), &places.of(&orders())));
             assert_eq!(asked(&places), "shop/heavy");
             assert!(places.is_unknown(&orders(), &places.of(&orders())), "the other may know it");
             assert_eq!(asked(&places), "shop/default");
+        }
+    }
+
+    #[test]
+    fn a_pool_that_has_never_answered_does_not_know_what_the_others_do_not() {
+        for wrong in [0, 1] {
+            let places = places(&["default", "heavy"]);
+            for _ in 0..3 {
+                let mut is_there = true;
+                for pool in 0..2 {
+                    let place = places.of(&orders());
+                    assert_eq!(place.pool, pool);
+                    is_there = match pool == wrong {
+                        true => !places.is_away(&orders(), &place),
+                        false => places.is_unknown(&orders(), &place),
+                    };
+                    assert_eq!(is_there, pool == 0);
+                }
+                assert!(!is_there, "both were asked");
+            }
+        }
+        // Where none has ever answered nobody knows.
+        let places = places(&["default", "heavy"]);
+        for _ in 0..10 {
+            assert!(!places.is_away(&orders(), &places.of(&orders())));
         }
     }
 

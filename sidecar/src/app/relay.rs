@@ -14,19 +14,24 @@
 //! the app is a member of a group, or the member's dnpipe moves: a client joins again on a connection that is new.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
+    pin::Pin,
     sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use sidestream_event::native::{Answer, DnpipeName, Frame, Frames, Member, Refusal, Request, write_frame};
 use sidestream_gateway::Guarded;
 use tokio::{
     io::{AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{UnixStream, unix::OwnedReadHalf},
     runtime::Handle,
-    sync::{OwnedSemaphorePermit, mpsc},
+    sync::{
+        OwnedSemaphorePermit,
+        mpsc::{self, error::TrySendError},
+    },
     time::{sleep, timeout},
 };
 
@@ -34,7 +39,7 @@ use super::{
     Shared, Unopened,
     limits::{
         ANSWERS_WAITING, COMES_BACK_WITHIN, FRAME_WITHIN, IDLE, IN_FLIGHT_MAX, LINES_MAX, SILENCE,
-        SMALL_FRAME_BYTES, kib,
+        SMALL_FRAME_BYTES, TURN, TURN_BYTES, WAITING_BYTES_MAX, WAITING_MAX, kib,
     },
     line::{self, Ending, Heard, Line},
     places::{Place, Places},
@@ -67,8 +72,10 @@ struct Relay {
     lines_ever: u64,
     /// By number.
     open: HashMap<u32, Asked>,
-    /// A request whose line has no room yet: nothing behind it may go first.
-    waiting: Option<Waiting>,
+    /// Requests whose lines have no room yet, in their order: nothing for the same line may go first.
+    waiting: VecDeque<Waiting>,
+    /// Room on lines for which something waits, one of each.
+    rooms: FuturesUnordered<Room>,
     /// Members of groups, each with the line on which it became one.
     members: Vec<(Member, u64)>,
 }
@@ -80,6 +87,9 @@ struct Waiting {
     requests: mpsc::Sender<line::Request>,
     request: line::Request,
 }
+
+/// Room for a request on a line. Where that has ended there is never any, and the line says so itself.
+type Room = Pin<Box<dyn Future<Output = (u64, Option<mpsc::OwnedPermit<line::Request>>)> + Send + Sync>>;
 
 /// A request that is not answered.
 struct Asked {
@@ -114,7 +124,8 @@ impl Relay {
             hears,
             lines_ever: 0,
             open: HashMap::new(),
-            waiting: None,
+            waiting: VecDeque::new(),
+            rooms: FuturesUnordered::new(),
             members: Vec::new(),
         }
     }
@@ -123,8 +134,10 @@ impl Relay {
         let mut frames = Frames::default();
         let mut room: Option<OwnedSemaphorePermit> = None;
         let mut deadline = Box::pin(sleep(IDLE));
+        // While a frame has its room: when to look whether it goes on, and how much of it had come before.
+        let (mut turn, mut had_come) = (Box::pin(sleep(TURN)), None);
         loop {
-            while self.waiting.is_none() && self.open.len() < IN_FLIGHT_MAX {
+            while !self.is_full() {
                 match frames.next_frame() {
                     Ok(Some(frame)) => {
                         if let Err(end) = self.ask(frame, room.take()).await {
@@ -136,12 +149,19 @@ impl Relay {
                     Err(error) => return error.to_string(),
                 }
             }
-            let is_full = self.waiting.is_some() || self.open.len() >= IN_FLIGHT_MAX;
-            let announced = frames.announced().filter(|bytes| *bytes > SMALL_FRAME_BYTES && room.is_none());
+            let is_full = self.is_full();
+            let has_come = frames.buffer().len();
+            if is_full {
+                // It is not the app that it waits for.
+                had_come = None;
+            }
+            // Who only says that something large comes takes no room from anybody.
+            let is_large =
+                |bytes: &usize| *bytes > SMALL_FRAME_BYTES && has_come >= SMALL_FRAME_BYTES && room.is_none();
+            let announced = frames.announced().filter(is_large);
             let has_time =
                 if frames.is_amid() { announced.is_none() && !is_full } else { self.open.is_empty() };
             frames.make_room();
-            let line = self.waiting.as_ref().map(|waiting| waiting.requests.clone());
             tokio::select! {
                 biased;
                 Some(heard) = self.heard.recv() => {
@@ -150,9 +170,9 @@ impl Relay {
                     }
                     deadline.set(sleep(if frames.is_amid() { FRAME_WITHIN } else { IDLE }));
                 }
-                permit = room_in(line), if self.waiting.is_some() => {
-                    if let Some(waiting) = self.waiting.take() {
-                        permit.send(waiting.request);
+                Some((line, permit)) = self.rooms.next(), if !self.rooms.is_empty() => {
+                    if let Some(permit) = permit {
+                        self.leave(line, permit);
                     }
                 }
                 permit = self.shared.incoming.clone().acquire_many_owned(kib(announced.unwrap_or_default())),
@@ -160,6 +180,8 @@ impl Relay {
                 {
                     room = permit.ok();
                     deadline.set(sleep(FRAME_WITHIN));
+                    turn.set(sleep(TURN));
+                    had_come = Some(has_come);
                 }
                 count = stream.read_buf(frames.buffer()), if announced.is_none() && !is_full => match count {
                     Ok(0) => return "the app closed it".into(),
@@ -170,6 +192,15 @@ impl Relay {
                     }
                     Err(error) => return error.to_string(),
                 },
+                () = &mut turn, if room.is_some() => {
+                    let goes_on = had_come.is_none_or(|before| has_come >= before + TURN_BYTES);
+                    // Who waits takes what there is.
+                    if !goes_on && self.shared.incoming.available_permits() == 0 {
+                        return "others wait for the room of a frame that does not come".into();
+                    }
+                    turn.set(sleep(TURN));
+                    had_come = Some(has_come);
+                }
                 () = &mut deadline, if has_time => {
                     return if frames.is_amid() { "a frame did not come whole in time" } else { "nothing was asked" }.into();
                 }
@@ -206,15 +237,45 @@ impl Relay {
         if let Request::Leave { member } = &request {
             self.members.retain(|(own, _)| own != member);
         }
-        let only_reads = only_reads(&request);
+        let only_reads = request.only_reads();
         let joins = match request {
             Request::Join { member, .. } | Request::JoinToHold { member } => Some(member),
             _ => None,
         };
         self.open.insert(number, Asked { name, place, line, only_reads, joins });
         let request = line::Request { head, tail: frame.tail, room };
-        self.waiting = Some(Waiting { number, line, requests, request });
+        self.hand_on(Waiting { number, line, requests, request });
         Ok(())
+    }
+
+    /// Whether nothing more may be asked before something leaves or is answered.
+    fn is_full(&self) -> bool {
+        let bytes = |own: &Waiting| own.request.head.len() + own.request.tail.len();
+        self.open.len() >= IN_FLIGHT_MAX
+            || self.waiting.len() >= WAITING_MAX
+            || self.waiting.iter().map(bytes).sum::<usize>() >= WAITING_BYTES_MAX
+    }
+
+    /// Puts a request into its line, or behind those that wait for that.
+    fn hand_on(&mut self, mut own: Waiting) {
+        if !self.waiting.iter().any(|before| before.line == own.line) {
+            own.request = match own.requests.try_send(own.request) {
+                Ok(()) => return,
+                Err(TrySendError::Full(request) | TrySendError::Closed(request)) => request,
+            };
+            self.rooms.push(room_in(own.line, own.requests.clone()));
+        }
+        self.waiting.push_back(own);
+    }
+
+    /// There is room for the first of those that wait for a line.
+    fn leave(&mut self, line: u64, permit: mpsc::OwnedPermit<line::Request>) {
+        let first = self.waiting.iter().position(|own| own.line == line);
+        let Some(own) = first.and_then(|first| self.waiting.remove(first)) else { return };
+        permit.send(own.request);
+        if self.waiting.iter().any(|more| more.line == line) {
+            self.rooms.push(room_in(line, own.requests));
+        }
     }
 
     /// Where to ask for a dnpipe: where it was asked for before, so that nothing goes past what is not answered.
@@ -231,20 +292,32 @@ impl Relay {
     fn line(&mut self, place: &Place) -> Result<&Line, Refusal> {
         if !self.lines.contains_key(place) {
             let address = self.shared.address(place)?;
-            if self.lines.len() >= LINES_MAX {
-                let is_used = |number: u64| {
-                    let mut asked = self.open.values().map(|asked| asked.line);
-                    asked.any(|line| line == number) || self.members.iter().any(|(_, line)| *line == number)
-                };
-                let idle = self.lines.iter().find(|(_, line)| !is_used(line.number));
-                let idle = idle.map(|(place, _)| place.clone()).ok_or(Refusal::Busy)?;
-                self.lines.remove(&idle);
-            }
+            let permit = match self.shared.line_beside(self.lines.values().map(|line| &line.permit)) {
+                Ok(permit) if self.lines.len() < LINES_MAX => permit,
+                refused => {
+                    drop(refused);
+                    self.end_idle()?;
+                    self.shared.line_beside(self.lines.values().map(|line| &line.permit))?
+                }
+            };
             self.lines_ever += 1;
-            let line = Line::open(self.lines_ever, address, self.shared.clone(), self.hears.clone());
+            let (shared, hears) = (self.shared.clone(), self.hears.clone());
+            let line = Line::open(self.lines_ever, address, shared, hears, permit);
             self.lines.insert(place.clone(), line);
         }
         self.lines.get(place).ok_or(Refusal::Busy)
+    }
+
+    /// Makes room for a line: ends one that nobody needs.
+    fn end_idle(&mut self) -> Result<(), Refusal> {
+        let is_used = |number: u64| {
+            let mut asked = self.open.values().map(|asked| asked.line);
+            asked.any(|line| line == number) || self.members.iter().any(|(_, line)| *line == number)
+        };
+        let idle = self.lines.iter().find(|(_, line)| !is_used(line.number));
+        let idle = idle.map(|(place, _)| place.clone()).ok_or(Refusal::Busy)?;
+        self.lines.remove(&idle);
+        Ok(())
     }
 
     async fn hear(&mut self, heard: Heard) -> Result<(), End> {
@@ -311,30 +384,40 @@ impl Relay {
     async fn ended(&mut self, line: u64, ending: Ending) -> Result<(), End> {
         let place = self.lines.iter().find(|(_, own)| own.number == line).map(|(place, _)| place.clone());
         if let Some(place) = place {
+            if matches!(ending, Ending::Broken(_)) {
+                self.shared.places.has_answered(&place);
+            }
             self.lines.remove(&place);
             self.ways.end_all(&place);
         }
-        let unsent = self.waiting.take_if(|waiting| waiting.line == line).map(|waiting| waiting.number);
+        let mut unsent = HashSet::new();
+        self.waiting.retain(|own| own.line != line || !unsent.insert(own.number));
         let of_line = self.open.extract_if(|_, asked| asked.line == line);
         let of_line: Vec<(u32, Asked)> = of_line.collect();
+        let mut unknown = HashSet::new();
         let refusal = match &ending {
             // Nobody was asked.
             Ending::Unopened(Unopened::NoTurn) => Refusal::Busy,
             _ => {
                 for (_, Asked { name, place, .. }) in &of_line {
-                    name.iter().for_each(|name| self.shared.places.is_away(name, place));
+                    let name = name.as_ref().filter(|name| self.shared.places.is_away(name, place));
+                    unknown.extend(name.cloned());
                 }
                 Refusal::Stopping
             }
         };
         if let Ending::Broken(reason) = ending {
-            let may_be_done = |(number, asked): &(u32, Asked)| unsent != Some(*number) && !asked.only_reads;
+            let may_be_done = |(number, asked): &(u32, Asked)| !unsent.contains(number) && !asked.only_reads;
             if of_line.iter().any(may_be_done) || self.members.iter().any(|(_, own)| *own == line) {
                 return Err(format!("a server went away: {reason}"));
             }
         }
-        for (number, _) in of_line {
-            self.refuse(number, refusal.clone()).await?;
+        for (number, asked) in of_line {
+            let refusal = match asked.name.filter(|name| unknown.contains(name)) {
+                Some(name) => Refusal::UnknownDnpipe(name),
+                None => refusal.clone(),
+            };
+            self.refuse(number, refusal).await?;
         }
         Ok(())
     }
@@ -354,40 +437,8 @@ impl Relay {
     }
 }
 
-/// Room for a request on a line. Where that has ended there is never any, and the line says so itself.
-async fn room_in(line: Option<mpsc::Sender<line::Request>>) -> mpsc::OwnedPermit<line::Request> {
-    match line {
-        Some(line) => match line.reserve_owned().await {
-            Ok(permit) => permit,
-            Err(_) => std::future::pending().await,
-        },
-        None => std::future::pending().await,
-    }
-}
-
-/// Whether asking twice, or not at all, makes no difference to anybody but who asks.
-fn only_reads(request: &Request) -> bool {
-    match request {
-        Request::Ping
-        | Request::List
-        | Request::ListBehind { .. }
-        | Request::Describe { .. }
-        | Request::Pull { .. }
-        | Request::Groups { .. }
-        | Request::Verify { .. } => true,
-        Request::Push { .. }
-        | Request::Join { .. }
-        | Request::JoinToHold { .. }
-        | Request::Next { .. }
-        | Request::Ack { .. }
-        | Request::Return { .. }
-        | Request::Leave { .. }
-        | Request::Seek { .. }
-        | Request::Redrive { .. }
-        | Request::Reset { .. }
-        | Request::Open { .. }
-        | Request::Move(_) => false,
-    }
+fn room_in(line: u64, requests: mpsc::Sender<line::Request>) -> Room {
+    Box::pin(async move { (line, requests.reserve_owned().await.ok()) })
 }
 
 fn only_servers() -> Refusal {
@@ -398,12 +449,16 @@ fn only_servers() -> Refusal {
 impl Drop for Relay {
     fn drop(&mut self) {
         let mut members = std::mem::take(&mut self.members);
+        // What is kept for those that wait is not taken by the line.
+        self.rooms.clear();
         // Who was about to be one may be one by now, where that has left.
-        let (open, lines) = (&self.open, &self.lines);
-        let has_left =
-            |asked: &&Asked| lines.values().any(|line| line.number == asked.line && line.has_taken_all());
-        let joining = open.values().filter(has_left);
-        members.extend(joining.filter_map(|asked| Some((asked.joins.clone()?, asked.line))));
+        let (open, lines, waiting) = (&self.open, &self.lines, &self.waiting);
+        let has_left = |(number, asked): &(&u32, &Asked)| {
+            lines.values().any(|line| line.number == asked.line && line.has_taken_all())
+                && !waiting.iter().any(|own| own.number == **number)
+        };
+        let joining = open.iter().filter(has_left);
+        members.extend(joining.filter_map(|(_, asked)| Some((asked.joins.clone()?, asked.line))));
         // Where there is no runtime any more, the process ends.
         let (Ok(permit), Ok(runtime), false) =
             (self.shared.partings.clone().try_acquire_owned(), Handle::try_current(), members.is_empty())

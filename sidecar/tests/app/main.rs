@@ -4,6 +4,7 @@
 
 mod pod;
 mod raw;
+mod room;
 #[path = "../servers/mod.rs"]
 mod servers;
 mod strangers;
