@@ -12,7 +12,7 @@
 //! is in them. A first start is the same with no parts.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     io,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -47,6 +47,8 @@ pub(crate) struct Parts {
     pub(crate) held: HashMap<String, Vec<Batch>>,
     pub(crate) sinks: HashMap<String, RunningSink>,
     pub(crate) remains: HashMap<String, Remains>,
+    /// Stages that only earlier plans had.
+    pub(crate) beside: BTreeSet<String>,
     /// Sinks that go on for a while and have the name of one that comes: set when they have ended.
     pub(crate) after: HashMap<String, Latch>,
     pub(crate) routes: HashMap<(String, String), Route>,
@@ -71,6 +73,8 @@ pub(crate) struct Assembly {
 /// The task of a run.
 pub(crate) struct RunTask {
     pub(crate) task: Arc<Task>,
+    /// The stages of the run.
+    pub(crate) stages: Vec<String>,
     /// Set when it has ended, and when a reload took it apart.
     pub(crate) ended: Latch,
     /// Its operators, when it has ended.
@@ -90,7 +94,8 @@ pub(crate) fn assemble(
     world: &World,
 ) -> io::Result<Assembly> {
     let stats = count(plan, &mut parts);
-    let mut joiner = Joiner { plan, pool, world, stats, whens: prepared.whens, rings: Vec::new() };
+    let beside = std::mem::take(&mut parts.beside);
+    let mut joiner = Joiner { plan, pool, world, stats, whens: prepared.whens, rings: Vec::new(), beside };
 
     let mut links = joiner.lay_links(&mut parts);
     joiner.lay_letter_links(&mut links, &mut parts);
@@ -147,6 +152,7 @@ struct Joiner<'a> {
     stats: HashMap<String, Arc<StageStats>>,
     whens: HashMap<usize, sidestream_expr::Program>,
     rings: Vec<(String, String, Gauge)>,
+    beside: BTreeSet<String>,
 }
 
 /// Every stage counts on where it counted before.
@@ -184,6 +190,9 @@ impl Joiner<'_> {
             // What may be dropped waits in the route, where its oldest can be taken; the ring only hands over.
             let limit = if stage.input.overflow == Overflow::DropOldest { 1 } else { capacity };
             route.gauge().set_limit(limit);
+            if self.first_before(to) == Some(&names.0) {
+                inputs.iter_mut().for_each(|input| input.goes_first = true);
+            }
             self.rings.push((names.0, names.1, route.gauge()));
             links.routes.insert((from, to), route);
             links.inputs.insert((from, to), inputs);
@@ -365,7 +374,7 @@ impl Joiner<'_> {
                 }
                 None => {
                     let Some(sink) = parts.sinks.remove(&stage.name) else { continue };
-                    sink.join(inputs, dead_letter);
+                    sink.join(inputs, dead_letter, self.first_before(index));
                     sink
                 }
             };
@@ -389,7 +398,15 @@ impl Joiner<'_> {
         // Also where a reload takes the run apart: whoever waits for it looks again, at what is in its place.
         run.when_done = Some(WakeOnDrop(ended.waker()));
         task.start(Box::new(run));
-        RunTask { task, ended, operators, head, abandoned }
+        let stages = names.into_iter().map(str::to_owned).collect();
+        RunTask { task, stages, ended, operators, head, abandoned }
+    }
+
+    /// The queue before stage `index` that it does not have any more: it ends, and what waits in it came first.
+    fn first_before(&self, index: usize) -> Option<&str> {
+        let mut from = self.plan.stages[index].from.iter().map(|from| &self.plan.stages[*from]);
+        let queue = from.find(|from| is_within(from) && self.beside.contains(&from.name));
+        queue.map(|queue| queue.name.as_str())
     }
 
     fn name(&self, index: usize) -> &str {

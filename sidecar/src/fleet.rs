@@ -1,5 +1,6 @@
 //! The pipelines of a process: started together, changed together, drained together.
 
+mod before;
 mod exchange;
 
 use std::{
@@ -12,7 +13,9 @@ use std::{
 use futures_util::future::{FutureExt, select_all};
 use sidestream_plan::{Delivery, Plan};
 
-use crate::{AssembleError, Drained, Pipeline, Registry, World, observe::Observed, reload::Ports};
+use crate::{
+    AssembleError, Drained, Pipeline, Registry, ReloadError, World, observe::Observed, reload::Ports,
+};
 
 /// Pipelines at work, by name.
 pub struct Fleet {
@@ -21,6 +24,10 @@ pub struct Fleet {
     pipelines: BTreeMap<String, Arc<Pipeline>>,
     /// Taken away, and not at their end when their time was over: they still deliver.
     leaving: Vec<(String, Arc<Pipeline>)>,
+    /// What the process before ran of those that have not begun here.
+    before: BTreeMap<String, Plan>,
+    /// What waits on the disk for nobody, as it was last said.
+    left_behind: BTreeMap<String, u64>,
     /// Of those that halt, the open edges as they were last given out.
     open: BTreeMap<String, Vec<String>>,
     /// Of those that run, the edges of earlier plans that still deliver, where there were some when they were last given out.
@@ -61,6 +68,8 @@ impl Fleet {
             observed: observed.clone(),
             pipelines: BTreeMap::new(),
             leaving: Vec::new(),
+            before: BTreeMap::new(),
+            left_behind: BTreeMap::new(),
             open: BTreeMap::new(),
             leaving_edges: BTreeMap::new(),
         }
@@ -108,7 +117,7 @@ impl Fleet {
                 }
                 Ok(())
             }
-            (Some(running), None) if *running.plan() == wanted.plan && running.halted().is_none() => {
+            (Some(running), None) if *running.wanted() == wanted.plan && running.halted().is_none() => {
                 tracing::info!(pipeline = name, "unchanged");
                 Ok(())
             }
@@ -119,7 +128,39 @@ impl Fleet {
                 self.open.remove(&name);
                 reload(running, wanted.plan, given)
             }
-            _ => self.begin(wanted),
+            _ => self.go_on_or_begin(wanted, given),
+        }
+    }
+
+    /// Has one that was taken away and still delivers go on, so that nothing comes before what it has; else begins it.
+    fn go_on_or_begin(&mut self, wanted: Wanted, given: &Ports) -> Result<(), String> {
+        let name = wanted.plan.pipeline.clone();
+        // Of several the newest.
+        let Some(place) = self.leaving.iter().rposition(|(own, _)| *own == name) else {
+            return self.begin(wanted);
+        };
+        let pipeline = self.leaving[place].1.clone();
+        match pipeline.go_on(wanted.plan.clone(), given) {
+            Ok(_) => {
+                tracing::info!(pipeline = name, "goes on, with what it still had to deliver");
+                wanted.halted.iter().for_each(|closed| pipeline.halt(closed));
+                self.leaving.remove(place);
+                self.observed.add(pipeline.clone());
+                self.open.remove(&name);
+                self.pipelines.insert(name, pipeline);
+                Ok(())
+            }
+            // It has just come to its end, or delivers exactly once: nothing overtakes it.
+            Err(ReloadError::Draining | ReloadError::ExactlyOnce) => self.begin(wanted),
+            Err(ReloadError::Broken(error)) => {
+                tracing::error!(pipeline = name, "what it still had to deliver is given up: {error}");
+                self.leaving.remove(place);
+                self.begin(wanted)
+            }
+            Err(error) => {
+                tracing::error!(pipeline = name, "does not go on: {error}");
+                Err(error.to_string())
+            }
         }
     }
 
@@ -155,12 +196,9 @@ impl Fleet {
         self.begin(wanted)
     }
 
-    fn start_wanted(&mut self, Wanted { plan, halted }: Wanted) -> Result<(), AssembleError> {
-        let (name, mut registry) = (plan.pipeline.clone(), Registry::default());
-        let pipeline = match halted {
-            None => Pipeline::start(plan, &self.world, &mut registry)?,
-            Some(closed) => Pipeline::start_halted(plan, &closed, &self.world, &mut registry)?,
-        };
+    fn start_wanted(&mut self, wanted: Wanted) -> Result<(), AssembleError> {
+        let name = wanted.plan.pipeline.clone();
+        let pipeline = self.start_after_before(wanted)?;
         self.observed.add(pipeline.clone());
         self.open.remove(&name);
         self.pipelines.insert(name, pipeline);
@@ -170,7 +208,7 @@ impl Fleet {
     /// What a pipeline runs, and what of it stands still.
     pub fn wanted(&self, name: &str) -> Option<Wanted> {
         let running = self.pipelines.get(name).filter(|running| !running.is_broken())?;
-        Some(Wanted { plan: (*running.plan()).clone(), halted: running.halted() })
+        Some(Wanted { plan: (*running.wanted()).clone(), halted: running.halted() })
     }
 
     /// Of a pipeline that halts: the edges that go out and may still bring something.

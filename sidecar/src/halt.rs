@@ -29,7 +29,18 @@ impl Pipeline {
         world: &World,
         registry: &mut Registry,
     ) -> Result<Arc<Pipeline>, AssembleError> {
-        let pipeline = Pipeline::begin(plan, world, registry, |stage| stops(stage, closed))?;
+        Pipeline::begin_halted(plan, None, closed, world, registry)
+    }
+
+    /// The same, and beside it what waits on the disk for stages of the plan `before`.
+    pub(crate) fn begin_halted(
+        plan: Plan,
+        before: Option<&Plan>,
+        closed: &[String],
+        world: &World,
+        registry: &mut Registry,
+    ) -> Result<Arc<Pipeline>, AssembleError> {
+        let pipeline = Pipeline::begin(plan, before, world, registry, |stage| stops(stage, closed))?;
         pipeline.halt(closed);
         Ok(pipeline)
     }

@@ -4,7 +4,9 @@
 //! when its receivers have settled what they were sent. Nothing of it is dropped before the pipeline is suspended or taken
 //! away and its time is over, and then it is counted.
 
-use std::{sync::Arc, time::Duration};
+pub(crate) mod queues;
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use sidestream_event::Batch;
 use sidestream_graph::{Input, StageStats};
@@ -48,7 +50,7 @@ impl Leaving {
             inputs.push(Input::new(from, receiver));
         }
         if !inputs.is_empty() {
-            sink.join(inputs, None);
+            sink.join(inputs, None, None);
         }
         sink.finish();
         tracing::info!(edge = name, "left to deliver what it has: the new plan does not have it");
@@ -87,7 +89,9 @@ impl Leaving {
 impl Pipeline {
     /// The edges of earlier plans that still have something to deliver, by name.
     pub fn leaving_edges(&self) -> Vec<String> {
-        self.running().leaving_edges().map(|own| own.name.clone()).collect()
+        let running = self.running();
+        let leaving = running.leaving_edges().map(Leaving::name).chain(running.queued_edges());
+        leaving.map(str::to_owned).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// Ends the edges of earlier plans: what they have not delivered is dropped, and counted. Says whether there were some.

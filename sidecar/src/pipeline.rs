@@ -17,7 +17,10 @@ use crate::{
     AssembleError, Registry, World,
     assemble::{Assembly, Parts, RunTask, assemble, is_within},
     latch::Latch,
-    leaving::Leaving,
+    leaving::{
+        Leaving,
+        queues::{self, Beside},
+    },
     prepare::prepare,
     sink::{HungSink, RunningSink},
     source::RunningSource,
@@ -31,11 +34,16 @@ pub struct Pipeline {
     /// Set when all runs and sinks have ended by themselves, or by draining.
     pub(crate) ended: Latch,
     /// The newest [`Running::generation`], for whoever waits for the next.
-    turned: watch::Sender<u64>,
+    pub(crate) turned: watch::Sender<u64>,
 }
 
 pub(crate) struct Running {
+    /// What runs: what is wanted, and beside it what earlier plans have left in queues.
     pub(crate) plan: Arc<Plan>,
+    /// What was asked for.
+    pub(crate) wanted: Arc<Plan>,
+    /// The stages that only earlier plans had.
+    pub(crate) beside: BTreeSet<String>,
     pub(crate) assembly: Assembly,
     /// Counts the plans: whoever waits for the runs of an old one looks again.
     pub(crate) generation: u64,
@@ -119,22 +127,32 @@ impl Drained {
 impl Pipeline {
     /// Puts a plan to work.
     pub fn start(plan: Plan, world: &World, registry: &mut Registry) -> Result<Arc<Pipeline>, AssembleError> {
-        Pipeline::begin(plan, world, registry, |_| false)
+        Pipeline::begin(plan, None, world, registry, |_| false)
     }
 
-    /// Puts a plan to work without the sources that stand still.
+    /// Puts a plan to work without the sources that stand still, and beside it what waits on the disk for stages of the plan
+    /// `before`.
     pub(crate) fn begin(
-        plan: Plan,
+        wanted: Plan,
+        before: Option<&Plan>,
         world: &World,
         registry: &mut Registry,
         stands_still: impl Fn(&Stage) -> bool,
     ) -> Result<Arc<Pipeline>, AssembleError> {
+        let Beside { plan, names } = match before {
+            Some(before) => {
+                queues::with_queues(&wanted, before, |queue| !world.has_spilled(&wanted.pipeline, queue))
+            }
+            None => Beside { plan: wanted.clone(), names: BTreeSet::new() },
+        };
         let pool = Arc::new(Pool::new(SPARE_BATCHES));
         let prepared = prepare(&plan, world, registry, stands_still)?.open(&plan, |_| false)?;
-        let assembly =
-            assemble(&plan, prepared, Parts::default(), &pool, world).map_err(AssembleError::Machine)?;
-        let running = Mutex::new(Running {
+        let parts = Parts { beside: names.clone(), ..Parts::default() };
+        let assembly = assemble(&plan, prepared, parts, &pool, world).map_err(AssembleError::Machine)?;
+        let running = Running {
             plan: Arc::new(plan),
+            wanted: Arc::new(wanted),
+            beside: names,
             assembly,
             generation: 0,
             draining: false,
@@ -143,7 +161,9 @@ impl Pipeline {
             past: Vec::new(),
             leaving: Vec::new(),
             hung: Vec::new(),
-        });
+        };
+        running.finish_beside();
+        let running = Mutex::new(running);
         let pipeline = Arc::new(Pipeline {
             world: world.clone(),
             pool,
@@ -152,7 +172,13 @@ impl Pipeline {
             turned: watch::Sender::new(0),
         });
         world.sockets.spawn(see_to_its_end(pipeline.clone()));
+        world.sockets.spawn(queues::see_off_queues(pipeline.clone()));
         Ok(pipeline)
+    }
+
+    /// The plan that was asked for last. What runs may have more: queues of earlier plans that are not empty.
+    pub fn wanted(&self) -> Arc<Plan> {
+        self.running().wanted.clone()
     }
 
     /// The plan that is running.
@@ -340,8 +366,17 @@ async fn see_to_its_end(pipeline: Arc<Pipeline>) {
             .await;
         let Some(closed) = closed else { continue };
         all(closed).await;
-        if pipeline.look(move |running| running.generation == generation).await {
-            return pipeline.ended.set();
+        // Under the lock: what has ended does not go on.
+        let own = pipeline.clone();
+        let is_last = pipeline.look(move |running| {
+            let is_last = running.generation == generation;
+            if is_last {
+                own.ended.set();
+            }
+            is_last
+        });
+        if is_last.await {
+            return;
         }
     }
 }
@@ -355,7 +390,10 @@ async fn all(latches: Vec<Latch>) {
 impl Pipeline {
     /// Looks under the lock, on a thread that may block: a reload holds it for as long as a sink is slow, and the sink
     /// may need the thread of the sockets meanwhile.
-    async fn look<R: Send + 'static>(self: &Arc<Self>, at: impl FnOnce(&Running) -> R + Send + 'static) -> R {
+    pub(crate) async fn look<R: Send + 'static>(
+        self: &Arc<Self>,
+        at: impl FnOnce(&Running) -> R + Send + 'static,
+    ) -> R {
         let pipeline = self.clone();
         match tokio::task::spawn_blocking(move || at(&pipeline.running()))
             .await

@@ -29,7 +29,10 @@ use sidestream_plan::{Delivery, Plan, Stage};
 use crate::{
     AssembleError, Pipeline, Registry,
     assemble::{Parts, assemble, is_driven_sink},
-    leaving::Leaving,
+    leaving::{
+        Leaving,
+        queues::{self, Beside},
+    },
     pipeline::Running,
     prepare::{Prepared, prepare},
     sink::{Fate, Remains, RunningSink},
@@ -93,6 +96,24 @@ impl Pipeline {
         self.replace(&mut running, plan, registry, given)
     }
 
+    /// Has a pipeline that drains go on with `plan`, its sources made anew. It is an error where it has come to its end.
+    pub(crate) fn go_on(&self, plan: Plan, given: &Ports) -> Result<Reloaded, ReloadError> {
+        let mut running = self.running();
+        if running.is_broken || self.has_ended() {
+            return Err(ReloadError::Draining);
+        }
+        if [running.plan.delivery, plan.delivery].contains(&Delivery::ExactlyOnce) {
+            return Err(ReloadError::ExactlyOnce);
+        }
+        // What drains is as what halts, with all its edges closed.
+        (running.draining, running.halted) = (false, Some(Vec::new()));
+        let outcome = self.replace(&mut running, plan, &mut Registry::default(), given);
+        if outcome.is_err() {
+            (running.draining, running.halted) = (true, None);
+        }
+        outcome
+    }
+
     /// Whether `plan` could be put in place of the running one, as far as that can be said without touching it.
     pub(crate) fn would_take(&self, plan: &Plan, given: &Ports) -> Result<(), AssembleError> {
         let old = self.plan();
@@ -104,29 +125,33 @@ impl Pipeline {
         Ok(())
     }
 
-    fn replace(
+    pub(crate) fn replace(
         &self,
         running: &mut Running,
-        plan: Plan,
+        wanted: Plan,
         registry: &mut Registry,
         given: &Ports,
     ) -> Result<Reloaded, ReloadError> {
         let begun = self.world.clock.now();
         let old = running.plan.clone();
+        let is_over = running.is_beside_over();
+        let has_gone = |queue: &str| is_over && running.is_queue_beside(queue);
+        let beside = queues::with_queues(&wanted, &old, has_gone);
+        let plan = &beside.plan;
         if running.halted.is_some() {
             running.assembly.sinks.values().for_each(RunningSink::go_on);
         }
         let Retired { mut runs, rested } = retire(&mut running.assembly);
         let change = Change::between(
             &old,
-            &plan,
+            plan,
             runs.iter().flat_map(|run| &run.operators).chain(&rested),
             &running.assembly,
         );
 
-        let prepared = prepare(&plan, &self.world, registry, |stage| change.keeps(&stage.name));
-        let opened = prepared
-            .and_then(|prepared| prepared.open(&plan, |stage| change.has_to_wait(stage, &old, given)));
+        let prepared = prepare(plan, &self.world, registry, |stage| change.keeps(&stage.name));
+        let opened =
+            prepared.and_then(|prepared| prepared.open(plan, |stage| change.has_to_wait(stage, &old, given)));
         let mut prepared = match opened {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -142,18 +167,22 @@ impl Pipeline {
         let leaving = self.end_sources(running, &mut runs, &change, until, &old);
         self.flush_leaving(&mut runs, &change, until, &old);
         let mut parts = dismantle(&old, Retired { runs, rested }, &mut running.assembly);
-        pass_on(leaving, &plan, &change, &mut prepared, &mut parts, &mut running.past);
-        self.end_sinks(running, &old, &plan, &change, &mut parts, until);
+        pass_on(leaving, plan, &change, &mut prepared, &mut parts, &mut running.past);
+        self.end_sinks(running, &old, plan, &change, &mut parts, until);
         // Also one that an earlier reload left is to have settled before what has its name sends; of several the newest.
         parts.after =
             running.leaving_edges().map(|own| (own.name().to_owned(), own.ended().clone())).collect();
+        parts.beside.clone_from(&beside.names);
 
-        running.assembly = assemble(&plan, prepared, parts, &self.pool, &self.world)
+        running.assembly = assemble(plan, prepared, parts, &self.pool, &self.world)
             .map_err(|error| self.broken(running, AssembleError::Machine(error)))?;
         // What was lost may find a way now.
         self.world.peering().inspect(|peering| peering.ask_again(&plan.pipeline));
-        running.plan = Arc::new(plan);
+        queues::name(&beside, &running.beside);
+        let Beside { plan, names } = beside;
+        (running.plan, running.wanted, running.beside) = (Arc::new(plan), Arc::new(wanted), names);
         running.halted = None;
+        running.finish_beside();
         self.turn(running);
         Ok(change.told(self.world.clock.now().since(begun)))
     }
@@ -163,7 +192,8 @@ impl Pipeline {
         let plan = running.plan.clone();
         let whens = prepare(&plan, &self.world, &mut Registry::default(), |_| true)
             .map_err(|error| self.broken(running, error))?;
-        let parts = dismantle(&plan, retired, &mut running.assembly);
+        let mut parts = dismantle(&plan, retired, &mut running.assembly);
+        parts.beside.clone_from(&running.beside);
         running.assembly = assemble(
             &plan,
             Prepared { whens: whens.whens, ..Prepared::default() },
@@ -172,6 +202,7 @@ impl Pipeline {
             &self.world,
         )
         .map_err(|error| self.broken(running, AssembleError::Machine(error)))?;
+        running.finish_beside();
         self.turn(running);
         if running.halted.is_some() {
             running.assembly.sinks.values().for_each(|sink| sink.finish());

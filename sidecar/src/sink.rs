@@ -63,6 +63,8 @@ struct Desk {
 #[derive(Default)]
 struct State {
     attached: Vec<Input>,
+    /// The stage from which all comes before anything else, where there is one.
+    first: Option<String>,
     /// The way of its errors, laid anew.
     dead_letter: Option<Route>,
     /// No more rings will come: end when all are closed and empty.
@@ -122,9 +124,11 @@ impl RunningSink {
     }
 
     /// Joins it to another plan: adds rings to take from, and lays the way of its errors anew.
-    pub(crate) fn join(&self, inputs: Vec<Input>, dead_letter: Option<Route>) {
+    /// What comes from stage `first` goes before all else.
+    pub(crate) fn join(&self, inputs: Vec<Input>, dead_letter: Option<Route>, first: Option<&str>) {
         let mut state = self.desk.lock();
         state.finishing &= inputs.is_empty();
+        state.first = first.map(str::to_owned);
         state.attached.extend(inputs);
         state.dead_letter = dead_letter;
         drop(state);
@@ -347,6 +351,7 @@ impl Driver {
                 let (_, mut inputs) = std::mem::take(&mut self.inlet).into_parts();
                 inputs.append(&mut state.attached);
                 self.inlet = Inlet::inputs(inputs);
+                state.first.iter().for_each(|first| self.inlet.put_first(first));
                 self.inlet.set_waker(&self.desk.bell.waker());
             }
             state.finishing

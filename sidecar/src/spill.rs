@@ -20,7 +20,10 @@ use sidestream_event::{
 };
 use sidestream_host::disk::{self, Choice};
 use sidestream_log::{Journal, ReadError, Settings};
-use sidestream_plan::{Plan, stage::Spill};
+use sidestream_plan::{
+    Plan,
+    stage::{PodSpill, Spill},
+};
 use sidestream_spill::{Handed, Limits, Name, Reader, Spills, Spool, View, Writer};
 use tokio::sync::watch;
 
@@ -38,7 +41,7 @@ enum Place {
     #[default]
     Nowhere,
     /// A journal of its own in this folder, made when it is first needed.
-    Folder(PathBuf),
+    Folder(PathBuf, PodSpill),
     Open(Spills),
 }
 
@@ -68,20 +71,34 @@ impl World {
         *self.spill_place.lock() = Place::Open(spills);
     }
 
-    /// Has this process spill to a journal of its own in `folder`, once it has to and where it has no other: a small one, for a
-    /// pod's volume of 64 MiB.
-    pub fn spill_in(&self, folder: &Path) {
+    /// Has this process spill to a journal of its own in `folder`, once it has to and where it has no other: one that fits into a
+    /// pod's volume. What a process before has spilled there is found. Blocks while it is read.
+    pub fn spill_in(&self, folder: &Path, volume: PodSpill) {
         let mut place = self.spill_place.lock();
-        if matches!(*place, Place::Nowhere) {
-            *place = Place::Folder(folder.to_owned());
+        if !matches!(*place, Place::Nowhere) {
+            return;
         }
+        *place = Place::Folder(folder.to_owned(), volume);
+        drop(place);
+        if folder.exists()
+            && let Err(error) = self.spills()
+        {
+            // Whatever needs it asks again.
+            tracing::error!("what was spilled is not at hand: {error}");
+        }
+    }
+
+    /// Whether events are on the disk that wait for a stage.
+    pub(crate) fn has_spilled(&self, pipeline: &str, stage: &str) -> bool {
+        let name = Name { pipeline: pipeline.to_owned(), stage: stage.to_owned() };
+        self.open_spills().is_some_and(|spills| spills.unsettled_of(&name) > 0)
     }
 
     /// The queues of this process, where something was spilled or may be.
     pub(crate) fn open_spills(&self) -> Option<Spills> {
         match &*self.spill_place.lock() {
             Place::Open(spills) => Some(spills.clone()),
-            Place::Nowhere | Place::Folder(_) => None,
+            Place::Nowhere | Place::Folder(..) => None,
         }
     }
 
@@ -91,7 +108,7 @@ impl World {
         let spills = match &*place {
             Place::Open(spills) => return Ok(spills.clone()),
             Place::Nowhere => return Err(SpillError::Nowhere),
-            Place::Folder(folder) => open(folder, self)?,
+            Place::Folder(folder, volume) => open(folder, *volume, self)?,
         };
         *place = Place::Open(spills.clone());
         Ok(spills)
@@ -127,17 +144,17 @@ impl World {
 }
 
 /// The queues in the journal of a folder that is nobody else's.
-fn open(folder: &Path, world: &World) -> Result<Spills, SpillError> {
+fn open(folder: &Path, volume: PodSpill, world: &World) -> Result<Spills, SpillError> {
     let of_folder = |error| SpillError::Folder { path: folder.to_owned(), error };
     disk::make_directory(folder).map_err(of_folder)?;
     let disk = disk::open(folder, Choice::Auto).map_err(SpillError::Disk)?;
     let settings = Settings {
-        segment_bytes: 4 << 20,
+        segment_bytes: (volume.journal().bytes() / SEGMENTS).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX) as u32,
         group_bytes_max: 1 << 20,
         cache_bytes: 4 << 20,
         zero_ahead_bytes: 1 << 20,
         reserve_bytes: 1 << 20,
-        capacity_bytes: Some(POD_JOURNAL_BYTES),
+        capacity_bytes: Some(volume.journal().bytes()),
         ..Settings::default()
     };
     let (journal, recovered) =
@@ -145,7 +162,7 @@ fn open(folder: &Path, world: &World) -> Result<Spills, SpillError> {
     for damage in &recovered.damage {
         tracing::error!("the journal of what was spilled is damaged: {damage}");
     }
-    let limits = Limits { bytes_max: POD_SPILL_BYTES_MAX };
+    let limits = Limits { bytes_max: volume.spilled().bytes() };
     spills_of(journal, limits, world).map_err(SpillError::Spilled)
 }
 
@@ -340,8 +357,7 @@ impl std::error::Error for SpillError {}
 
 /// As many events wait in memory as in a ring.
 const CAPACITY_EVENTS: usize = 8_192;
-/// Bytes of the files of a pod's own journal: its volume has 64 MiB, and a pod that takes more is evicted.
-const POD_JOURNAL_BYTES: u64 = 48 << 20;
-/// Bytes of spilled events in it: the rest is for what is trimmed and not yet freed.
-const POD_SPILL_BYTES_MAX: u64 = 32 << 20;
-const _: () = assert!(POD_SPILL_BYTES_MAX < POD_JOURNAL_BYTES);
+/// In how many segments a pod's journal is, about: what is delivered is freed a segment at a time.
+const SEGMENTS: u64 = 12;
+const SEGMENT_BYTES_MIN: u64 = 4 << 20;
+const SEGMENT_BYTES_MAX: u64 = 64 << 20;

@@ -11,7 +11,7 @@ use std::{
 use serde_json::{Value as Json, json};
 use sidestream_crds::{Pipeline as Resource, compile_pipeline};
 use sidestream_event::Batch;
-use sidestream_plan::Plan;
+use sidestream_plan::{Plan, stage::PodSpill};
 use sidestream_sidecar::{Flow, Output, Pipeline, Processor, Registry, Sidecar};
 use world::{Seen, peers::until, sidecar, start};
 
@@ -29,7 +29,7 @@ fn compiled(stages: &[Json]) -> Plan {
 /// A sidecar with a disk, as in a pod.
 fn with_disk(folder: &tempfile::TempDir) -> Sidecar {
     let sidecar = sidecar();
-    sidecar.world().spill_in(folder.path());
+    sidecar.world().spill_in(folder.path(), PodSpill::DEFAULT);
     sidecar
 }
 
@@ -136,33 +136,6 @@ fn away() -> Json {
     json!({
         "name": "tell", "input": {"capacity": 100, "overflow": "Spill"}, "sink": {"webhook": {"url": format!("http://{address}/")}}
     })
-}
-
-#[test]
-fn what_waits_for_a_stage_that_a_reload_removes_is_there_for_the_next_of_its_name() {
-    let folder = tempfile::tempdir().unwrap();
-    let sidecar = with_disk(&folder);
-    let (mut registry, seen) = registry(Duration::ZERO);
-    let pipeline = start(&sidecar, compiled(&[tick(20_000), away()]), &mut registry);
-    until("all of it is on the disk", || pipeline.ledger().completed == 20_000);
-    pipeline.reload(compiled(&[tick(20_000), none()]), &mut registry).expect("the stage may go");
-    let left = sidecar.world().spilled_for_nobody();
-    assert_eq!(left.len(), 1, "{left:?}");
-    assert_eq!(left[0].0, "test/spilling/tell");
-    let tell =
-        json!({"name": "tell", "input": {"overflow": "Spill"}, "process": {"custom": {"processor": "slow"}}});
-    pipeline.reload(compiled(&[tick(20_000), tell, none()]), &mut registry).expect("the stage is back");
-    let first_seen = || {
-        let mut next = 0;
-        for number in seen.numbers("sequence") {
-            assert!(number <= next, "{number} came before {next}");
-            next = next.max(number + 1);
-        }
-        next
-    };
-    until("all of it has come", || first_seen() == 20_000);
-    assert!(pipeline.ledger().is_balanced());
-    assert!(sidecar.world().spilled_for_nobody().is_empty());
 }
 
 #[test]

@@ -47,12 +47,14 @@ pub struct Input {
     pub is_letters: bool,
     /// Set when nothing more will come, although the other end still stands: its thread hangs in a read.
     pub abandoned: Arc<AtomicBool>,
+    /// Whether all that ever comes by it is older than what comes by others: until it has ended, nothing else is taken.
+    pub goes_first: bool,
 }
 
 impl Input {
     /// The ring from stage `from`.
     pub fn new(from: impl Into<Arc<str>>, receiver: Receiver<Batch>) -> Self {
-        Input { from: from.into(), receiver, is_letters: false, abandoned: Arc::default() }
+        Input { from: from.into(), receiver, is_letters: false, abandoned: Arc::default(), goes_first: false }
     }
 
     /// The ring that carries the errors of stage `from`.
@@ -91,6 +93,11 @@ impl Inlet {
     pub fn after(mut self, left: Vec<Input>) -> Self {
         self.inputs.splice(0..0, left);
         self
+    }
+
+    /// Takes what comes from stage `from` before anything else, until nothing more comes.
+    pub fn put_first(&mut self, from: &str) {
+        self.inputs.iter_mut().for_each(|input| input.goes_first |= &*input.from == from);
     }
 
     /// The inlet of a run that takes from rings.
@@ -142,14 +149,18 @@ impl Inlet {
 
     /// The next batch of the rings alone.
     pub fn next_queued(&mut self) -> Fed {
+        let held = self.is_held();
         // A ring that is over is older than any that was laid since: it is read to its end first.
-        for input in self.inputs.iter_mut().filter(|input| input.is_over()) {
+        for input in self.inputs.iter_mut().filter(|input| input.is_over() && (input.goes_first || !held)) {
             if let Some(batch) = input.receiver.try_recv() {
                 return Fed::Batch(batch);
             }
         }
         for _ in 0..self.inputs.len() {
             self.next = (self.next + 1) % self.inputs.len().max(1);
+            if held && !self.inputs[self.next].goes_first {
+                continue;
+            }
             if let Some(batch) = self.inputs[self.next].receiver.try_recv() {
                 return Fed::Batch(batch);
             }
@@ -160,7 +171,14 @@ impl Inlet {
 
     /// Announces that the run waits. True: something came after all.
     pub fn wait(&mut self) -> bool {
-        self.inputs.iter_mut().any(|input| input.receiver.wait_for_item())
+        let held = self.is_held();
+        let mut inputs = self.inputs.iter_mut().filter(|input| input.goes_first || !held);
+        inputs.any(|input| input.receiver.wait_for_item())
+    }
+
+    /// Whether some wait for others.
+    fn is_held(&self) -> bool {
+        self.inputs.iter().any(|input| input.goes_first && !input.has_ended())
     }
 }
 
@@ -215,5 +233,19 @@ mod tests {
         assert_eq!(inlet.rings().len(), 1);
         drop(sender);
         assert_eq!(all(&mut inlet), (vec![], true));
+    }
+
+    #[test]
+    fn what_goes_first_is_taken_to_its_end_though_another_ring_is_over_and_older() {
+        let ((mut waits, first), (other, behind)) = (ring(&[1]), ring(&[3, 4]));
+        drop(other);
+        let mut inlet = Inlet::inputs(vec![Input::new("tick", behind), Input::new("tell:spilled", first)]);
+        inlet.put_first("tell:spilled");
+        assert_eq!(all(&mut inlet), (vec![1.0], false));
+        assert!(!inlet.wait(), "nothing came");
+        waits.try_send(batch(2)).expect("there is room");
+        assert_eq!(all(&mut inlet), (vec![2.0], false));
+        drop(waits);
+        assert_eq!(all(&mut inlet), (vec![3.0, 4.0], true));
     }
 }

@@ -132,6 +132,12 @@ impl Spills {
         own.map(|(_, spool)| spool.unsettled()).sum()
     }
 
+    /// Events of one queue that are on the disk and have not ended.
+    pub fn unsettled_of(&self, name: &Name) -> u64 {
+        let spool = self.0.lock().spools.get(name).cloned();
+        spool.map_or(0, |spool| spool.unsettled())
+    }
+
     /// Every queue, by name.
     pub async fn views(&self) -> Vec<View> {
         let spools: Vec<Arc<Spool>> = self.0.lock().spools.values().cloned().collect();

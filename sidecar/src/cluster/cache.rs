@@ -1,29 +1,38 @@
 //! The plans of a pod, kept for its next container.
+//!
+//! ```text
+//!   plans      the last orders, as they came
+//!   spilling   the plans at work that spill, with the queues of earlier ones beside them: an array of JSON
+//! ```
+//!
+//! The orders are kept before they are obeyed, the others after: whatever a container is doing when it dies, the next one knows
+//! the stages for which there may be something on the disk.
 
 use std::{fs, io, path::PathBuf};
 
 use prost::Message;
 use sidestream_control::Plans;
+use sidestream_plan::Plan;
 
 use super::whole::write_whole;
 
-/// A file that holds the last plans that were heard of, as they came.
+/// A folder that holds the last plans that were heard of.
 pub struct PlanCache(PathBuf);
 
 impl PlanCache {
     /// The cache in `folder`.
     pub fn at(folder: impl Into<PathBuf>) -> PlanCache {
-        PlanCache(folder.into().join("plans"))
+        PlanCache(folder.into())
     }
 
     /// What was kept; none where nothing was, or it cannot be read.
     pub fn load(&self) -> Option<Plans> {
         // No bytes would say: nothing is to run. A machine that lost its power leaves such a file as well.
-        let bytes = fs::read(&self.0).ok().filter(|bytes| !bytes.is_empty())?;
+        let bytes = fs::read(self.0.join(PLANS)).ok().filter(|bytes| !bytes.is_empty())?;
         match Plans::decode(bytes.as_slice()) {
             Ok(plans) => Some(plans),
             Err(error) => {
-                let path = self.0.display().to_string();
+                let path = self.0.join(PLANS).display().to_string();
                 tracing::warn!(path, "the kept plans cannot be read, and are not used: {error}");
                 None
             }
@@ -32,9 +41,32 @@ impl PlanCache {
 
     /// Keeps `plans`, whole or not at all.
     pub fn keep(&self, plans: &Plans) -> io::Result<()> {
-        write_whole(&self.0, &plans.encode_to_vec())
+        write_whole(&self.0.join(PLANS), &plans.encode_to_vec())
+    }
+
+    /// The plans that spilled when they were last kept; none where they cannot be read.
+    pub fn load_spilling(&self) -> Vec<Plan> {
+        let path = self.0.join(SPILLING);
+        let Ok(bytes) = fs::read(&path) else { return Vec::new() };
+        serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+            let path = path.display().to_string();
+            tracing::warn!(path, "the kept plans that spilled cannot be read, and are not used: {error}");
+            Vec::new()
+        })
+    }
+
+    /// Keeps the plans that spill, whole or not at all. Where there never were any, there is no file.
+    pub fn keep_spilling(&self, plans: &[Plan]) -> io::Result<()> {
+        let path = self.0.join(SPILLING);
+        match plans.is_empty() && !path.exists() {
+            true => Ok(()),
+            false => write_whole(&path, &serde_json::to_vec(plans)?),
+        }
     }
 }
+
+const PLANS: &str = "plans";
+const SPILLING: &str = "spilling";
 
 #[cfg(test)]
 mod tests {

@@ -39,9 +39,13 @@ pub struct Duty {
 impl Duty {
     /// Runs what the last container of this pod ran, where there was one.
     pub fn resume(&mut self) {
+        self.fleet.take_up(self.cache.load_spilling());
         if let Some(plans) = self.cache.load() {
             tracing::info!(plans = plans.plans.len(), "starting what the last container of this pod ran");
             self.run(plans);
+        } else {
+            // Nobody has said yet what is to run; that does not keep what was spilled from its peers.
+            self.fleet.finish_before();
         }
         if self.server.is_some() {
             // Its doors are open, and it serves what it kept.
@@ -174,6 +178,11 @@ impl Duty {
             } else {
                 applied.push(Applied { pipeline, hash, error: outcome.err() });
             }
+        }
+        self.fleet.finish_before();
+        self.fleet.name_left_behind();
+        if let Err(error) = self.cache.keep_spilling(&self.fleet.spilling()) {
+            tracing::warn!("what is spilled may find no stage in the next container: {error}");
         }
         let leaving: Vec<Leaving> = applied
             .iter()

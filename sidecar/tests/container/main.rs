@@ -3,6 +3,7 @@
 
 mod operator;
 mod pod;
+mod spilled;
 
 use std::time::Duration;
 

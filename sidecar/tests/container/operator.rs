@@ -148,8 +148,13 @@ pub(crate) fn plans(hash: &str, rate: f64) -> Plans {
 
 /// The same, with a sink of this kind.
 pub(crate) fn plans_to(hash: &str, rate: f64, sink: &str) -> Plans {
+    plans_of(hash, rate, &format!("name: gone, sink: {{{sink}}}"))
+}
+
+/// The same, with this stage behind its source.
+pub(crate) fn plans_of(hash: &str, rate: f64, stage: &str) -> Plans {
     let yaml = format!(
-        "kind: Pipeline\nmetadata: {{name: count, namespace: shop}}\nspec:\n  stages:\n  - {{name: tick, source: {{generator: {{rate: {rate}}}}}}}\n  - {{name: gone, sink: {{{sink}}}}}\n"
+        "kind: Pipeline\nmetadata: {{name: count, namespace: shop}}\nspec:\n  stages:\n  - {{name: tick, source: {{generator: {{rate: {rate}}}}}}}\n  - {{{stage}}}\n"
     );
     let compiled = sidestream_crds::compile(yaml.as_bytes(), "count.yaml");
     let sidecar = &compiled.pipelines[0].sidecars[0];

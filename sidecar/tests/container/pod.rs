@@ -8,6 +8,7 @@ use std::{
     os::unix::net::UnixStream,
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
 };
@@ -54,6 +55,11 @@ impl Pod {
     /// Where its app has the door to dnpipes.
     pub(crate) fn socket(&self) -> PathBuf {
         self.folders.path().join("dnpipes/sidestream.sock")
+    }
+
+    /// A file of its cache.
+    pub(crate) fn cached(&self, name: &str) -> PathBuf {
+        self.folders.path().join("cache").join(name)
     }
 
     /// What a request of the app's is answered.
@@ -107,11 +113,14 @@ impl Container {
 
     /// Events that `stage` has given.
     pub(crate) fn counted(&self, stage: &str) -> u64 {
+        self.metric("sidestream_stage_events_out_total", stage)
+    }
+
+    /// A metric of a stage; 0 where there is none.
+    pub(crate) fn metric(&self, name: &str, stage: &str) -> u64 {
         let wanted = format!("stage=\"{stage}\"");
         let text = self.metrics();
-        let line = text
-            .lines()
-            .find(|line| line.starts_with("sidestream_stage_events_out_total") && line.contains(&wanted));
+        let line = text.lines().find(|line| line.starts_with(name) && line.contains(&wanted));
         line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).unwrap_or_default() as u64
     }
 
@@ -157,18 +166,36 @@ impl Drop for Container {
     }
 }
 
-/// Answers every request at `address` with a yes, for as long as the test runs.
-pub(crate) fn take_all(address: SocketAddr) {
-    let listener = TcpListener::bind(address).unwrap();
+/// Answers every request at `address` with a yes, for as long as the test runs; keeps the numbers of the events in them.
+pub(crate) fn take_all(address: SocketAddr) -> Arc<Mutex<Vec<u64>>> {
+    let (listener, taken) = (TcpListener::bind(address).unwrap(), Arc::<Mutex<Vec<u64>>>::default());
+    let keeps = taken.clone();
     thread::spawn(move || {
         for mut socket in listener.incoming().flatten() {
-            socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-            // Up to the pause behind the body.
-            let mut request = Vec::new();
-            let _ = socket.read_to_end(&mut request);
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            let Some(request) = body(&mut socket) else { continue };
+            let digits = |rest: &str| rest.chars().take_while(char::is_ascii_digit).collect::<String>();
+            let numbers =
+                request.split("\"sequence\":").skip(1).filter_map(|rest| digits(rest).parse::<u64>().ok());
+            keeps.lock().unwrap().extend(numbers);
             let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
         }
     });
+    taken
+}
+
+/// The body of the next request.
+fn body(socket: &mut impl Read) -> Option<String> {
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        socket.read_exact(&mut byte).ok()?;
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).ok()?.to_lowercase();
+    let length = head.split("content-length:").nth(1)?.lines().next()?.trim().parse().ok()?;
+    let mut body = vec![0; length];
+    socket.read_exact(&mut body).ok()?;
+    String::from_utf8(body).ok()
 }
 
 pub(crate) fn free_address() -> SocketAddr {
