@@ -57,6 +57,8 @@ pub enum Barrier {
     Name,
     /// What a start found after the durable frontier is durable before it is served.
     Recovered,
+    /// Where a segment ends is durable before the next one, whose head says so too, is removed.
+    End,
     /// The copy of a segment is durable before the segment is removed.
     Copy,
     /// The name of the copy is durable before the segment is removed.
@@ -65,8 +67,16 @@ pub enum Barrier {
 
 impl Barrier {
     /// Every one of them.
-    pub const ALL: [Barrier; 7] =
-        [Self::Batches, Self::Earlier, Self::Head, Self::Name, Self::Recovered, Self::Copy, Self::CopyName];
+    pub const ALL: [Barrier; 8] = [
+        Self::Batches,
+        Self::Earlier,
+        Self::Head,
+        Self::Name,
+        Self::Recovered,
+        Self::End,
+        Self::Copy,
+        Self::CopyName,
+    ];
 }
 
 /// Which implementation runs, and why this one.

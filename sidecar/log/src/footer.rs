@@ -1,4 +1,4 @@
-//! What stands behind the batches of a finished segment: its index. Derived, so it is not synced: where it is missing or
+//! What stands behind the batches of a finished segment: its index. Derived, so nobody waits for it: where it is missing or
 //! damaged the segment is read instead.
 //!
 //! ```text

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! A copy and its name are durable before what it stands for is removed; where both are found at a start, the finished copy
-//! counts. It must never write where the storage thread does, nor remove the segment whose head is the newest.
+//! counts. Where a segment ends, its footer says and the head of the next one: the footer is durable before the next one goes. It must never write where the storage thread does, nor remove the segment whose head is the newest.
 
 use std::{
     collections::BTreeSet,
@@ -24,13 +24,14 @@ use sidestream_host::disk::{Aligned, Barrier};
 
 use crate::{
     Damage, PartitionId, around,
+    files::FileKey,
     footer::Footer,
     head::{Head, file_name},
     index::Strands,
     reserve::LOOK,
     scan::{End, Found, place, scan_whole, sum_of},
     state::{Phase, Segment, Shared},
-    walk::is_of,
+    walk::{is_of, load},
 };
 
 /// Zeros are written so many bytes at a time: what a group may have to wait for.
@@ -44,11 +45,14 @@ pub(crate) struct Keeper {
     is_failing: bool,
     /// Segments that can't be read in part; they are not cleaned.
     spoiled: BTreeSet<u32>,
+    /// Whose end was made durable last, and whose was to be and may not be.
+    ended: Option<FileKey>,
+    doubted: Option<FileKey>,
 }
 
 impl Keeper {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, is_failing: false, spoiled: BTreeSet::new() }
+        Self { shared, is_failing: false, spoiled: BTreeSet::new(), ended: None, doubted: None }
     }
 
     /// The life of the thread.
@@ -80,8 +84,9 @@ impl Keeper {
     pub(crate) fn turn(&mut self) -> bool {
         // What becomes due from here on is seen by the next turn.
         self.shared.state().is_chore_due = false;
-        let done = self.flush() || self.zero_ahead() || self.write_footer() || self.free();
-        let done = if done { Ok(true) } else { self.shared.refill() };
+        let done = self.flush() || self.zero_ahead() || self.write_footer();
+        let done = if done { Ok(true) } else { self.free() };
+        let done = done.and_then(|done| if done { Ok(true) } else { self.shared.refill() });
         let done = done.and_then(|done| if done { Ok(true) } else { self.clean() });
         self.is_failing = done.is_err();
         done.unwrap_or(false)
@@ -131,29 +136,48 @@ impl Keeper {
             return false;
         };
         let generation = self.shared.state().segments.get(&number).map(|segment| segment.generation);
-        let written = generation.map(|generation| {
-            let file = self.shared.files.open(&*self.shared.disk, (number, generation))?;
-            Footer::write(&*file, self.shared.disk.block(), (number, generation), end, &strands)
-        });
-        let mut state = self.shared.state();
-        state.finished.pop_front();
         // Without a footer the segment is read at the next start.
-        if let Some(Ok(length)) = written
-            && let Some(segment) = state.segments.get_mut(&number)
-        {
+        let _ = generation.map(|generation| self.finish((number, generation), end, &strands));
+        self.shared.state().finished.pop_front();
+        true
+    }
+
+    /// Has a segment end with its footer.
+    fn finish(&self, key: FileKey, end: End, strands: &Strands) -> io::Result<()> {
+        let file = self.shared.files.open(&*self.shared.disk, key)?;
+        let length = Footer::write(&*file, self.shared.disk.block(), key, end, strands)?;
+        let mut state = self.shared.state();
+        if let Some(segment) = state.segments.get_mut(&key.0) {
             let size = std::mem::replace(&mut segment.size, length);
             state.used = state.used + length - size;
             state.reserve.gain(size.saturating_sub(length), &self.shared.settings);
         }
-        true
+        Ok(())
     }
 
-    fn free(&self) -> bool {
+    fn free(&mut self) -> io::Result<bool> {
+        let dead: Vec<(u32, Segment)> = {
+            let state = self.shared.state();
+            let newest = state.segments.last_key_value().map(|(number, _)| *number);
+            let dead = state.segments.iter().map(|(number, segment)| (*number, *segment));
+            dead.filter(|(number, segment)| Some(*number) != newest && segment.live == 0).collect()
+        };
+        let mut failed = Ok(false);
+        for (number, segment) in dead {
+            match self.end_before(number) {
+                Ok(()) => {
+                    self.free_one(number, segment);
+                    return Ok(true);
+                }
+                // Another one may have its room back.
+                Err(error) => failed = Err(error),
+            }
+        }
+        failed
+    }
+
+    fn free_one(&self, number: u32, segment: Segment) {
         let mut state = self.shared.state();
-        let newest = state.segments.last_key_value().map(|(number, _)| *number);
-        let dead =
-            state.segments.iter().find(|(number, segment)| Some(**number) != newest && segment.live == 0);
-        let Some((number, segment)) = dead.map(|(number, segment)| (*number, *segment)) else { return false };
         state.segments.remove(&number);
         state.finished.retain(|(finished, ..)| *finished != number);
         state.used -= segment.size;
@@ -168,13 +192,41 @@ impl Keeper {
             self.shared.state().reserve.gain(segment.size, &self.shared.settings);
         }
         self.shared.room.notify_waiters();
-        true
+    }
+
+    /// Makes durable where the segment before this one ends: this one's head is about to go.
+    fn end_before(&mut self, number: u32) -> io::Result<()> {
+        let before = {
+            let state = self.shared.state();
+            state.segments.range(..number).next_back().map(|(number, segment)| (*number, *segment))
+        };
+        let Some((number, segment)) = before else { return Ok(()) };
+        let key = (number, segment.generation);
+        // A copy was durable with its footer before it was there.
+        if segment.generation > 0 || self.ended == Some(key) {
+            return Ok(());
+        }
+        let file = self.shared.files.open(&*self.shared.disk, key)?;
+        // What a barrier that failed may have lost is written again: the kernel calls it clean.
+        if self.doubted == Some(key) || Footer::find(&*file)?.is_none() {
+            let chain = segment.end_chain.ok_or(io::ErrorKind::InvalidData)?;
+            let end = End { position: segment.end, chain };
+            match self.finish(key, end, &load(&self.shared, key)?) {
+                // Its torn end may be taken for damage one day; without room nothing goes on now.
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => return Ok(()),
+                finished => finished?,
+            }
+        }
+        self.doubted = Some(key);
+        file.barrier(Barrier::End)?;
+        (self.ended, self.doubted) = (Some(key), None);
+        Ok(())
     }
 
     /// Gives the reserve back what nobody can read any more: at a start, before anything is written.
     pub(crate) fn restore(&mut self) {
         if self.shared.state().reserve.bytes() < self.shared.settings.reserve_bytes {
-            while self.write_footer() || self.free() {}
+            while self.write_footer() || matches!(self.free(), Ok(true)) {}
             // What can't be had now may be had later.
             let _ = self.shared.refill();
         }
@@ -183,6 +235,7 @@ impl Keeper {
     /// Copies what lives of the segments that are mostly dead.
     fn clean(&mut self) -> io::Result<bool> {
         let Some(victims) = self.victims() else { return Ok(false) };
+        self.end_before(victims[0].0)?;
         let (first, last) = (victims[0].0, victims[victims.len() - 1].1.last);
         let generation = victims.iter().map(|(_, segment)| segment.generation).max().unwrap_or(0) + 1;
         let mut copy = Copy::new(Head {

@@ -45,6 +45,31 @@ fn life(barrier: Barrier, is_off: bool, dice: u64) {
             world.commit();
             world.kill();
         }
+        Barrier::End => {
+            // Many of them have something in it, so that its footer is longer than what is torn.
+            let partitions: Vec<PartitionId> = (0..30).map(|_| world.create()).collect();
+            for partition in &partitions {
+                world.append(*partition, 40, Durability::Device).unwrap();
+            }
+            world.commit();
+            // Of the sectors of one more batch the second is missing: it is torn, and the next segment's head says that.
+            world.append(partition, 1300, Durability::Memory).unwrap();
+            world.commit();
+            let mut sector = 0;
+            let recovered = world.cut_with(|states| {
+                sector += 1;
+                if sector == 2 { 0 } else { states - 1 }
+            });
+            assert!(recovered.torn.is_some(), "{recovered:?}");
+            while world.journal.counts().segments < 2 {
+                world.append(partitions[0], 3000, Durability::Device).unwrap();
+                world.commit();
+            }
+            let end = world.journal.bounds(partitions[0]).unwrap().next;
+            world.trim(partitions[0], end);
+            while world.steps().keep() {}
+            assert!(world.journal.counts().freed > 0, "{:?}", world.journal.counts());
+        }
         Barrier::Copy | Barrier::CopyName => {
             let dead = world.create();
             for _ in 0..60 {
