@@ -10,4 +10,5 @@ export API=https://$NODE_NET.11:6443
 # containerd 2, built here, denies io_uring under RuntimeDefault, as current clusters do; Debian's own 1.6 (/usr/bin) allows it.
 export CONTAINERD_BIN=${CONTAINERD_BIN:-$CLUSTER_CACHE/containerd}
 export CNI_BIN=${CNI_BIN:-/usr/lib/cni}
-export PATH=$CONTAINERD_BIN:$CLUSTER_CACHE/bin:$PATH
+# The cluster's own before a kubectl that may be where that containerd is.
+export PATH=$CLUSTER_CACHE/bin:$CONTAINERD_BIN:$PATH
