@@ -13,7 +13,6 @@ use crate::{
     Broker,
     error::{OpenError, PushError, write_error},
     homes::{Known, Stance},
-    keys::KeyError,
     moves::{Copied, Frozen, MoveError, stale},
     open::{ReadState, SavedPipe},
     state::{Change, change},
@@ -172,6 +171,7 @@ impl Broker {
             known.arrival.as_mut().and_then(|arrival| arrival.whole.take()).ok_or(NOTHING_CAME)?
         };
         let (saved, mut producers) = whole.clone();
+        self.make_missing(&saved);
         let opened = match self.read_tails(saved.ids(), &mut producers).await {
             Ok(mut tails) => self.open_pipe(saved, &mut tails).await,
             Err(error) => Err(OpenError::Read(error)),
@@ -233,8 +233,7 @@ impl Broker {
     fn has_key_of(&self, changes: &[Change]) -> Result<(), MoveError> {
         let mut read = ReadState::default();
         changes.iter().cloned().for_each(|change| read.take(change));
-        let failed = |error: KeyError| PushError::Failed { reason: error.to_string().into() };
-        read.check_keys(&*self.inner.keys).map_err(failed).map_err(MoveError::Write)
+        read.check_keys(&*self.inner.keys).map_err(MoveError::Key)
     }
 
     fn arriving(&self, name: &DnpipeName, partition: u32, life: u128) -> Result<PartitionId, MoveError> {

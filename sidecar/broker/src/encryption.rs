@@ -8,7 +8,7 @@
 //! A dnpipe whose key can't be read is locked: it is there, nothing of it is read, pushed or let go, and the others are served.
 //! Once a second, and whenever it is applied, it is tried whether the key is there now.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use sidestream_event::record::{Flags, Header};
@@ -27,12 +27,12 @@ use crate::{
 pub(crate) struct Encryption {
     /// By epoch: during a reset there are two. Those of epochs that are over are gone.
     keys: BTreeMap<u32, DataKey>,
-    locked: Option<Locked>,
+    locked: Option<Unread>,
 }
 
 /// What is known of a key that can't be read.
 #[derive(Debug)]
-struct Locked {
+struct Unread {
     epoch: u32,
     wrapped: Wrapped,
     error: KeyError,
@@ -70,7 +70,7 @@ impl Pipe {
 
     /// Its key can't be read.
     pub(crate) fn lock_up(&self, epoch: u32, wrapped: Wrapped, error: KeyError) {
-        lock(&self.encryption).locked = Some(Locked { epoch, wrapped, error });
+        lock(&self.encryption).locked = Some(Unread { epoch, wrapped, error });
     }
 
     /// Why nothing of it can be read, where that is so.
@@ -78,9 +78,9 @@ impl Pipe {
         lock(&self.encryption).locked.as_ref().map(|locked| locked.error.clone())
     }
 
-    /// Refuses what can't be while it is locked.
-    pub(crate) fn is_open(&self) -> Result<(), PushError> {
-        self.locked().map_or(Ok(()), |error| Err(PushError::Failed { reason: reason(&error) }))
+    /// Refuses what can't be while it is locked. What is open stays so.
+    pub(crate) fn is_open(&self) -> Result<(), KeyError> {
+        self.locked().map_or(Ok(()), Err)
     }
 
     /// A batch as it is to be stored in an encrypted dnpipe. Its header is complete, but for what the journal adds.
@@ -91,7 +91,6 @@ impl Pipe {
         header: &Header,
         body: &[u8],
     ) -> Result<(Header, Bytes), PushError> {
-        let failed = |error: KeyError| PushError::Failed { reason: reason(&error) };
         let epoch = tail.epoch;
         let sealer = match tail.sealer.take() {
             Some(own) if own.epoch == epoch => own,
@@ -99,28 +98,15 @@ impl Pipe {
                 let no_key =
                     || PushError::Failed { reason: "its key is not known; start the server again".into() };
                 let key = self.key(epoch).ok_or_else(no_key)?;
-                Sealer::new(&key, epoch, header.leader_epoch, number).map_err(failed)?
+                Sealer::new(&key, epoch, header.leader_epoch, number)?
             }
         };
-        tail.sealer.insert(sealer).seal(header, body).map_err(failed)
+        Ok(tail.sealer.insert(sealer).seal(header, body)?)
     }
 
-    /// Records of a partition as they were pushed. What was encrypted in an epoch that is over is not there any more.
+    /// Records of a partition as they were pushed. What was encrypted in an epoch that is over is not there any more. Whoever
+    /// reads for others asks before whether it is open.
     pub(crate) async fn read(
-        &self,
-        journal: &Journal,
-        number: u32,
-        from: u64,
-        max_bytes: usize,
-    ) -> Result<Read, ReadError> {
-        if let Some(error) = self.locked() {
-            return Err(ReadError::Failed { reason: reason(&error) });
-        }
-        self.read_with_keys(journal, number, from, max_bytes).await
-    }
-
-    /// The same, also while it is locked to everybody else.
-    pub(crate) async fn read_with_keys(
         &self,
         journal: &Journal,
         number: u32,
@@ -171,14 +157,20 @@ impl Broker {
             None => return Ok(()),
         };
         let key = DataKey::unwrap(&*self.inner.keys, &wrapped, &pipe.name, epoch);
-        let key = key.inspect_err(|error| pipe.lock_up(epoch, wrapped, error.clone()))?;
-        pipe.set_key(epoch, Some(key));
+        let still_locked = |error: &KeyError| {
+            if pipe.locked().as_ref() != Some(error) {
+                tracing::error!(dnpipe = %pipe.name, %error, "a dnpipe is still locked");
+            }
+            pipe.lock_up(epoch, wrapped.clone(), error.clone());
+        };
+        pipe.set_key(epoch, Some(key.inspect_err(still_locked)?));
         let starts = pipe.fence().starts;
         for (partition, start) in pipe.partitions.iter().zip(starts.iter()) {
             // Before anybody pushes: a message that comes again must be known.
             if let Err(error) = self.read_ids(pipe, partition, &pipe.spec(), *start).await {
-                tracing::warn!(dnpipe = %pipe.name, %error, "ids of messages that were pushed before cannot be read yet");
-                return Err(KeyError::Unread { reason: error.to_string() });
+                let error = KeyError::Unread { reason: error.to_string() };
+                still_locked(&error);
+                return Err(error);
             }
         }
         lock(&pipe.encryption).locked = None;
@@ -195,8 +187,4 @@ impl Broker {
             let _ = self.unlock(pipe).await;
         }
     }
-}
-
-fn reason(error: &KeyError) -> Arc<str> {
-    format!("it is encrypted: {error}").into()
 }

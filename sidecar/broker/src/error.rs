@@ -6,7 +6,10 @@ use std::{fmt, sync::Arc};
 use sidestream_event::{native::DnpipeName, record::RecordError};
 use sidestream_log::{AppendError, ReadError};
 
-use crate::{keys::KeyError, limits};
+use crate::{
+    keys::{KeyError, Locked},
+    limits,
+};
 
 /// Why a push is refused. What is refused is not in the dnpipe, and never will be; only after [`PushError::Failed`] and
 /// [`PushError::Closed`] nobody knows.
@@ -68,6 +71,8 @@ pub enum PushError {
     Moving,
     /// More is on its way to the disk than may be: wait for room and push the same batch before any later one.
     Busy,
+    /// The key of the dnpipe can't be read.
+    Locked(Locked),
     /// The disk failed; the batch may be in the dnpipe or not.
     Failed {
         /// What the machine said.
@@ -84,6 +89,15 @@ pub enum Room {
     Quota,
     /// The disk that all dnpipes of the server share.
     Disk,
+}
+
+impl From<KeyError> for PushError {
+    fn from(error: KeyError) -> Self {
+        match error.locks() {
+            Ok(locked) => PushError::Locked(locked),
+            Err(error) => PushError::Failed { reason: error.to_string().into() },
+        }
+    }
 }
 
 impl From<RecordError> for PushError {
@@ -118,6 +132,8 @@ pub enum PullError {
         /// The first after them.
         to: u64,
     },
+    /// The key of the dnpipe can't be read.
+    Locked(Locked),
     /// The disk failed.
     Failed {
         /// What the machine said.
@@ -125,6 +141,15 @@ pub enum PullError {
     },
     /// The journal is closed.
     Closed,
+}
+
+impl From<KeyError> for PullError {
+    fn from(error: KeyError) -> Self {
+        match error.locks() {
+            Ok(locked) => PullError::Locked(locked),
+            Err(error) => PullError::Failed { reason: error.to_string().into() },
+        }
+    }
 }
 
 /// Why something about a group is not done.
@@ -324,6 +349,7 @@ impl fmt::Display for PushError {
             PushError::Busy => {
                 out.write_str("more is on its way to the disk than may be; push the batch again in a moment")
             }
+            PushError::Locked(locked) => locked.fmt(out),
             PushError::Failed { reason } => write!(
                 out,
                 "the disk failed ({reason}), and nobody knows whether the batch is in; look at the disk, then push it again"
@@ -348,6 +374,7 @@ impl fmt::Display for PullError {
                 out,
                 "the records from offset {from} to before {to} are not as they were written; pull on from {to}, and look at the disk"
             ),
+            PullError::Locked(locked) => locked.fmt(out),
             PullError::Failed { reason } => {
                 write!(out, "the disk failed ({reason}); look at it, then pull again")
             }

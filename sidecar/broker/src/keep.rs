@@ -50,7 +50,9 @@ impl Broker {
                 tracing::warn!(dnpipe = %pipe.name, %error, "a dnpipe could not be looked after");
             }
         }
-        self.checkpoint().await;
+        if self.inner.state.is_checkpoint_due() {
+            self.checkpoint().await;
+        }
         if self.inner.state.is_snapshot_due() {
             self.write_anew().await;
         }
@@ -166,23 +168,28 @@ impl Broker {
         Ok(appending)
     }
 
-    /// Writes down what partitions know of their producers, where so much was pushed that it is due.
+    /// Writes down what partitions know of their producers.
     async fn checkpoint(&self) {
         let state = &self.inner.state;
-        if !state.is_checkpoint_due() || state.owes() {
+        if state.owes() {
             return;
         }
+        let mut is_whole = true;
         let (begun, now) = (state.begin_checkpoint(), self.inner.clock.wall_nanos());
         let pipes: Vec<Arc<Pipe>> = self.pipes().values().cloned().collect();
         for partition in pipes.iter().flat_map(|pipe| &pipe.partitions) {
-            while let Err(PushError::Busy) = self.note_producers(partition, now) {
-                self.room().await;
-            }
+            let noted = loop {
+                match self.note_producers(partition, now) {
+                    Err(PushError::Busy) => self.room().await,
+                    noted => break noted,
+                }
+            };
+            is_whole &= noted.is_ok();
         }
-        state.end_checkpoint(begun);
+        state.end_checkpoint(begun, is_whole);
     }
 
-    /// The same of one of them. One that is to be read anew is written then; what there was no room for next time.
+    /// The same of one of them.
     fn note_producers(&self, partition: &Partition, now: i64) -> Result<(), PushError> {
         let mut tail = partition.tail();
         if tail.is_dirty && !tail.is_removed {

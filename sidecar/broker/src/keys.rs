@@ -79,6 +79,31 @@ pub enum KeyError {
     },
 }
 
+/// A dnpipe is locked: nothing of it is pushed, delivered or let go until its key can be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Locked {
+    /// The key that its data key is wrapped with.
+    pub key: KeyRef,
+    /// What is wrong with what is there, as the end of a sentence about it.
+    pub reason: String,
+}
+
+impl KeyError {
+    /// Of a dnpipe that is encrypted already: what it waits for, where that is its key.
+    pub(crate) fn locks(self) -> Result<Locked, KeyError> {
+        let (key, reason) = match self {
+            KeyError::Missing { key, reason } => (key, format!("is missing ({reason})")),
+            KeyError::Length { key, bytes } => {
+                let reason = format!("has {bytes} bytes, and AES-256 takes 32, or 64 hexadecimal digits");
+                (key, reason)
+            }
+            KeyError::Wrong { key } => (key, "is not the one that its data key was wrapped with".into()),
+            other @ (KeyError::Random | KeyError::Unread { .. }) => return Err(other),
+        };
+        Ok(Locked { key, reason })
+    }
+}
+
 /// A data key as it is written down.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Wrapped {
@@ -201,6 +226,17 @@ fn from_hex(digits: &[u8]) -> Option<Vec<u8>> {
 impl fmt::Display for KeyRef {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "key `{}` of Secret `{}`", self.key, self.name)
+    }
+}
+
+impl fmt::Display for Locked {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            out,
+            "the dnpipe is locked, for {} {}; put the one from before there and try again: until then nothing is \
+             stored or delivered, and nothing is lost",
+            self.key, self.reason
+        )
     }
 }
 

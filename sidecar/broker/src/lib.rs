@@ -51,7 +51,7 @@ pub use bring::{HOLD, Owner};
 pub use error::{ApplyError, GroupError, OpenError, PullError, PushError, ResetError, Room};
 pub use group::{Claimed, Delivery, GroupInfo, JoinOptions, MemberInfo, Membership, Redriven, dead::Origin};
 pub use homes::{Elsewhere, Home};
-pub use keys::{KeyError, KeyRef, Keys, NoKeys};
+pub use keys::{KeyError, KeyRef, Keys, Locked, NoKeys};
 pub use moves::{Copied, Frozen, MoveError};
 pub use producer::OpenProducer;
 pub use pull::{Limits, Pulled};

@@ -38,6 +38,8 @@ pub(crate) const STATE_BYTES: u64 = 8 << 20;
 pub(crate) const CHECKPOINT_BYTES: u64 = 64 << 20;
 /// The least that is pushed for each byte of what is written down so.
 pub(crate) const CHECKPOINT_SHARE: u64 = 16;
+/// The same is written down when nothing was pushed for so many turns of [`MAINTENANCE`].
+pub(crate) const REST: u32 = 5;
 /// Bytes of one record of state: well below what a record may have.
 pub(crate) const STATE_RECORD_BYTES: usize = 256 << 10;
 /// How much of a partition a start reads at a time.

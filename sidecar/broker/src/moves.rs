@@ -28,6 +28,7 @@ use crate::{
     group::Group,
     homes::{Known, Stance},
     keep::producers_change,
+    keys::KeyError,
     pipe::{Pipe, lock},
     state::Change,
 };
@@ -56,6 +57,8 @@ pub enum MoveError {
     Read(PullError),
     /// A disk did not take it.
     Write(PushError),
+    /// Its key can't be read where it is to go.
+    Key(KeyError),
     /// What came makes no sense here.
     Bad {
         /// Why not.
@@ -371,6 +374,7 @@ impl fmt::Display for MoveError {
             MoveError::Lost { reason } => write!(out, "the other server does not answer: {reason}"),
             MoveError::Read(error) => write!(out, "what is to be moved cannot be read: {error}"),
             MoveError::Write(error) => write!(out, "the move is not written down: {error}"),
+            MoveError::Key(error) => write!(out, "it cannot be served here: {error}"),
             MoveError::Bad { reason } => write!(out, "{reason}; use servers of one release"),
         }
     }

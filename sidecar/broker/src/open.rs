@@ -79,6 +79,7 @@ impl Broker {
             named.extend(ids.map(|id| PartitionId(*id)));
             broker.homes().of.insert(name, known);
         }
+        read.pipes.values().for_each(|saved| broker.make_missing(saved));
         let served: Vec<PartitionId> = read.pipes.values().flat_map(SavedPipe::ids).collect();
         named.extend(&served);
         let mut tails = broker.read_tails(served, &mut read.producers).await.map_err(OpenError::Read)?;
@@ -110,6 +111,15 @@ impl Broker {
         }
     }
 
+    /// Only damage can have taken a partition: what follows must not get the offsets that were given before.
+    pub(crate) fn make_missing(&self, saved: &SavedPipe) {
+        for (id, start) in saved.ids().zip(&saved.starts) {
+            if self.inner.journal.bounds(id).is_none() {
+                drop(self.inner.journal.create_at(id, *start));
+            }
+        }
+    }
+
     pub(crate) async fn open_pipe(&self, saved: SavedPipe, tails: &mut Tails) -> Result<Pipe, OpenError> {
         let key = saved.data_key(&*self.inner.keys);
         let SavedPipe { spec, partitions, epoch, starts: written, groups, key: wrapped } = saved;
@@ -129,10 +139,6 @@ impl Broker {
             is_written = self.or_owe(self.inner.state.write(|state| state.append(&change, now)).await)?;
         }
         for (partition, start) in pipe.partitions.iter().zip(&starts) {
-            if self.inner.journal.bounds(partition.id).is_none() {
-                // Only damage can have taken it: what follows must not get the offsets that were given before.
-                drop(self.inner.journal.create_at(partition.id, *start));
-            }
             let Found { tail, is_ahead } = tails.remove(&partition.id).unwrap_or_default();
             *partition.tail() = Tail { epoch, ..tail };
             if is_ahead {
@@ -188,7 +194,7 @@ impl Broker {
         };
         while at < bounds.readable {
             let number = pipe.place(partition) as u32;
-            let read = match pipe.read_with_keys(journal, number, at, limits::RECOVERY_READ_BYTES).await {
+            let read = match pipe.read(journal, number, at, limits::RECOVERY_READ_BYTES).await {
                 Ok(read) => read,
                 Err(ReadError::Damaged { to, .. }) => {
                     at = to;

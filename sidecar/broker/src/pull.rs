@@ -77,6 +77,7 @@ impl Broker {
             fences.mark_unchanged();
             let (fence, range) = pipe.seen(journal, partition);
             check(&fence, name)?;
+            pipe.is_open()?;
             let from = match place {
                 Some(offset) => offset,
                 None => self.resolve(&pipe, partition, from, &range).await?,

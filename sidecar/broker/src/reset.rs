@@ -22,7 +22,7 @@ use crate::{
     Broker,
     error::{PushError, ResetError, write_error},
     ids::Ids,
-    keys::{DataKey, KeyError},
+    keys::DataKey,
     pipe::{Fence, Pipe},
 };
 
@@ -103,8 +103,8 @@ impl Broker {
                 Some(key) => key.renew(&pipe.name, epoch),
                 None => DataKey::create(&*self.inner.keys, by, &pipe.name, epoch),
             };
-            let failed = |error: KeyError| PushError::Failed { reason: error.to_string().into() };
-            pipe.set_key(epoch, Some(key.map_err(failed).map_err(ResetError::Write)?));
+            let key = key.map_err(|error| ResetError::Write(error.into()))?;
+            pipe.set_key(epoch, Some(key));
         }
         let (state, now) = (&self.inner.state, self.inner.clock.wall_nanos());
         // With the records goes what says of producers what they pushed.

@@ -109,6 +109,11 @@ struct Sizes {
     /// Bytes pushed since the last checkpoint, and those from which on the next one is due.
     pushed: u64,
     due: u64,
+    /// What the journal had written at the last one.
+    written: u64,
+    /// Bytes that had been pushed when that was looked at last, and how often there were no more.
+    seen: u64,
+    rests: u32,
 }
 
 impl StateLog {
@@ -213,23 +218,33 @@ impl StateLog {
         self.much.notified().await;
     }
 
-    /// Whether what is known of producers should be written down.
+    /// Whether what is known of producers should be written down: after many bytes, pushed or written around what was, and
+    /// when nothing is pushed any more. Asked once a turn.
     pub(crate) fn is_checkpoint_due(&self) -> bool {
-        let sizes = self.sizes();
-        sizes.pushed >= sizes.due
+        let written = self.journal.counts().written_bytes;
+        let mut sizes = self.sizes();
+        sizes.rests = if sizes.seen == sizes.pushed { sizes.rests.saturating_add(1) } else { 0 };
+        sizes.seen = sizes.pushed;
+        let is_much = sizes.pushed.max(written - sizes.written) >= sizes.due;
+        sizes.pushed > 0 && (is_much || sizes.rests >= limits::REST)
     }
 
     /// A checkpoint begins: what [`end_checkpoint`](StateLog::end_checkpoint) is to be told.
     pub(crate) fn begin_checkpoint(&self) -> u64 {
+        let written = self.journal.counts().written_bytes;
         let mut sizes = self.sizes();
-        sizes.pushed = 0;
+        (sizes.pushed, sizes.written) = (0, written);
         sizes.all
     }
 
-    /// A checkpoint has ended. The next one waits until as much was pushed as this one was worth.
-    pub(crate) fn end_checkpoint(&self, begun: u64) {
+    /// A checkpoint has ended; one that is not whole is due again. The next one waits until as much was pushed as this one was
+    /// worth.
+    pub(crate) fn end_checkpoint(&self, begun: u64, is_whole: bool) {
         let mut sizes = self.sizes();
         sizes.due = limits::CHECKPOINT_BYTES.max((sizes.all - begun) * limits::CHECKPOINT_SHARE);
+        if !is_whole {
+            sizes.pushed += sizes.due;
+        }
     }
 
     /// Whether a start had no room to write what it had to.

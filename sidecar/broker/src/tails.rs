@@ -33,8 +33,7 @@ impl Broker {
                 Some((id, Reading::new(changes, &self.inner.journal.bounds(id)?)))
             })
             .collect();
-        let behind = reading.iter().filter(|(_, tail)| tail.upto < tail.end);
-        let mut pass = self.inner.journal.pass(behind.map(|(id, tail)| (*id, tail.upto)).collect());
+        let mut pass = self.inner.journal.pass(reading.iter().map(|(id, tail)| (*id, tail.upto)).collect());
         while let Some(headers) = pass.next().await? {
             for header in &headers {
                 self.inner.state.pushed(header.length);
@@ -50,9 +49,8 @@ impl Broker {
 /// A tail while it is read.
 struct Reading {
     found: Found,
-    /// Up to where what was written down says everything, and where the partition ends.
+    /// Up to where what was written down says everything.
     upto: u64,
-    end: u64,
     /// Of one producer each, behind that, in their order.
     single: VecDeque<(u64, u64, Producer)>,
     /// Of what knows more than the partition has, because the disk failed in between, only who was fenced is believed.
@@ -64,7 +62,6 @@ impl Reading {
         let mut reading = Reading {
             found: Found::default(),
             upto: bounds.first,
-            end: bounds.next,
             single: VecDeque::new(),
             fenced: Vec::new(),
         };
@@ -76,7 +73,7 @@ impl Reading {
                     tail.producers.clear();
                     producers.into_iter().for_each(|(id, producer)| tail.producers.put(id, producer));
                     tail.append_time = append_time;
-                    reading.upto = upto.max(bounds.first);
+                    reading.upto = upto;
                 }
                 Change::Producers { producers, .. } => {
                     reading.found.is_ahead = true;

@@ -9,8 +9,8 @@ use std::{
 
 use local::{OneKey, batch, key_ref, name, values};
 use sidestream_broker::{
-    ApplyError, Broker, DnpipeSpec, GroupSpec, HOLD, JoinOptions, KeyError, KeyRef, Keys, Limits, MoveError,
-    NoKeys, PullError, PushError, ResetError, Retention,
+    ApplyError, Broker, DnpipeSpec, GroupError, GroupSpec, HOLD, JoinOptions, KeyError, KeyRef, Keys, Limits,
+    MoveError, NoKeys, PullError, PushError, ResetError, Retention,
 };
 use sidestream_conformance::{From, Push};
 use sidestream_event::{
@@ -143,17 +143,28 @@ async fn without_the_key_or_with_another_a_dnpipe_is_locked_and_loses_nothing() 
     for (key, says) in [(None, "nobody gave it"), (Some(8), "is not the one")] {
         *keys.0.lock().unwrap() = key;
         let applied = world.broker.apply(orders()).await.unwrap_err();
-        let pushed = world.push_all(push(30)).await.unwrap_err();
-        let pulled = world.broker.pull(&name("orders"), 0, From::First(0), Limits::default(), None).await;
+        let said = applied.to_string();
+        assert!(said.contains(says) && said.contains("key `key` of Secret `wrapping`"), "{said}");
+        let pull = async |from| {
+            let pulled = world.broker.pull(&name("orders"), 0, from, Limits::default(), None).await;
+            pulled.unwrap_err()
+        };
+        let PushError::Locked(locked) = world.push_all(push(30)).await.unwrap_err() else { panic!("a push") };
+        assert_eq!(pull(From::First(0)).await, PullError::Locked(locked.clone()));
+        assert_eq!(pull(From::Last(0)).await, PullError::Locked(locked.clone()), "nor is it waited for more");
         let next = world.broker.next(&member, Limits::default(), None).await;
-        let said = [
-            applied.to_string(),
-            pushed.to_string(),
-            pulled.unwrap_err().to_string(),
-            next.unwrap_err().to_string(),
-        ];
-        for said in said {
-            assert!(said.contains(says) && said.contains("key `key` of Secret `wrapping`"), "{said}");
+        assert_eq!(next.err(), Some(GroupError::Pull(PullError::Locked(locked.clone()))));
+        assert_eq!(locked.key, key_ref());
+        let said = locked.to_string();
+        let names = ["the dnpipe is locked", says, "key `key` of Secret `wrapping`", "; put "];
+        assert!(names.iter().all(|part| said.contains(part)) && !said.contains("disk"), "{said}");
+        if key.is_none() {
+            let reset = world.broker.reset(&name("orders")).await;
+            assert_eq!(
+                reset,
+                Err(ResetError::Write(PushError::Locked(locked))),
+                "there is no key for what follows"
+            );
         }
         world.push_all(Push::one("open", "the others are served")).await.unwrap();
         // Its state can be written anew meanwhile.
@@ -337,9 +348,8 @@ async fn a_dnpipe_that_moves_brings_its_key_to_a_server_that_can_read_it_and_to_
         let confirmed = target.broker.confirm_arrival(&name("orders"), 0, &frozen, &state).await;
         if number == 1 {
             let refused = confirmed.unwrap_err();
-            assert!(
-                matches!(&refused, MoveError::Write(PushError::Failed { reason }) if reason.contains("Secret"))
-            );
+            assert!(matches!(&refused, MoveError::Key(KeyError::Missing { .. })), "{refused}");
+            assert!(refused.to_string().contains("key `key` of Secret `wrapping`"), "{refused}");
             from.broker.thaw(&name("orders"), frozen.token).await;
             assert_eq!(from.push("value 10").await, Ok(10), "it goes on where it is");
         } else {

@@ -182,12 +182,15 @@ impl Committer {
     fn take(&mut self, may: impl FnOnce(&Self, &State) -> bool) -> Option<Taken> {
         let shared = self.shared.clone();
         let mut state = shared.state();
+        if !may(self, &state) {
+            return None;
+        }
         if state.flush.done.is_some() {
             drop(state);
             self.hear();
             state = shared.state();
         }
-        if state.gather.batches.is_empty() || !may(self, &state) {
+        if state.gather.batches.is_empty() {
             return None;
         }
         if !shared.settings.gather.is_zero() && state.phase == Phase::Open {
@@ -418,7 +421,7 @@ impl Committer {
             tail.owed.get_or_insert(fresh).end = tail.position;
         }
         tail.is_settled = group.batches.iter().all(|batch| batch.note == Some(Note::Mark));
-        self.last_commit = now;
+        self.last_commit = self.shared.clock.now();
         let (number, position) = (tail.number, tail.position);
         let written = (start, length, is_durable);
         self.publish(group, number, position, written);

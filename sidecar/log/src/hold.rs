@@ -12,13 +12,15 @@ pub struct Hold<'a> {
     journal: &'a Journal,
     /// Nobody else has what gathers written.
     is_first: Cell<bool>,
+    /// Something is for the device.
+    is_durable: Cell<bool>,
 }
 
 impl Journal {
     /// Until this is dropped, what is appended through it waits. Then it is written: where nobody else pushes and it is not for
     /// the device, by whoever drops it, which spares two changes of thread.
     pub fn hold(&self) -> Hold<'_> {
-        Hold { journal: self, is_first: Cell::new(false) }
+        Hold { journal: self, is_first: Cell::default(), is_durable: Cell::default() }
     }
 }
 
@@ -38,13 +40,15 @@ impl Hold<'_> {
     ) -> Result<Appending, AppendError> {
         let (appending, is_first) = self.journal.gather(partition, there, header, body, durability)?;
         self.is_first.set(self.is_first.get() || is_first);
+        self.is_durable.set(self.is_durable.get() || durability == Durability::Device);
         Ok(appending)
     }
 }
 
 impl Drop for Hold<'_> {
     fn drop(&mut self) {
-        if self.is_first.get() && !self.journal.write_alone() {
+        let is_written = || !self.is_durable.get() && self.journal.write_alone();
+        if self.is_first.get() && !is_written() {
             self.journal.have_written();
         }
     }

@@ -11,6 +11,8 @@
 use std::{
     collections::{BTreeMap, HashMap},
     io,
+    ops::Range,
+    sync::Arc,
 };
 
 use sidestream_event::record::{HEADER_BYTES, Header};
@@ -27,17 +29,19 @@ use crate::{
 /// See [`Journal::pass`].
 pub struct Pass {
     journal: Journal,
-    /// Behind the last segment that was looked at.
-    from: u32,
-    wanted: Wanted,
+    wanted: Arc<Wanted>,
 }
 
-/// From which offset on each partition is wanted.
-type Wanted = std::sync::Arc<BTreeMap<PartitionId, u64>>;
+/// Which offsets of each partition are wanted still. By these and not by segments it goes on, for the keeper may make one of
+/// several meanwhile.
+type Wanted = BTreeMap<PartitionId, Range<u64>>;
 
 impl Pass {
-    pub(crate) fn new(journal: Journal, wanted: BTreeMap<PartitionId, u64>) -> Pass {
-        Pass { journal, from: 0, wanted: wanted.into() }
+    /// Up to where the partitions end now.
+    pub(crate) fn new(journal: Journal, from: BTreeMap<PartitionId, u64>) -> Pass {
+        let wanted = |(id, from)| Some((id, from..journal.bounds(id)?.readable));
+        let wanted: Wanted = from.into_iter().filter_map(wanted).collect();
+        Pass { wanted: wanted.into(), journal }
     }
 
     /// The headers that the next segment has of what is wanted, of each partition in its order; none when the pass is over.
@@ -45,38 +49,47 @@ impl Pass {
     /// # Errors
     /// Where the disk fails or the journal is closed.
     pub async fn next(&mut self) -> Result<Option<Vec<Header>>, ReadError> {
-        let (from, wanted) = (self.from, self.wanted.clone());
-        let found = self.journal.ask(move |shared| next(shared, &wanted, from)).await?;
-        Ok(found.map(|(segment, headers)| {
-            self.from = segment + 1;
+        let wanted = self.wanted.clone();
+        let found = self.journal.ask(move |shared| next(shared, &wanted)).await?;
+        Ok(found.map(|(seen, headers)| {
+            let wanted = Arc::make_mut(&mut self.wanted);
+            for (id, upto) in seen {
+                if let Some(left) = wanted.get_mut(&id) {
+                    left.start = upto;
+                }
+            }
+            wanted.retain(|_, left| !left.is_empty());
             headers
         }))
     }
 }
 
+/// Up to where each partition was looked at, and the headers that were found.
+type Seen = (Vec<(PartitionId, u64)>, Vec<Header>);
+
 /// A segment, and what is wanted of it.
 struct Part {
-    number: u32,
     key: FileKey,
     end: u32,
     last: u32,
-    of: HashMap<PartitionId, Range>,
+    of: HashMap<PartitionId, Sought>,
 }
 
-struct Range {
+struct Sought {
     born: u64,
-    /// Offsets.
-    from: u64,
-    to: u64,
+    offsets: Range<u64>,
 }
 
-/// The first segment of number `from` or higher that has anything of what is wanted, and the headers of that.
-fn next(shared: &Shared, wanted: &Wanted, from: u32) -> Result<Option<(u32, Vec<Header>)>, ReadError> {
+/// The headers of the first segment that has anything of what is wanted.
+fn next(shared: &Shared, wanted: &Wanted) -> Result<Option<Seen>, ReadError> {
     let mut tries = 0;
     loop {
-        let Some(part) = part(shared, wanted, from)? else { return Ok(None) };
+        let Some(part) = part(shared, wanted)? else { return Ok(None) };
         match part.headers(shared) {
-            Ok(headers) => return Ok(Some((part.number, headers))),
+            Ok(headers) => {
+                let seen = part.of.iter().map(|(id, sought)| (*id, sought.offsets.end)).collect();
+                return Ok(Some((seen, headers)));
+            }
             // Cleaned under the reader: it has another file now.
             Err(error) if error.kind() == io::ErrorKind::NotFound && tries < TRIES => {
                 tries += 1;
@@ -87,37 +100,45 @@ fn next(shared: &Shared, wanted: &Wanted, from: u32) -> Result<Option<(u32, Vec<
     }
 }
 
-fn part(shared: &Shared, wanted: &Wanted, from: u32) -> Result<Option<Part>, ReadError> {
+fn part(shared: &Shared, wanted: &Wanted) -> Result<Option<Part>, ReadError> {
     let state = shared.state();
     if state.phase == Phase::Closed {
         return Err(ReadError::Closed);
     }
-    let spans = |at: u32| {
-        let state = &state;
-        wanted.iter().filter_map(move |(id, offset)| {
+    let spans = || {
+        wanted.iter().filter_map(|(id, left)| {
             let known = state.partitions.get(id)?;
-            let offset = (*offset).max(known.first);
-            let is_before = |span: &crate::index::Span| span.segment < at || span.end <= offset;
-            let span = known.spans.get(known.spans.partition_point(is_before))?;
-            Some((*id, known.born, offset, *span))
+            let from = left.start.max(known.first);
+            let span = known.spans.get(known.spans.partition_point(|span| span.end <= from))?;
+            let offsets = from..span.end.min(left.end);
+            (span.first < left.end && from < left.end).then_some((
+                *id,
+                span.segment,
+                Sought { born: known.born, offsets },
+            ))
         })
     };
-    let Some(number) = spans(from).map(|(.., span)| span.segment).min() else { return Ok(None) };
+    let Some(number) = spans().map(|(_, segment, _)| segment).min() else { return Ok(None) };
     let Some(segment) = state.segments.get(&number) else {
         return Err(io::Error::from(io::ErrorKind::NotFound).into());
     };
-    let here = spans(number).filter(|(.., span)| span.segment == number);
-    let of = here.map(|(id, born, from, span)| (id, Range { born, from, to: span.end })).collect();
+    let here = spans().filter(|(_, segment, _)| *segment == number);
+    let of = here.map(|(id, _, sought)| (id, sought)).collect();
     let key = (number, segment.generation);
-    Ok(Some(Part { number, key, end: segment.end, last: segment.last, of }))
+    Ok(Some(Part { key, end: segment.end, last: segment.last, of }))
 }
 
 impl Part {
     fn headers(&self, shared: &Shared) -> io::Result<Vec<Header>> {
-        let way = look_up(shared, self.number, Miss::Read, |strands| {
-            let each = self.of.iter().filter_map(|(id, range)| Some((strands.get(id)?, range.from)));
+        let way = look_up(shared, self.key.0, Miss::Read, |strands| {
+            let each =
+                self.of.iter().filter_map(|(id, sought)| Some((strands.get(id)?, sought.offsets.start)));
             merged(each, self.end)
         })?;
+        // An index is of the file that its segment has now.
+        if shared.state().segments.get(&self.key.0).is_none_or(|segment| segment.generation != self.key.1) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         let way = way.unwrap_or_default();
         let mut reader = Reader::new(shared, self.key, self.end, Miss::Read);
         let (mut found, mut position) = (Vec::new(), 0);
@@ -125,12 +146,12 @@ impl Part {
         {
             let Some((at, Some(header))) = reader.header(sought)? else { break };
             position = at + header.length;
-            let range = self.of.get(&PartitionId(header.partition));
-            let is_wanted = range.is_some_and(|range| {
-                is_of(range.born, self.key, self.last, at)
-                    && header.next_offset() > range.from
-                    // What reaches out of what is known to be here nobody wrote here.
-                    && header.next_offset() <= range.to
+            let sought = self.of.get(&PartitionId(header.partition));
+            let is_wanted = sought.is_some_and(|sought| {
+                // What reaches out of what is known to be here nobody wrote here.
+                let is_within =
+                    (sought.offsets.start + 1..=sought.offsets.end).contains(&header.next_offset());
+                is_within && is_of(sought.born, self.key, self.last, at)
             });
             if is_wanted {
                 found.push(header);

@@ -9,7 +9,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use sidestream_event::record::{HEADER_BYTES, Header};
+use sidestream_event::record::{Flags, HEADER_BYTES, Header};
 
 /// Whose queue it is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,6 +47,8 @@ pub(crate) fn wrap(name: &Name, frame: &[u8], count: u32, wall_nanos: i64) -> (H
     let header = Header {
         length: (HEADER_BYTES + body.len()) as u32,
         count,
+        // Not plain: what stands there is no records, of which each would take some bytes.
+        flags: Flags::COMPRESSED,
         base_time: wall_nanos,
         append_time: wall_nanos,
         body_crc: crc32c::crc32c(&body),
@@ -103,6 +105,13 @@ mod tests {
 
     fn name() -> Name {
         Name { pipeline: "shop/orders".into(), stage: "bill".into() }
+    }
+
+    /// A frame has room for more events than records of so many bytes.
+    #[test]
+    fn events_of_a_byte_are_as_possible_as_others() {
+        let (header, _) = wrap(&name(), &[1; 50], 1000, 0);
+        assert_eq!(header.is_possible(), Ok(()));
     }
 
     /// Written by the first program that wrote any. It must be read for ever.

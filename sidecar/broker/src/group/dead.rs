@@ -25,7 +25,7 @@ use sidestream_log::{Bounds, ReadError};
 use super::{Group, Intent, Redriven};
 use crate::{
     Broker,
-    error::{GroupError, PushError, read_error},
+    error::{GroupError, PullError, PushError, read_error},
     limits,
     pipe::Pipe,
     push::durable,
@@ -96,6 +96,8 @@ impl Broker {
         // Neither of them may change on the quiet when the one or the other is about to go.
         pipe.stays()?;
         target.stays()?;
+        pipe.is_open()?;
+        target.is_open()?;
         let number = (at % target.partitions.len()) as u32;
         self.finish_burial(pipe, group, at, &target, number).await?;
         while self.bury_some(pipe, group, at, &target, number).await? {}
@@ -273,6 +275,7 @@ impl Broker {
         let none = || GroupError::NoDeadLetter { group: group.name.clone() };
         let target = group.lock().spec.dead_letter.clone().ok_or_else(none)?;
         let target = self.pipe(&target).ok_or_else(none)?;
+        target.is_open().map_err(PullError::from)?;
         let mut redriven = Redriven::default();
         for at in 0..pipe.partitions.len() {
             let number = at % target.partitions.len();

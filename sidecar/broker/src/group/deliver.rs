@@ -30,6 +30,7 @@ impl Broker {
     ) -> Result<Claimed, GroupError> {
         let (pipe, group) = self.group_of(membership)?;
         let _alive = self.wait_as(&group, membership)?;
+        pipe.is_open().map_err(PullError::from)?;
         let timer = tokio::time::sleep(wait.unwrap_or_default());
         tokio::pin!(timer);
         let (mut changed, mut fences) = (group.changed.subscribe(), pipe.fence.subscribe());
