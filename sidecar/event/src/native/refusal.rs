@@ -109,6 +109,15 @@ pub enum Refusal {
         /// Where that is, `host:port`; none while it goes from one to the other.
         owner: Option<String>,
     },
+    /// The dnpipe is encrypted, and its key is missing or another one: it was not done, and nothing is lost.
+    Locked {
+        /// The Secret that the key belongs into.
+        secret: String,
+        /// Which key of it.
+        key: String,
+        /// What is wrong with what is there, as the end of a sentence about it.
+        reason: String,
+    },
 }
 
 impl Refusal {
@@ -135,6 +144,7 @@ impl Refusal {
             Refusal::Failed { .. } => "failed",
             Refusal::Bad { .. } => "bad-request",
             Refusal::NotOwner { .. } => "not-owner",
+            Refusal::Locked { .. } => "locked",
         }
     }
 
@@ -143,6 +153,8 @@ impl Refusal {
         match self {
             // Whoever has it: a client knows then whom to ask.
             Refusal::NotOwner { .. } => true,
+            // Its server looks for the key again and again.
+            Refusal::Locked { .. } => true,
             refusal => matches!(refusal, Refusal::Busy | Refusal::Stopping | Refusal::Incomplete { .. }),
         }
     }
@@ -156,7 +168,10 @@ impl fmt::Display for Refusal {
                 write!(out, "there is no dnpipe `{name}`; `sidestream dnpipe list` shows those you may use")
             }
             Refusal::UnknownPartition { partition, partitions } => {
-                write!(out, "there is no partition {partition}; the dnpipe has {partitions}, counted from 0")
+                write!(
+                    out,
+                    "there is no partition {partition}: the dnpipe has {partitions}, counted from 0; name one of those"
+                )
             }
             Refusal::UnknownGroup { group } => {
                 write!(out, "there is no group {group:?}; `sidestream group list` shows those there are")
@@ -182,7 +197,7 @@ impl fmt::Display for Refusal {
             Refusal::OutOfRange { first, end } => {
                 write!(
                     out,
-                    "there is nothing at this offset; what is kept begins at {first} and ends before {end}"
+                    "there is nothing at this offset: what is kept begins at {first} and ends before {end}; pull from {first}"
                 )
             }
             Refusal::Full { what, limit } => write!(
@@ -218,6 +233,12 @@ impl fmt::Display for Refusal {
             Refusal::NotOwner { owner: None } => {
                 out.write_str("the dnpipe goes from one server of the pool to another; ask again")
             }
+            Refusal::Locked { secret, key, reason } => write!(
+                out,
+                "the dnpipe is locked, for key `{key}` of Secret `{secret}` {reason}; put the one from before there (without a \
+                 cluster, into the file {secret}/{key} of the folder of --secrets) and try again: until then nothing is stored \
+                 or delivered, and nothing is lost"
+            ),
         }
     }
 }
@@ -232,19 +253,65 @@ mod tests {
     fn a_refusal_says_what_is_wrong_and_what_to_do() {
         let refusals = [
             Refusal::UnknownDnpipe("shop/orders".parse().unwrap()),
+            Refusal::UnknownPartition { partition: 8, partitions: 8 },
             Refusal::UnknownGroup { group: "billing".into() },
+            Refusal::NotMember { group: "billing".into() },
             Refusal::NotAllowed { who: "spiffe://d/ns/a/sa/b".into(), what: "push".into() },
+            Refusal::BadBatch { reason: "a batch without records: push at least one".into() },
+            Refusal::TooLarge { bytes: 5, max: 4 },
+            Refusal::WrongEpoch { current: 1 },
+            Refusal::WrongOffset { next: 300 },
+            Refusal::OutOfRange { first: 1, end: 2 },
             Refusal::Full { what: "quota".into(), limit: 1024 },
             Refusal::OutOfSequence { expected: 3 },
             Refusal::Fenced,
+            Refusal::Damaged { from: 1, to: 2 },
+            Refusal::Incomplete { who: "dnpipes-default-1".into() },
+            Refusal::Busy,
+            Refusal::Stopping,
+            Refusal::Failed { reason: "input/output error".into() },
+            // Whoever refuses so says both.
+            Refusal::Bad { reason: "producer 0 is nobody; choose another number".into() },
             Refusal::NotOwner { owner: Some("dnpipes-default-1:7420".into()) },
             Refusal::NotOwner { owner: None },
+            Refusal::Locked { secret: "orders-key".into(), key: "key".into(), reason: "is missing".into() },
         ];
+        let codes: std::collections::BTreeSet<_> = refusals.iter().map(Refusal::code).collect();
+        assert_eq!(codes.len(), kinds(), "each kind of refusal is here");
         for refusal in refusals {
             let text = refusal.to_string();
             let (reason, cure) = text.split_once("; ").expect("a cure");
             assert!(!reason.is_empty() && !cure.is_empty(), "{text}");
             assert!(!text.starts_with(char::is_uppercase) && !text.ends_with('.'), "{text}");
+            // A fact is no cure: it says what to do.
+            assert!(CURES.iter().any(|verb| cure.starts_with(verb)), "{text}");
         }
     }
+
+    /// How many kinds there are: `code` names each.
+    fn kinds() -> usize {
+        let source = include_str!("refusal.rs");
+        let code = source.split("fn code(").nth(1).unwrap().split("\n    }\n").next().unwrap();
+        code.matches("=> \"").count()
+    }
+
+    const CURES: [&str; 17] = [
+        "`sidestream ",
+        "add ",
+        "ask ",
+        "check ",
+        "choose ",
+        "end ",
+        "enlarge ",
+        "join ",
+        "look ",
+        "name ",
+        "pull ",
+        "push ",
+        "put ",
+        "read ",
+        "send ",
+        "try ",
+        "use ",
+    ];
 }
