@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use sidestream_client::{From, Refusal};
 use sidestream_event::native::{Answer, FRAME_BYTES_MAX, Request, Verdict, write_frame};
-use tokio::{io::AsyncWriteExt, net::UnixStream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+};
 
 use crate::{
     pod::{Pod, push},
@@ -49,6 +52,30 @@ fn who_speaks_something_else_or_says_impossible_things_is_hung_up_on_and_nobody_
         assert!(matches!(answers[0], (1, Answer::Refused(Refusal::Bad { .. }))), "{answers:?}");
         assert_eq!(answers[1], (2, Answer::Pong));
         is_well(&pod).await;
+    });
+}
+
+/// What clients of gRPC begin with.
+#[test]
+fn who_speaks_http_2_is_told_to_speak_http_1() {
+    let pod = Pod::start(&[]);
+    pod.run(async {
+        let said = loop {
+            let (mut stream, mut said) = (UnixStream::connect(pod.path()).await.unwrap(), Vec::new());
+            let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+            let sent = stream.write_all(preface).await;
+            stream.shutdown().await.unwrap();
+            // Where the greeting took too long, there is no answer.
+            if sent.is_ok() && stream.read_to_end(&mut said).await.is_ok_and(|count| count > 0) {
+                break said;
+            }
+        };
+        let (settings, goaway) = said.split_at(9);
+        assert_eq!(settings, b"\0\0\0\x04\0\0\0\0\0");
+        assert_eq!((goaway[2] as usize, goaway[3]), (goaway.len() - 9, 7), "a whole GOAWAY");
+        // HTTP_1_1_REQUIRED, and no stream was begun.
+        assert_eq!(&goaway[9..17], [0, 0, 0, 0, 0, 0, 0, 13]);
+        assert!(String::from_utf8_lossy(&goaway[17..]).contains("HTTP/1.1"));
     });
 }
 
