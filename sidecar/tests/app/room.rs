@@ -3,11 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use sidestream_client::{Address, ClientError, Record, Refusal};
-use sidestream_event::native::{Answer, FRAME_BYTES_MAX, Frames, Request, Verdict};
+use sidestream_event::{
+    native::{Answer, Conditions, Frames, Request, Verdict, write_frame},
+    record::BATCH_BYTES_MAX,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream},
     sync::mpsc,
+    time::timeout,
 };
 
 use crate::{
@@ -20,9 +24,14 @@ fn describe(dnpipe: &str) -> Request {
     Request::Describe { dnpipe: dnpipe.parse().unwrap() }
 }
 
-/// Of connections that each have lines to many servers, each has one, and the others are few.
 #[test]
 fn lines_have_a_bound_together_and_who_has_none_is_told_to_try_again() {
+    // On a machine that is so slow that a line is given up before it is opened, once more.
+    assert!((0..5).any(|_| lines_are_few()), "fewer are opened than may be");
+}
+
+/// Of connections that each have lines to many servers, each has one, and the others are few.
+fn lines_are_few() -> bool {
     const CONNECTIONS: usize = 10;
     let (pod, listener) = Scripted::pod();
     pod.run(async {
@@ -48,16 +57,19 @@ fn lines_have_a_bound_together_and_who_has_none_is_told_to_try_again() {
                 match frame.read().unwrap() {
                     Answer::Pong => is_over = true,
                     Answer::Refused(Refusal::Busy) => refused += 1,
+                    Answer::Refused(Refusal::Stopping) => return false,
                     other => panic!("{other:?}"),
                 }
             }
             open.push(app);
         }
         // One of each connection, and 64 more.
-        assert_eq!(refused, CONNECTIONS * 16 - CONNECTIONS - 64);
+        let few = CONNECTIONS * 16 - CONNECTIONS - 64;
+        assert!(refused >= few, "{refused} are refused, and {few} should be");
         let mut all = Vec::new();
-        while all.len() < CONNECTIONS + 64 {
-            all.push(opened.recv().await.unwrap());
+        while refused == few && all.len() < CONNECTIONS + 64 {
+            let Ok(Some(line)) = timeout(SOON / 10, opened.recv()).await else { return false };
+            all.push(line);
         }
         // When the others are gone there is room again.
         let mut last = open.pop().unwrap();
@@ -65,11 +77,15 @@ fn lines_have_a_bound_together_and_who_has_none_is_told_to_try_again() {
         loop {
             last.ask(17, &describe("more/orders")).await;
             tokio::select! {
-                _ = opened.recv() => break,
-                answers = last.answers(1) => assert_eq!(answers, [(17, Answer::Refused(Refusal::Busy))]),
+                Some(_) = opened.recv() => break,
+                answers = last.answers(1) => {
+                    let Answer::Refused(refusal) = &answers[0].1 else { panic!("{answers:?}") };
+                    assert!(matches!(refusal, Refusal::Busy | Refusal::Stopping), "{refusal}");
+                }
             }
         }
-    });
+        refused == few
+    })
 }
 
 #[test]
@@ -116,16 +132,18 @@ fn large_frames_that_are_announced_and_do_not_come_keep_no_other_from_its_room_f
     let mut servers = Servers::start(24, 1);
     servers.settle(Servers::everything_at_first, 1, |_, _| {});
     let pod = Pod::of(&servers, servers.identity("till"));
+    let (dnpipe, only_if) = ("shop/orders".parse().unwrap(), Conditions::default());
+    let push = Request::Push { dnpipe, partition: 0, only_if };
     pod.run(async {
         let mut greedy = Vec::new();
         for number in 0..60 {
             let (mut raw, verdict) = Raw::open(&pod).await;
             assert_eq!(verdict, Verdict::Welcome { version: 1 });
-            raw.0.write_all(&(FRAME_BYTES_MAX as u32 - 4).to_le_bytes()).await.unwrap();
-            // Some begin what they never end.
-            if number % 6 == 0 {
-                raw.0.write_all(&[7; 20_000]).await.unwrap();
-            }
+            let mut begun = Vec::new();
+            write_frame(1, &push, BATCH_BYTES_MAX, &mut begun).unwrap();
+            // Some go on for a while.
+            begun.resize(begun.len() + if number % 6 == 0 { 20_000 } else { 0 }, 7);
+            raw.0.write_all(&begun).await.unwrap();
             greedy.push(raw);
         }
         for _ in 0..2 {
@@ -139,7 +157,7 @@ fn large_frames_that_are_announced_and_do_not_come_keep_no_other_from_its_room_f
             let producer = pod.client(SOON).producer("shop/orders", Default::default()).await.unwrap();
             producer.push(Record::new(vec![b'x'; 1_000_000])).await.unwrap().await.unwrap();
         };
-        tokio::time::timeout(SOON / 5, pushing).await.expect("it has its room");
+        timeout(SOON / 5, pushing).await.expect("it has its room");
     });
 }
 
