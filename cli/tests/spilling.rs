@@ -11,7 +11,11 @@ use std::{
     time::Duration,
 };
 
-use process::{Folder, Running, dnpipes::data, folder, get, pipeline, run, sidestream, text};
+use process::{
+    Folder, Running,
+    dnpipes::{self, data, serve},
+    folder, get, pipeline, run, sidestream, text,
+};
 
 /// A web server that can be away; it keeps the numbers it was sent, in order.
 struct Hub {
@@ -276,6 +280,46 @@ fn a_process_without_a_disk_refuses_to_spill_and_says_what_to_write_instead() {
         "{said}"
     );
     assert!(said.contains("--data-dir DIR, or write `overflow: Block`"), "{said}");
+}
+
+#[test]
+fn what_waits_for_a_dnpipe_of_another_process_is_spilled_to_a_folder_of_its_own() {
+    let folder = folder();
+    let (tick, orders) = (
+        "name: tick, source: {generator: {count: 5000, rate: 20000}}",
+        "name: orders, sink: {dnpipe: {name: orders}}",
+    );
+    let orders = orders.replace("sink", "input: {capacity: 500, overflow: Spill}, sink");
+    let file = folder.write("fill.yaml", &pipeline("fill", &[tick, &orders]));
+    let (theirs, own) = (data(&folder), folder.path("own").display().to_string());
+    let filling = run(&file, &["--dnpipes", &theirs, "--data-dir", &own]);
+    until_ledger(&filling, "\"completed\":5000");
+    let _serving = serve(&folder, "kind: Dnpipe\nmetadata: {name: orders}\nspec: {}\n");
+    let records = dnpipes::until(&folder, "orders", 5_000);
+    let numbers = records.iter().map(|record| {
+        let rest = record.split("\"sequence\":").nth(1).unwrap();
+        rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<u64>().unwrap()
+    });
+    let mut next = 0;
+    for number in numbers {
+        assert!(number <= next, "event {number} came before {next}");
+        next = next.max(number + 1);
+    }
+    assert_eq!(next, 5_000);
+}
+
+#[test]
+fn a_folder_that_another_process_serves_is_not_spilled_to_and_the_error_says_what_to_write_instead() {
+    let folder = folder();
+    let file = meter(&folder, &free_address(), 300, "Spill");
+    let data = data(&folder);
+    let _serving = serve(&folder, "kind: Dnpipe\nmetadata: {name: orders}\nspec: {}\n");
+    let (run, off) = (["run", file.to_str().unwrap()], ["--metrics", "off", "--dnpipes", data.as_str()]);
+    let said = run_until_it_says(&[&run[..], &off, &["--data-dir", &format!("{data}/.")]].concat());
+    assert!(said.contains("--data-dir and --dnpipes are the same folder"), "{said}");
+    assert!(said.contains("give this process a --data-dir of its own"), "{said}");
+    let said = run_until_it_says(&[&run[..], &off].concat());
+    assert!(said.contains("run it with --data-dir DIR, or write `overflow: Block`"), "{said}");
 }
 
 #[test]

@@ -6,7 +6,11 @@
 //!              └▶ all that is wrong, 2, nothing started
 //! ```
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::Args;
 use sidestream_client::Address as ServerAddress;
@@ -41,8 +45,9 @@ pub(crate) struct Run {
     /// `sidestream-data` by default where there are dnpipes. Those that are there already are served too
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// The data directory of the process that serves the dnpipes which stages name, where this one is not to
-    #[arg(long, value_name = "DIR", conflicts_with = "data_dir")]
+    /// The data directory of the process that serves the dnpipes which stages name, where this one is not to. What this one
+    /// spills goes to a --data-dir of its own beside
+    #[arg(long, value_name = "DIR")]
     dnpipes: Option<PathBuf>,
     /// Bytes of the data directory that spilled events may have; then the stages before them wait
     #[arg(long, value_name = "SIZE", default_value = "10Gi", requires = "data_dir")]
@@ -141,6 +146,13 @@ impl Run {
                     "the files have the dnpipe {name}, and --dnpipes says that another process serves it; move it to that one's files"
                 ));
             }
+            if self.data_dir.as_ref().is_some_and(|own| is_same(own, folder)) {
+                return Err(format!(
+                    "--data-dir and --dnpipes are the same folder, {}, and one process at a time has it: give this process a \
+                     --data-dir of its own, or leave --dnpipes out to have it serve these dnpipes itself",
+                    folder.display()
+                ));
+            }
             world.use_dnpipes(ServerAddress::Local(socket_of(folder)));
         }
         if wanted.is_empty() && self.data_dir.is_none() && !self.peers.listens() {
@@ -149,7 +161,7 @@ impl Run {
         let folder = data_dir(self.data_dir.clone());
         let said_so = |error: ServeDnpipesError| error.to_string();
         let dnpipes = Dnpipes::open(world, &folder).map_err(said_so)?;
-        dnpipes.apply(wanted).map_err(said_so)?;
+        dnpipes.apply_as_keys_come(wanted).map_err(said_so)?;
         let address = self.peers.listen(&dnpipes, world)?;
         let (names, socket, disk) = (dnpipes.names(), socket_of(&folder), dnpipes.disk());
         let names = said(&names, "dnpipe");
@@ -206,7 +218,7 @@ impl Run {
                 return self.refuse(format_args!("pipeline {name}: {error}"));
             }
         }
-        for (stage, events) in world.spilled_for_nobody() {
+        for (stage, events) in fleet.left_behind() {
             tracing::warn!(
                 stage,
                 events,
@@ -248,7 +260,7 @@ impl Run {
         if compiled.is_ok() {
             match dnpipes {
                 Some(dnpipes) => {
-                    if let Err(error) = dnpipes.apply(&compiled.dnpipes) {
+                    if let Err(error) = dnpipes.apply_as_keys_come(&compiled.dnpipes) {
                         tracing::error!("{error}; what was served goes on");
                     }
                 }
@@ -323,6 +335,12 @@ async fn next(
         () = sidecar.world().closed() => Happened::Closed,
         () = changed => Happened::Reload,
     }
+}
+
+/// Whether two paths lead to the same folder.
+fn is_same(own: &Path, other: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    real(own) == real(other)
 }
 
 fn say_ready(pipelines: &str, stages: usize, server: Option<&Server>) {

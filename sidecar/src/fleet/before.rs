@@ -79,8 +79,8 @@ impl Fleet {
         }
     }
 
-    /// Says once what waits on the disk and has nobody who could deliver it.
-    pub fn name_left_behind(&mut self) {
+    /// What waits on the disk for stages that no plan at work has, as `namespace/pipeline/stage`, and how many events. Blocks.
+    pub fn left_behind(&self) -> BTreeMap<String, u64> {
         let pipelines = self.pipelines.values().chain(self.leaving.iter().map(|(_, pipeline)| pipeline));
         let plans: Vec<_> = pipelines.map(|pipeline| pipeline.plan()).collect();
         let is_taken = |pipeline: &str, queue: &str| {
@@ -89,10 +89,14 @@ impl Fleet {
         };
         let views =
             self.world.spill_views().into_iter().filter(|view| view.is_left && view.stored_events > 0);
-        let left: BTreeMap<String, u64> = views
-            .filter(|view| !is_taken(&view.name.pipeline, &view.name.stage))
-            .map(|view| (view.name.to_string(), view.stored_events))
-            .collect();
+        // A stage that has just begun may not have taken its queue yet.
+        let left = views.filter(|view| !is_taken(&view.name.pipeline, &view.name.stage));
+        left.map(|view| (view.name.to_string(), view.stored_events)).collect()
+    }
+
+    /// Says once what waits on the disk and has nobody who could deliver it.
+    pub fn name_left_behind(&mut self) {
+        let left = self.left_behind();
         for (stage, events) in left.iter().filter(|(stage, _)| !self.left_behind.contains_key(*stage)) {
             tracing::warn!(
                 stage,

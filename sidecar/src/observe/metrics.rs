@@ -182,7 +182,7 @@ metrics! {
     SPILL_FULL Gauge "sidestream_spill_full" ["pipeline", "stage"]
         "1 while the stages before wait because there is no room to spill, or the disk fails; else 0.",
     SPILL_LEFT Gauge "sidestream_spill_left" ["pipeline", "stage"]
-        "1 where no stage takes from it, as after the stage was removed; else 0.",
+        "1 where no stage takes from it, as where its stage was gone when the process started; else 0.",
     JOURNAL_INFO Gauge "sidestream_journal_info" ["disk"]
         "Always 1; says which disk writes the journal: `uring` or `file`.",
     JOURNAL_DURABLE Gauge "sidestream_journal_durable" []
