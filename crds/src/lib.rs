@@ -30,7 +30,7 @@ pub use dnpipe::{Dedupe, Dnpipe, DnpipeSpec, DnpipeStatus, Encryption, Reclaim, 
 pub use path::{Path, Step};
 pub use pipeline::{
     Host, INPUTS_MAX, Inject, Pipeline, PipelineSpec, PipelineStatus, SIDECARS_MAX, STAGES_MAX, SidecarSpec,
-    StageSpec, TEXT_BYTES_MAX, Workload,
+    SpillVolume, StageSpec, TEXT_BYTES_MAX, Workload,
 };
 pub use reference::{diagnostics_page, dnpipe_page, pipeline_page};
 pub use selector::{Operator, PodSelector, Requirement};

@@ -8,7 +8,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sidestream_plan::{
-    Delivery, Expression, Input, Kind, Latency, OnError, Priority, Process, Sink, Source,
+    Delivery, Expression, Input, Kind, Latency, OnError, Priority, Process, Sink, Size, Source,
     stage::EdgeTransport,
 };
 
@@ -119,6 +119,18 @@ pub struct Workload {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: Option<i32>,
+    /// The volume of each pod for what its stages with `overflow: Spill` spill.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spill: Option<SpillVolume>,
+}
+
+/// A volume of a pod for what is spilled. It goes with its pod, also where another size has the pods made anew.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SpillVolume {
+    /// Bytes of spilled events it may have, 16Mi at least: `4Gi`; 32Mi where there is no `spill`. Then the stages before them
+    /// wait. The volume is half as large again, and 16Mi.
+    pub size: Size,
 }
 
 /// Pods of your own, in the namespace of the pipeline, which also have the label `sidestream.dev/inject: enabled`. Each gets
@@ -226,6 +238,14 @@ impl Host {
         match self {
             Host::Inject(inject) => Some(&inject.pod_selector),
             Host::Workload(_) => None,
+        }
+    }
+
+    /// How much each of its pods may spill, where it says so.
+    pub fn spill_size(&self) -> Option<Size> {
+        match self {
+            Host::Workload(workload) => workload.spill.as_ref().map(|volume| volume.size),
+            Host::Inject(_) => None,
         }
     }
 }

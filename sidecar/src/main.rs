@@ -10,6 +10,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Du
 
 use clap::Parser;
 use sidestream_edge::{Dns, Peering, PeeringConfig};
+use sidestream_plan::{Size, stage::PodSpill};
 #[cfg(unix)]
 use sidestream_sidecar::AppSocket;
 use sidestream_sidecar::{
@@ -71,6 +72,9 @@ struct Arguments {
     /// A folder for dnpipes, where this is a server of some
     #[arg(long, env = "SIDESTREAM_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// How much may be spilled to the disk in all; the folder for the plans has to have half as much again, and 16Mi
+    #[arg(long, env = "SIDESTREAM_SPILL_MAX", value_name = "SIZE", default_value_t = PodSpill::DEFAULT.spilled())]
+    spill_max: Size,
     /// Where such a server listens
     #[arg(long, env = "SIDESTREAM_DNPIPES", value_name = "ADDR", default_value = "0.0.0.0:7420")]
     dnpipes: String,
@@ -108,7 +112,7 @@ fn main() -> ExitCode {
 
 /// Runs until told to stop. Says whether everything that was accepted was delivered.
 fn run(arguments: Arguments) -> Result<bool, Box<dyn std::error::Error>> {
-    let grace = arguments.grace.get();
+    let (grace, spill) = (arguments.grace.get(), PodSpill::new(arguments.spill_max)?);
     let settings = arguments.settings();
     let secrets = Secrets::at(&arguments.secrets);
     let sidecar = Sidecar::start(SidecarConfig {
@@ -147,7 +151,7 @@ fn run(arguments: Arguments) -> Result<bool, Box<dyn std::error::Error>> {
     }
 
     let cache = PlanCache::at(&settings.cache);
-    world.spill_in(&settings.cache.join("spill"));
+    world.spill_in(&settings.cache.join("spill"), spill);
     let orders = world.sockets().block_on(async { cluster::follow(settings, enrolled) });
     let fleet = Fleet::new(world, &observed);
     let (unfinished, unkept) = (None, None);

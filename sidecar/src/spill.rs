@@ -149,7 +149,8 @@ fn open(folder: &Path, volume: PodSpill, world: &World) -> Result<Spills, SpillE
     disk::make_directory(folder).map_err(of_folder)?;
     let disk = disk::open(folder, Choice::Auto).map_err(SpillError::Disk)?;
     let settings = Settings {
-        segment_bytes: (volume.journal().bytes() / SEGMENTS).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX) as u32,
+        segment_bytes: (volume.journal().bytes() / SEGMENTS).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)
+            as u32,
         group_bytes_max: 1 << 20,
         cache_bytes: 4 << 20,
         zero_ahead_bytes: 1 << 20,

@@ -4,7 +4,7 @@ mod world;
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener},
     path::Path,
     sync::{Arc, Mutex},
     time::Duration,
@@ -18,7 +18,7 @@ use sidestream_sidecar::{
     observe::{self, Observed},
 };
 use world::{
-    Seen, custom,
+    Seen, asked, custom,
     peers::{address, authority, joined, until},
     plan, seen, sidecar, start,
 };
@@ -50,14 +50,6 @@ fn tells(name: &str, address: SocketAddr) -> Json {
 
 fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
-/// What a server of this process answers.
-fn asked(address: SocketAddr, path: &str) -> String {
-    let (mut stream, mut answer) = (TcpStream::connect(address).unwrap(), String::new());
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n").unwrap();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
 }
 
 /// A web server: the numbers it was sent, in order.

@@ -12,8 +12,11 @@ use serde_json::{Value as Json, json};
 use sidestream_crds::{Pipeline as Resource, compile_pipeline};
 use sidestream_event::Batch;
 use sidestream_plan::{Plan, stage::PodSpill};
-use sidestream_sidecar::{Flow, Output, Pipeline, Processor, Registry, Sidecar};
-use world::{Seen, peers::until, sidecar, start};
+use sidestream_sidecar::{
+    Fleet, Flow, Output, Pipeline, Processor, Registry, Sidecar,
+    observe::{self, Observed},
+};
+use world::{Seen, asked, peers::until, sidecar, start};
 
 fn compiled(stages: &[Json]) -> Plan {
     let resource: Resource = serde_json::from_value(json!({
@@ -136,6 +139,29 @@ fn away() -> Json {
     json!({
         "name": "tell", "input": {"capacity": 100, "overflow": "Spill"}, "sink": {"webhook": {"url": format!("http://{address}/")}}
     })
+}
+
+#[test]
+fn what_a_pod_spills_never_takes_more_than_its_volume_and_then_its_source_waits() {
+    let folder = tempfile::tempdir().unwrap();
+    let sidecar = sidecar();
+    let volume = PodSpill::new(PodSpill::MIN).unwrap();
+    sidecar.world().spill_in(folder.path(), volume);
+    let observed = Observed::new(sidecar.world());
+    let server = observe::serve(observed.clone(), "127.0.0.1:0", sidecar.world()).expect("a free port");
+    let mut fleet = Fleet::new(sidecar.world(), &observed);
+    let text = "x".repeat(2_000);
+    let stages = [
+        json!({"name": "tick", "source": {"generator": {"rate": 100_000}}}),
+        json!({"name": "long", "process": {"set": {"fields": {"text": format!("'{text}'")}}}}),
+        away(),
+    ];
+    fleet.start(compiled(&stages)).expect("a good plan");
+    let is_full = |line: &str| line.starts_with("sidestream_spill_full{") && line.ends_with(" 1");
+    until("there is no room", || asked(server.address(), "/metrics").lines().any(is_full));
+    let files = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().metadata().unwrap().len());
+    let bytes: u64 = files.sum();
+    assert!((PodSpill::MIN.bytes()..=volume.journal().bytes()).contains(&bytes), "{bytes} bytes of files");
 }
 
 #[test]

@@ -173,6 +173,7 @@ fn compile_sound(pipeline: &Pipeline, doubts: &Doubts) -> (Option<Parts>, Vec<Di
     };
     once::check(&graph, &mut report);
     spill::note(spec, &mut report);
+    spill::check_volumes(spec, &mut report);
     placement.check_names(pipeline, &owners, &mut report);
     if report.diagnostics.iter().any(Diagnostic::is_error) {
         // What is worth knowing of a pipeline that runs is noise beside what keeps it from running.

@@ -9,7 +9,10 @@
 
 use std::collections::BTreeMap;
 
-use sidestream_plan::{Input, Kind, OnError, Overflow, Sink, Source, Stage, stage::Spill};
+use sidestream_plan::{
+    Input, Kind, OnError, Overflow, Sink, Source, Stage,
+    stage::{PodSpill, Spill},
+};
 
 use super::Report;
 use crate::{
@@ -30,11 +33,25 @@ pub(super) fn note(spec: &PipelineSpec, report: &mut Report) {
     for (index, stage) in stages.filter(|(_, stage)| stage.source.is_none() && is_spilled(stage)) {
         let reason = format!(
             "what waits for `{}` is spilled to the disk of its process: of `sidestream run` in its --data-dir, of a pod in a volume \
-             of 64 MiB that goes with the pod",
+             that goes with the pod, where it may have 32 MiB if `spill` of its workload does not say otherwise",
             stage.name
         );
         let cure = "nothing need be done where that is enough; what must outlive a pod goes through a dnpipe";
         report.say(Code::SpilledToDisk, Path::stage(index).fields(&["input", "overflow"]), reason, cure);
+    }
+}
+
+/// Says of each volume for it that it is too small.
+pub(super) fn check_volumes(spec: &PipelineSpec, report: &mut Report) {
+    for (index, sidecar) in spec.sidecars.iter().enumerate() {
+        let Some(volume) = sidecar.workload.as_ref().and_then(|workload| workload.spill.as_ref()) else {
+            continue;
+        };
+        if let Err(reason) = PodSpill::new(volume.size) {
+            let path = Path::top().field("spec").field("sidecars").element(index);
+            let path = path.fields(&["workload", "spill", "size"]);
+            report.say(Code::OutOfRange, path, reason, format!("write `size: {}` or more", PodSpill::MIN));
+        }
     }
 }
 
@@ -152,6 +169,22 @@ mod tests {
         assert!(
             plan.kinds.contains(&"sink/spill".to_owned()) && plan.kinds.contains(&"source/spill".to_owned())
         );
+    }
+
+    #[test]
+    fn a_volume_in_which_nothing_can_be_spilled_is_refused_where_it_is_written() {
+        let said = |size: &str| {
+            let text = format!(
+                "{{kind: Pipeline, metadata: {{name: p}}, spec: {{sidecars: [{{name: site, workload: {{spill: {{size: {size}}}}}}}],
+                 stages: [{{name: tick, source: {{generator: {{}}}}}}, {{name: show, input: {{overflow: Spill}}, sink: {{console: {{}}}}}}]}}}}"
+            );
+            let compiled = compile(text.as_bytes(), "p");
+            (compiled.is_ok(), compiled.diagnostics.iter().map(ToString::to_string).collect::<String>())
+        };
+        let (is_ok, text) = said("15Mi");
+        assert!(!is_ok && text.contains("error[out-of-range]: 15Mi is too little to spill to"), "{text}");
+        assert!(text.contains("spec.sidecars[0].workload.spill.size"), "{text}");
+        assert!(said("16Mi").0 && said("4Gi").0);
     }
 
     #[test]

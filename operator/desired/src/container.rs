@@ -12,6 +12,8 @@ use k8s_openapi::{
     apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
 };
 
+use sidestream_plan::stage::PodSpill;
+
 use crate::{ANCHORS_KEY, Facts, TRUST_CONFIG_MAP, ports};
 
 /// Its name.
@@ -49,6 +51,11 @@ pub(crate) fn variables(facts: &Facts) -> Vec<EnvVar> {
         variable("SIDESTREAM_OPERATOR", &facts.operator),
         variable("SIDESTREAM_OPERATOR_ID", &facts.operator_id),
     ]
+}
+
+/// What the process is told of how much it may spill, where that is not the usual.
+pub(crate) fn spill_variable(spill: PodSpill) -> Option<EnvVar> {
+    (spill != PodSpill::DEFAULT).then(|| variable("SIDESTREAM_SPILL_MAX", &spill.spilled().to_string()))
 }
 
 /// The container of a pod that the operator makes, which has no other: without ports and mounts. `cpu` and `memory` are what
@@ -125,7 +132,7 @@ pub(crate) fn own_port() -> IntOrString {
 
 impl Storage {
     /// The volumes, each with where it is mounted.
-    pub(crate) fn volumes(&self, secrets: Secrets) -> Vec<(Volume, VolumeMount)> {
+    pub(crate) fn volumes(&self, secrets: Secrets, spill: PodSpill) -> Vec<(Volume, VolumeMount)> {
         let token = ProjectedVolumeSource {
             default_mode: Some(self.mode),
             sources: Some(vec![VolumeProjection {
@@ -146,9 +153,9 @@ impl Storage {
         // Key and certificate: in memory, and there for a container that is restarted.
         let identity =
             EmptyDirVolumeSource { medium: Some("Memory".into()), size_limit: Some(Quantity("1Mi".into())) };
-        // The last plan: a container that is restarted needs nobody.
+        // The last plan, with which a container that is restarted needs nobody, and what is spilled.
         let cache = EmptyDirVolumeSource {
-            size_limit: Some(Quantity("64Mi".into())),
+            size_limit: Some(Quantity(spill.volume().to_string())),
             ..EmptyDirVolumeSource::default()
         };
         let run = "/var/run/sidestream";

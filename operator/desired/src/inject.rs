@@ -20,6 +20,7 @@ use k8s_openapi::{
 };
 use serde_json::{Value, json};
 use sidestream_crds::SidecarPlan;
+use sidestream_plan::{Size, stage::PodSpill};
 
 use crate::{
     Facts,
@@ -115,13 +116,15 @@ pub fn injection(pod: &Value, secrets: Secrets, facts: &Facts) -> Result<Option<
     if has_sidecar(spec) {
         return Ok(None);
     }
-    let (volumes, mut mounts): (Vec<_>, Vec<_>) = STORAGE.volumes(secrets).into_iter().unzip();
+    let spill = spill(pod)?;
+    let (volumes, mut mounts): (Vec<_>, Vec<_>) = STORAGE.volumes(secrets, spill).into_iter().unzip();
     refusal::check(spec, volumes.iter().map(|volume| volume.name.as_str()))?;
     let mut volumes: Vec<Value> = volumes.iter().map(to_value).collect();
     let grace = spec["terminationGracePeriodSeconds"].as_i64().unwrap_or(GRACE_SECONDS_DEFAULT);
     let grace = format!("{}s", (grace - GRACE_SECONDS_SPARE).max(1));
     let mut variables = container::variables(facts);
     variables.push(container::variable("SIDESTREAM_GRACE", &grace));
+    variables.extend(container::spill_variable(spill));
     if let Some(socket) = socket::of(pod)? {
         variables.extend(socket.variables);
         mounts.push(socket.mount);
@@ -152,6 +155,15 @@ pub fn injection(pod: &Value, secrets: Secrets, facts: &Facts) -> Result<Option<
         ..Container::default()
     };
     Ok(Some(Injection { container: to_value(&container), volumes }))
+}
+
+/// How much the sidecar may spill, as the pod says.
+fn spill(pod: &Value) -> Result<PodSpill, Refusal> {
+    let Some(text) = pod["metadata"]["annotations"][labels::SPILL].as_str() else {
+        return Ok(PodSpill::DEFAULT);
+    };
+    let size = text.parse::<Size>().and_then(PodSpill::new);
+    size.map_err(|reason| Refusal::Spill { reason })
 }
 
 impl Injection {

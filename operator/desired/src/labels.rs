@@ -19,6 +19,8 @@ pub const INJECT_ENABLED: &str = "enabled";
 /// An annotation of a pod of the user's: pools beside `default` in which its containers look for dnpipes, by their names, with
 /// commas between them.
 pub const POOLS: &str = "sidestream.dev/pools";
+/// An annotation of a pod of the user's: how much its sidecar may spill, as `4Gi`.
+pub const SPILL: &str = "sidestream.dev/spill";
 /// An annotation: a hash of what was applied, so that what is up to date is not written again.
 pub const APPLIED: &str = "sidestream.dev/applied";
 

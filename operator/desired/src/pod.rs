@@ -13,6 +13,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
 };
 use sidestream_crds::SidecarPlan;
+use sidestream_plan::stage::PodSpill;
 
 use crate::{
     Of,
@@ -51,7 +52,7 @@ pub(crate) fn template(of: &Of<'_>) -> PodTemplateSpec {
 }
 
 fn pod(of: &Of<'_>, selector: LabelSelector) -> PodSpec {
-    let (volumes, mounts) = STORAGE.volumes(of.sidecar.plan.secrets()).into_iter().unzip();
+    let (volumes, mounts) = STORAGE.volumes(of.sidecar.plan.secrets(), spill(of)).into_iter().unzip();
     PodSpec {
         service_account_name: Some(of.name()),
         automount_service_account_token: Some(false),
@@ -89,12 +90,16 @@ fn only_container(of: &Of<'_>, mounts: Vec<VolumeMount>) -> Container {
             .into_iter()
             .map(|number| port(&ports::name_of_stages(number), number)),
     );
-    Container {
-        ports: Some(all),
-        lifecycle: outlive(of),
-        volume_mounts: Some(mounts),
-        ..container::alone(of.facts, "10m", "32Mi")
-    }
+    let mut container = container::alone(of.facts, "10m", "32Mi");
+    container.env.get_or_insert_default().extend(container::spill_variable(spill(of)));
+    Container { ports: Some(all), lifecycle: outlive(of), volume_mounts: Some(mounts), ..container }
+}
+
+/// How much it may spill.
+fn spill(of: &Of<'_>) -> PodSpill {
+    // What is too small has not been compiled.
+    let size = of.sidecar.host.spill_size().and_then(|size| PodSpill::new(size).ok());
+    size.unwrap_or(PodSpill::DEFAULT)
 }
 
 /// Whoever deletes a pipeline deletes all of its pods at once. One that receives is told so later than those that send to

@@ -209,6 +209,34 @@ fn a_socket_that_other_pods_could_reach_is_refused() {
 }
 
 #[test]
+fn how_much_it_may_spill_is_the_pods_to_say_and_its_volume_has_room_for_that() {
+    let says = |size: Option<&str>| {
+        let mut pod = pod(json!({}));
+        size.inspect(|size| pod["metadata"]["annotations"]["sidestream.dev/spill"] = json!(size));
+        pod
+    };
+    let volume = |pod: &Value| {
+        let pod = with_sidecar(pod);
+        let volumes = pod["spec"]["volumes"].as_array().unwrap();
+        let cache = volumes.iter().find(|volume| volume["name"] == "sidestream-cache").unwrap();
+        cache["emptyDir"]["sizeLimit"].clone()
+    };
+    let told = |pod: &Value| {
+        let sidecar = added(pod);
+        let told = sidecar["env"].as_array().unwrap().iter();
+        told.filter(|own| own["name"] == "SIDESTREAM_SPILL_MAX")
+            .map(|own| own["value"].clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!((volume(&says(None)), told(&says(None))), (json!("64Mi"), vec![]));
+    assert_eq!((volume(&says(Some("4Gi"))), told(&says(Some("4Gi")))), (json!("6160Mi"), vec![json!("4Gi")]));
+    for (wrong, reason) in [("much", "`much` is no size"), ("1Mi", "16Mi is the least")] {
+        let refusal = injection(&says(Some(wrong)), Secrets::new(), &facts()).expect_err(wrong).to_string();
+        assert!(refusal.contains("sidestream.dev/spill") && refusal.contains(reason), "{refusal}");
+    }
+}
+
+#[test]
 fn what_would_get_in_the_way_is_refused_with_its_name() {
     let ports = |ports: Value| pod(json!({"containers": [{"name": "shop", "ports": ports}]}));
     for (pod, expected) in [

@@ -4,6 +4,8 @@
 pub(crate) mod peers;
 
 use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -49,6 +51,14 @@ pub(crate) fn ended(sidecar: &Sidecar, pipeline: &Pipeline) {
     let waited =
         sidecar.world().sockets().block_on(async { tokio::time::timeout(limit, pipeline.ended()).await });
     assert!(waited.is_ok(), "it has not ended within {limit:?}: {:?}", pipeline.ledger());
+}
+
+/// What a server of this process answers.
+pub(crate) fn asked(address: SocketAddr, path: &str) -> String {
+    let (mut stream, mut answer) = (TcpStream::connect(address).unwrap(), String::new());
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n").unwrap();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 /// Keeps the bodies it sees, and passes nothing on.

@@ -51,7 +51,7 @@ pub use merge::Merge;
 pub use parse::{Parse, ParseCsv, ParseField, ParseRegex};
 pub use prometheus::Prometheus;
 pub use sample::Sample;
-pub use spill::Spill;
+pub use spill::{PodSpill, Spill};
 pub use split::Split;
 pub use stdin::Stdin;
 pub use threshold::Threshold;

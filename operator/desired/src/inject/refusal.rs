@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::Value;
 
 use super::{list, socket::SOCKET_VOLUME};
-use crate::{container::CONTAINER, ports};
+use crate::{container::CONTAINER, labels, ports};
 
 /// Where the sidecar listens. Edges may come by TCP and by UDP.
 const OWN_PORTS: [(i32, &[&str]); 2] = [(ports::EDGE, &["TCP", "UDP"]), (ports::METRICS, &["TCP"])];
@@ -33,6 +33,11 @@ pub enum Refusal {
     },
     /// The volume for the socket of the app is none of the pod's own.
     SocketVolume,
+    /// What its annotation says of how much may be spilled is no size, or too small.
+    Spill {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Something has a name of the sidecar's.
     Name {
         /// `container` or `volume`.
@@ -95,6 +100,7 @@ impl fmt::Display for Refusal {
                 out,
                 "the volume `{SOCKET_VOLUME}` is not an `emptyDir`, and other pods may reach the socket on it"
             ),
+            Self::Spill { reason } => write!(out, "the annotation `{}` of the pod: {reason}", labels::SPILL),
             Self::Windows => out.write_str("the pod runs on Windows, and the sidecar on Linux"),
             Self::Port { container, port } => {
                 write!(out, "container `{container}` has port {port}, which is the sidecar's")

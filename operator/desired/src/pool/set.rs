@@ -19,6 +19,8 @@ use k8s_openapi::{
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
 };
 
+use sidestream_plan::stage::PodSpill;
+
 use super::Pool;
 use crate::{
     Facts,
@@ -90,7 +92,8 @@ fn claim(pool: &Pool<'_>) -> PersistentVolumeClaim {
 }
 
 fn pod(pool: &Pool<'_>, facts: &Facts) -> PodSpec {
-    let (volumes, mounts): (Vec<_>, Vec<VolumeMount>) = STORAGE.volumes(secrets(pool)).into_iter().unzip();
+    let (volumes, mounts): (Vec<_>, Vec<VolumeMount>) =
+        STORAGE.volumes(secrets(pool), PodSpill::DEFAULT).into_iter().unzip();
     PodSpec {
         service_account_name: Some(pool.object_name()),
         automount_service_account_token: Some(false),
