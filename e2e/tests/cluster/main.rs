@@ -21,6 +21,7 @@ mod renamed;
 mod restarts;
 mod rights;
 mod speed;
+mod spilled;
 mod suspend;
 mod two_namespaces;
 mod upgrade;

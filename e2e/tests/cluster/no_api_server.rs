@@ -58,15 +58,15 @@ impl Drop for Stopped {
     }
 }
 
-fn signal(name: &str, process: u32) {
+pub(crate) fn signal(name: &str, process: u32) {
     let sent = Command::new("kill").args([&format!("-{name}"), &process.to_string()]).status();
     assert!(sent.is_ok_and(|status| status.success()), "SIG{name} could not be sent");
 }
 
-struct Process(PathBuf);
+pub(crate) struct Process(PathBuf);
 
 impl Process {
-    fn says(&self, file: &str, what: &str) -> bool {
+    pub(crate) fn says(&self, file: &str, what: &str) -> bool {
         let said = fs::read(self.0.join(file)).unwrap_or_default();
         String::from_utf8_lossy(&said).contains(what)
     }
@@ -74,7 +74,7 @@ impl Process {
 
 /// The one process that `is` says yes to, once there is one. Nodes are namespaces of this machine, so what runs in them is
 /// seen here.
-fn the_process(is: impl Fn(&Process) -> bool) -> u32 {
+pub(crate) fn the_process(is: impl Fn(&Process) -> bool) -> u32 {
     eventually("there is one process", SOON, || {
         let processes = fs::read_dir("/proc").expect("/proc").flatten();
         let numbered =
