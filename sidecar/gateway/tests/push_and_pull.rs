@@ -11,7 +11,11 @@ use sidestream_client::{
 use sidestream_event::record::{BatchWriter, Header};
 use sidestream_gateway::Limits;
 use sidestream_host::Clock;
+use tokio::time::timeout;
 use world::{world, world_by};
+
+/// Longer than anything takes.
+const LONG: Duration = Duration::from_secs(60);
 
 async fn all(reader: &mut sidestream_client::Reader) -> Vec<Pulled> {
     let mut found = Vec::new();
@@ -274,6 +278,27 @@ async fn a_receipt_names_its_own_record_although_others_of_its_batch_were_there_
     assert_eq!(found.len(), 7);
     for (offset, text) in told {
         assert_eq!(found[&offset].value, text, "at {offset}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_lingers_takes_in_what_comes_and_goes_by_itself_when_its_time_is_over() {
+    let (world, clock) = (world(Limits::default()).await, Clock::machine());
+    let linger = Duration::from_secs(1);
+    let config = ProducerConfig { linger, ..ProducerConfig::default() };
+    let producer = world.local().producer("shop/notes", config).await.unwrap();
+    // A later batch lingers as the first one did.
+    for round in 1..=2 {
+        let began = clock.now();
+        let mut promises = Vec::new();
+        for value in ["a", "b", "c"] {
+            promises.push(producer.push(Record::new(value)).await.unwrap());
+        }
+        for promise in promises {
+            timeout(LONG, promise).await.expect("it goes without a flush").unwrap();
+        }
+        assert!(clock.now().since(began) >= linger, "it went before its time");
+        assert_eq!(producer.batches(), round);
     }
 }
 
