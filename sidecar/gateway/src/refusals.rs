@@ -1,7 +1,10 @@
 //! What the broker says, in the words of the protocol.
 
-use sidestream_broker::{GroupError, PullError, PushError, ResetError, Room};
-use sidestream_event::native::Refusal;
+use sidestream_broker::{GroupError, KeyRef, Locked, PullError, PushError, ResetError, Room};
+use sidestream_event::{
+    native::Refusal,
+    record::{RECORD_BYTES_MAX, RecordError},
+};
 
 pub(crate) fn of_push(error: PushError) -> Refusal {
     match error {
@@ -9,7 +12,7 @@ pub(crate) fn of_push(error: PushError) -> Refusal {
         PushError::UnknownPartition { partition, partitions } => {
             Refusal::UnknownPartition { partition, partitions }
         }
-        PushError::BadBatch(error) => Refusal::BadBatch { reason: error.to_string() },
+        PushError::BadBatch(error) => of_record(error),
         PushError::WrongEpoch { current } => Refusal::WrongEpoch { current },
         PushError::WrongOffset { next } => Refusal::WrongOffset { next },
         PushError::OutOfSequence { expected } => Refusal::OutOfSequence { expected },
@@ -24,11 +27,22 @@ pub(crate) fn of_push(error: PushError) -> Refusal {
         PushError::TooLarge { bytes, max } => Refusal::TooLarge { bytes, max },
         PushError::Moving => Refusal::NotOwner { owner: None },
         PushError::Busy => Refusal::Busy,
+        PushError::Locked(locked) => of_lock(locked),
         PushError::Failed { reason } => Refusal::Failed { reason: reason.to_string() },
         PushError::Closed => Refusal::Stopping,
         error @ (PushError::Forgotten { .. } | PushError::TooManyProducers) => {
             Refusal::Bad { reason: error.to_string() }
         }
+    }
+}
+
+/// Of bytes that make no batch. How large a record is, is its pusher's choice, whatever client that has.
+pub(crate) fn of_record(error: RecordError) -> Refusal {
+    match error {
+        RecordError::RecordTooLarge { bytes } => {
+            Refusal::TooLarge { bytes: bytes as u64, max: RECORD_BYTES_MAX as u64 }
+        }
+        error => Refusal::BadBatch { reason: error.to_string() },
     }
 }
 
@@ -49,9 +63,14 @@ pub(crate) fn of_pull(error: PullError) -> Refusal {
         }
         PullError::OutOfRange { first, end } => Refusal::OutOfRange { first, end },
         PullError::Damaged { from, to } => Refusal::Damaged { from, to },
+        PullError::Locked(locked) => of_lock(locked),
         PullError::Failed { reason } => Refusal::Failed { reason: reason.to_string() },
         PullError::Closed => Refusal::Stopping,
     }
+}
+
+fn of_lock(Locked { key: KeyRef { name: secret, key }, reason }: Locked) -> Refusal {
+    Refusal::Locked { secret, key, reason }
 }
 
 pub(crate) fn of_group(error: GroupError) -> Refusal {
@@ -68,5 +87,19 @@ pub(crate) fn of_reset(error: ResetError) -> Refusal {
     match error {
         ResetError::Unknown(name) => Refusal::UnknownDnpipe(name),
         ResetError::Write(error) => of_push(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_is_too_large_is_no_fault_of_the_client_s_release() {
+        let (bytes, max) = (RECORD_BYTES_MAX + 1, RECORD_BYTES_MAX as u64);
+        let refused = of_push(PushError::BadBatch(RecordError::RecordTooLarge { bytes }));
+        assert_eq!(refused, Refusal::TooLarge { bytes: max + 1, max });
+        let refused = of_push(PushError::BadBatch(RecordError::HeaderSum));
+        assert_eq!(refused.code(), "bad-batch");
     }
 }

@@ -12,7 +12,7 @@ use sidestream_broker::{
 use sidestream_client::{From, ProducerConfig, ReaderConfig, Record};
 use sidestream_event::{
     native::Conditions,
-    record::{BatchWriter, Header},
+    record::{BatchWriter, Header, RECORD_BYTES_MAX},
 };
 use sidestream_gateway::Limits;
 use tokio::{
@@ -86,6 +86,42 @@ async fn what_is_pushed_by_http_is_pulled_by_it_and_by_the_native_protocol() {
         world.local().reader("shop/notes", From::First(0), ReaderConfig::default()).await.unwrap();
     let record = reader.next().await.unwrap().unwrap();
     assert_eq!((&record.value[..], record.key.as_deref()), (&b"hello"[..], Some(&b"k"[..])));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_and_headers_that_are_no_text_come_as_they_are() {
+    let world = world(Limits::default()).await;
+    let producer = world.local().producer("shop/notes", ProducerConfig::default()).await.unwrap();
+    let record = Record::new("hello").key(&[0xff, 0][..]).header("trace", &[0xfe][..]).header("by", "till");
+    let _ = producer.push(record).await.unwrap().await.unwrap();
+    let pulled = get(&world, "/v1/dnpipes/shop/notes/records").await.json();
+    let mut record = pulled["records"][0].clone();
+    record.as_object_mut().unwrap().remove("time");
+    let expected = json!({
+        "offset": 0, "keyBase64": "/wA=", "headers": {"by": "till"}, "headersBase64": {"trace": "/g=="}, "value": "hello"
+    });
+    assert_eq!(record, expected);
+    let described = get(&world, "/v1/openapi.json").await.json();
+    let fields = &described["components"]["schemas"]["Record"]["properties"];
+    assert!(fields["keyBase64"].is_object() && fields["headersBase64"].is_object(), "{fields}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_is_too_large_is_told_so_whatever_of_it_is() {
+    let world = world(Limits::default()).await;
+    let key = "k".repeat(4000);
+    let path = "/v1/dnpipes/shop/notes/records";
+    let keyed = format!("{path}?key={key}");
+    let header = format!("sidestream-header-note: {key}\r\n");
+    let (most, less) = (vec![b'x'; RECORD_BYTES_MAX], vec![b'x'; RECORD_BYTES_MAX - 2000]);
+    for (path, heads, body) in [(path, "", &most), (&*keyed, "", &less), (path, &*header, &less)] {
+        let answer = ask(&world, "POST", path, heads, body).await;
+        let said = answer.json();
+        assert_eq!((answer.status, &said["code"]), (413, &json!("too-large")), "{said}");
+        let error = said["error"].as_str().unwrap();
+        assert!(error.contains("push less at a time") && !error.contains("client"), "{error}");
+    }
+    assert_eq!(ask(&world, "POST", path, "", &less).await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -28,6 +28,7 @@ use crate::{
     http2::Turn,
     limits::{PULL_BYTES_MAX, RECORDS_DEFAULT, RECORDS_MAX},
     pulled::{Most, pulled},
+    refusals::of_record,
     session::Done,
 };
 
@@ -89,19 +90,26 @@ pub(super) struct Records {
     end: u64,
 }
 
-/// A record.
-#[derive(Serialize, ToSchema)]
+/// A record. What is no text (UTF-8) is given in base64, in a field of its own.
+#[derive(Default, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Record {
     /// Its place in the partition.
     pub(super) offset: u64,
     /// When it happened, in nanoseconds since 1970.
     time: i64,
-    /// What it is about.
+    /// What it is about, where that is text.
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
-    /// What is said beside the value.
+    /// What it is about in base64, where that is no text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_base64: Option<String>,
+    /// What is said beside the value, where that is text.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     headers: BTreeMap<String, String>,
+    /// What is said beside the value in base64, where that is no text.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    headers_base64: BTreeMap<String, String>,
     /// The value, where it is text.
     #[serde(skip_serializing_if = "Option::is_none")]
     value: Option<String>,
@@ -139,7 +147,7 @@ pub(super) async fn push(
         .filter_map(|(name, value)| Some((name.as_str().strip_prefix(HEADER_PREFIX)?, value.as_bytes())))
         .collect();
     let mut writer = BatchWriter::new();
-    let bad = |error: RecordError| Problem::from(Refusal::BadBatch { reason: error.to_string() });
+    let bad = |error: RecordError| Problem::from(of_record(error));
     writer.push(asked.shared.storage.wall_nanos(), key, &headers, &value).map_err(bad)?;
     let batch = writer.finish(Header::default()).map_err(bad)?;
     let only_if = Conditions { epoch: to.if_epoch, next_offset: to.if_next };
@@ -185,22 +193,33 @@ pub(super) fn request(
 /// The records that were pulled, `most` of them at most, and where to go on.
 pub(super) fn of(done: &Done, range: Range<u64>, most: u64) -> Result<(Vec<Record>, u64), Problem> {
     let most = Most { records: most, bytes: PULL_BYTES_MAX as u64 };
-    let make = |record: &record::Record<'_>, _: &Bytes| {
-        let value = std::str::from_utf8(record.value).ok().map(str::to_owned);
-        Record {
-            offset: record.offset,
-            time: record.time,
-            key: record.key.map(text),
-            headers: record.headers.iter().map(|(name, value)| (name.to_owned(), text(value))).collect(),
-            base64: value.is_none().then(|| BASE64_STANDARD.encode(record.value)),
-            value,
-        }
-    };
-    Ok(pulled(&done.tail, range, most, make)?)
+    Ok(pulled(&done.tail, range, most, |record, _| written(record))?)
 }
 
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+fn written(record: &record::Record<'_>) -> Record {
+    let mut out = Record { offset: record.offset, time: record.time, ..Record::default() };
+    match record.key.map(text) {
+        Some(Ok(key)) => out.key = Some(key),
+        Some(Err(base64)) => out.key_base64 = Some(base64),
+        None => {}
+    }
+    for (name, value) in record.headers.iter() {
+        let (to, value) = match text(value) {
+            Ok(value) => (&mut out.headers, value),
+            Err(base64) => (&mut out.headers_base64, base64),
+        };
+        to.insert(name.to_owned(), value);
+    }
+    match text(record.value) {
+        Ok(value) => out.value = Some(value),
+        Err(base64) => out.base64 = Some(base64),
+    }
+    out
+}
+
+/// Bytes as JSON can hold them: as text, or where they are none in base64.
+fn text(bytes: &[u8]) -> Result<String, String> {
+    std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| BASE64_STANDARD.encode(bytes))
 }
 
 const HEADER_PREFIX: &str = "sidestream-header-";
