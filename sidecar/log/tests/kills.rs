@@ -36,19 +36,21 @@ fn kill_again_and_again(choice: Choice) {
     let mut random = Random::seeded(setting("SIDESTREAM_PROVE_SEED", 1));
     let directory = tempfile::tempdir().unwrap();
     let mut seen: BTreeMap<(u32, u64), u64> = BTreeMap::new();
-    let (mut acked, mut in_flight, mut with_some) = (0, 0, 0);
+    let (mut acked, mut large, mut in_flight, mut with_some) = (0, 0, 0, 0);
     for kill in 0..kills {
         let lives = Duration::from_micros(30_000 + random.below(120_000));
         let told = run_child(directory.path(), choice, kill, lives, |child| child.kill().unwrap());
         acked += told.acked.len();
+        large += told.large();
         in_flight += told.pushed.len() - told.acked.len();
         with_some += u64::from(told.pushed.len() > told.acked.len());
         check(directory.path(), choice, &told, &mut seen);
     }
     println!(
-        "{choice:?}: {kills} kills, {with_some} with pushes in flight ({in_flight} of them), {acked} acknowledged, 0 lost"
+        "{choice:?}: {kills} kills, {with_some} with pushes in flight ({in_flight} of them), {acked} acknowledged, {large} of \
+         those in pieces, 0 lost"
     );
-    assert!(acked > 0 && with_some > 0);
+    assert!(acked > 0 && large > 0 && with_some > 0);
 }
 
 /// Not a test by itself: what is killed.

@@ -34,14 +34,14 @@ fn by_io_uring() {
 
 fn cut_again_and_again(choice: Choice) {
     let folder = tempfile::tempdir().unwrap();
-    let Some(mut device) = Device::new(folder.path(), 256 << 20) else {
+    let Some(mut device) = Device::new(folder.path(), 512 << 20) else {
         println!("no root, loop device or mkfs.ext4 here: not tested");
         return;
     };
     let cuts = setting("SIDESTREAM_PROVE_N", 1);
     let mut random = Random::seeded(setting("SIDESTREAM_PROVE_SEED", 1));
     let mut seen = BTreeMap::new();
-    let (mut acked, mut in_flight) = (0, 0);
+    let (mut acked, mut large, mut in_flight) = (0, 0, 0);
     for cut in 0..cuts {
         let lives = Duration::from_micros(30_000 + random.below(150_000));
         let told = run_child(&device.journal(), choice, cut, lives, |child| {
@@ -49,11 +49,14 @@ fn cut_again_and_again(choice: Choice) {
             child.kill().unwrap();
         });
         acked += told.acked.len();
+        large += told.large();
         in_flight += told.pushed.len() - told.acked.len();
         device.mount_again();
         check(&device.journal(), choice, &told, &mut seen);
     }
-    println!("{choice:?}: {cuts} power cuts, {in_flight} pushes in flight, {acked} acknowledged, 0 lost");
+    println!(
+        "{choice:?}: {cuts} power cuts, {in_flight} pushes in flight, {acked} acknowledged, {large} of those in pieces, 0 lost"
+    );
     assert!(acked > 0);
 }
 

@@ -21,13 +21,20 @@ const DIRECTORY: &str = "SIDESTREAM_JOURNAL_CHILD";
 const PARTITIONS: u32 = 4;
 
 fn settings() -> Settings {
-    Settings { segment_bytes: 1 << 20, reserve_bytes: 0, ..Settings::default() }
+    Settings { segment_bytes: 4 << 20, reserve_bytes: 0, ..Settings::default() }
 }
+
+/// From so many bytes on a group is written in pieces, by io_uring where that is the disk: see `disk/uring.rs`.
+const LARGE: usize = 512 << 10;
 
 /// The bytes of the batch with this number.
 fn length_of(id: u64) -> usize {
     let mut random = Random::seeded(id ^ 0x5eed);
-    if random.below(10) == 0 { random.below(40_000) as usize } else { 8 + random.below(900) as usize }
+    match random.below(40) {
+        0 => LARGE + random.below(1 << 20) as usize,
+        1..=4 => random.below(40_000) as usize,
+        _ => 8 + random.below(900) as usize,
+    }
 }
 
 /// What a child said before it died.
@@ -36,6 +43,13 @@ pub(crate) struct Told {
     pub(crate) pushed: HashMap<u64, ()>,
     /// Partition, offset and number of the batch.
     pub(crate) acked: Vec<(u32, u64, u64)>,
+}
+
+impl Told {
+    /// Of those that were acknowledged, how many were written in pieces.
+    pub(crate) fn large(&self) -> usize {
+        self.acked.iter().filter(|(.., id)| length_of(*id) > LARGE).count()
+    }
 }
 
 /// Has a child push into `directory` for a while, then lets `stop` befall it.
