@@ -407,3 +407,33 @@ async fn what_nobody_can_read_for_now_is_not_let_go_of() {
     };
     assert_eq!((first, end), (0, 1));
 }
+
+#[tokio::test]
+async fn where_the_key_is_there_and_the_disk_fails_it_is_the_disk_that_is_named() {
+    let late = Arc::new(Mutex::new(None));
+    struct Late(Arc<Mutex<Option<u8>>>);
+    impl Keys for Late {
+        fn get(&self, _: &KeyRef) -> Result<Vec<u8>, String> {
+            self.0.lock().unwrap().map(|key| vec![key; 32]).ok_or_else(|| "nobody gave it".into())
+        }
+    }
+    let world = world().await;
+    let deduped = DnpipeSpec { dedupe_window: Some(Duration::from_secs(3600)), ..orders() };
+    world.broker.apply(deduped.clone()).await.unwrap();
+    let push = |n: u64| Push { message_id: Some(format!("id {n}")), ..Push::one("orders", n) };
+    world.push_all(push(0)).await.unwrap();
+    let world = world.crash(Late(late.clone())).await;
+    assert!(matches!(world.push_all(push(0)).await, Err(PushError::Locked(_))));
+    *late.lock().unwrap() = Some(7);
+    (0..20).for_each(|at| world.disk.fail(at, Fault::Io));
+    let applied = world.broker.apply(deduped).await;
+    assert!(matches!(applied, Err(ApplyError::Key(KeyError::Unread { .. }))), "{applied:?}");
+    let pushed = world.push_all(push(0)).await;
+    let is_of_disk = |reason: &str| reason.contains("ids of messages") && !reason.contains("Secret");
+    assert!(matches!(&pushed, Err(PushError::Failed { reason }) if is_of_disk(reason)), "{pushed:?}");
+    for _ in 0..20 {
+        world.broker.maintain().await;
+    }
+    assert_eq!(world.push_all(push(0)).await, Ok(0), "its id is known");
+    assert_eq!(world.push_all(push(1)).await, Ok(1));
+}

@@ -119,6 +119,8 @@ fn answers() -> Vec<Answer> {
         MoveAnswer::Busy { what: "why".into() },
     ];
     answers.extend(moves.map(Answer::Move));
+    let (secret, key, reason) = ("orders-key".into(), "key".into(), "is missing".into());
+    answers.push(Answer::Refused(Refusal::Locked { secret, key, reason }));
     answers
 }
 

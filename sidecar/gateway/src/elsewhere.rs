@@ -161,7 +161,7 @@ fn refused(error: MoveError) -> Done {
         MoveError::Unknown(name) => Done::refused(Refusal::UnknownDnpipe(name)),
         MoveError::Read(error) => Done::refused(of_pull(error)),
         MoveError::Write(error) => Done::refused(of_push(error)),
-        error @ (MoveError::Lost { .. } | MoveError::Bad { .. }) => {
+        error @ (MoveError::Lost { .. } | MoveError::Key(_) | MoveError::Bad { .. }) => {
             Done::refused(Refusal::Bad { reason: error.to_string() })
         }
     }

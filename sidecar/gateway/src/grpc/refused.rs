@@ -62,6 +62,7 @@ fn code(refusal: &Refusal) -> Code {
         Refusal::Busy
         | Refusal::Stopping
         | Refusal::Incomplete { .. }
+        | Refusal::Locked { .. }
         | Refusal::NotOwner { owner: None } => Code::Unavailable,
     }
 }
@@ -87,6 +88,7 @@ fn facts(refusal: Refusal) -> Vec<(&'static str, String)> {
         Refusal::Damaged { from, to } => vec![("from", from.to_string()), ("to", to.to_string())],
         Refusal::Incomplete { who } => vec![("who", who)],
         Refusal::NotOwner { owner } => owner.map(|owner| ("owner", owner)).into_iter().collect(),
+        Refusal::Locked { secret, key, .. } => vec![("secret", secret), ("key", key)],
         Refusal::BadBatch { .. }
         | Refusal::Fenced
         | Refusal::Busy
@@ -211,6 +213,12 @@ mod tests {
             (Refusal::Bad { reason: text() }, Code::InvalidArgument, "BAD_REQUEST", ""),
             (Refusal::NotOwner { owner: None }, Code::Unavailable, "NOT_OWNER", ""),
             (Refusal::NotOwner { owner: Some(text()) }, Code::FailedPrecondition, "NOT_OWNER", "owner=x"),
+            (
+                Refusal::Locked { secret: text(), key: "k".into(), reason: text() },
+                Code::Unavailable,
+                "LOCKED",
+                "key=k secret=x",
+            ),
         ];
         for (refusal, code, reason, facts) in all {
             let words = refusal.to_string();

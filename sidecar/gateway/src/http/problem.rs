@@ -55,6 +55,7 @@ impl From<Refusal> for Problem {
             Refusal::Busy
             | Refusal::Stopping
             | Refusal::Incomplete { .. }
+            | Refusal::Locked { .. }
             | Refusal::NotOwner { owner: None } => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::Damaged { .. } | Refusal::Failed { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             Refusal::BadBatch { .. } | Refusal::Bad { .. } => StatusCode::BAD_REQUEST,
