@@ -80,7 +80,11 @@ and pulls. Durations and sizes are written as [in a Pipeline](pipeline.md#values
 - **reset** removes all records. After it has returned, no older record is delivered. Offsets go on; the *epoch* counts resets.
 
 Order is total within a partition, and by default there is one. Nothing is dropped to make room: where `storage.size` or the
-disk is full, a push is refused and says so.";
+disk is full, a push is refused and says so.
+
+While the key of a dnpipe with `encryption` is missing, or another one, that dnpipe is locked: pushes and pulls are refused as
+`locked`, which says which key and where it belongs, and nothing of it is lost or let go. All others are served. Within a second or
+so of the key it goes on; one that was not there yet is made then.";
 
 /// `docs/reference/diagnostics.md`: every code.
 pub fn diagnostics_page() -> String {

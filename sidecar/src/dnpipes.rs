@@ -8,6 +8,8 @@
 //! What a process before has kept there is served again, also where nobody names it any more: data is removed by a reset, never
 //! by an edit of a file.
 
+mod waiting;
+
 use std::{
     collections::BTreeMap,
     fmt, io,
@@ -39,6 +41,7 @@ use sidestream_spill::{Limits, Spills};
 use sidestream_trust::Identity;
 use tokio::{net::TcpListener, runtime::Handle, task::AbortHandle};
 
+use self::waiting::Waiting;
 use crate::{World, spill::spills_of};
 
 /// Dnpipes that are served. Clones are the same ones.
@@ -50,6 +53,7 @@ pub struct Dnpipes {
     /// Queues of pipelines in the same journal.
     spills: Spills,
     maintenance: AbortHandle,
+    waiting: Waiting,
     sockets: Handle,
     folder: Arc<Path>,
     volatile: Option<Arc<str>>,
@@ -149,8 +153,17 @@ impl Dnpipes {
         let gateway = Arc::new(Gateway::new(broker.clone(), stored.clone(), DoorLimits::default()));
         let (sockets, volatile) = (world.sockets().clone(), volatile(folder).map(Arc::from));
         let here = Arc::from(folder);
-        let dnpipes =
-            Dnpipes { broker, gateway, stored, spills, maintenance, sockets, folder: here, volatile };
+        let dnpipes = Dnpipes {
+            broker,
+            gateway,
+            stored,
+            spills,
+            maintenance,
+            waiting: Waiting::default(),
+            sockets,
+            folder: here,
+            volatile,
+        };
         let socket = folder.join(SOCKET);
         dnpipes.open_local(&socket)?;
         world.use_dnpipes(Address::Local(socket));
@@ -188,6 +201,17 @@ impl Dnpipes {
             self.sockets.block_on(self.broker.apply(spec)).map_err(of_dnpipe)?;
         }
         Ok(())
+    }
+
+    /// The same, but for those whose key is missing, or another one than before: they are locked, or not made yet, and are what
+    /// they are to be when it is there. The log names them. Those that waited before and are not named wait no more.
+    ///
+    /// # Errors
+    /// The first that cannot be what it is asked to be, whatever key there is.
+    pub fn apply_as_keys_come(&self, dnpipes: &[Dnpipe]) -> Result<(), ServeDnpipesError> {
+        let specs = dnpipes.iter().map(spec).collect::<Result<_, _>>().map_err(ServeDnpipesError::Name)?;
+        let applied = self.sockets.block_on(self.waiting.apply(&self.broker, specs));
+        applied.map_err(|(name, error)| ServeDnpipesError::Apply { dnpipe: name.to_string(), error })
     }
 
     /// Removes a dnpipe with its records, where it is there.
@@ -271,6 +295,7 @@ impl Dnpipes {
         self.sockets.block_on(async {
             self.gateway.close(grace).await;
             self.maintenance.abort();
+            self.waiting.end().await;
             self.spills.close().await;
             self.stored.journal.close().await;
         });
