@@ -166,7 +166,7 @@ impl fmt::Display for Trouble {
 }
 
 /// The compiler refuses a file of more than 1 MiB, and says so; to see that, it needs no more than this.
-const READ_BYTES_MAX: u64 = 2 << 20;
+pub(crate) const READ_BYTES_MAX: u64 = 2 << 20;
 
 #[cfg(test)]
 mod tests {

@@ -9,6 +9,7 @@ use std::{
 };
 
 use process::{Folder, Running, folder, pipeline, run, text, wait_a_moment};
+use sidestream_client::{GroupConfig, blocking::Client};
 
 const ORDERS: &str = "kind: Dnpipe\nmetadata: {name: orders}\nspec: {}\n";
 
@@ -359,6 +360,60 @@ fn dead_letters_need_a_dnpipe_to_go_to() {
 }
 
 #[test]
+fn what_was_delivered_in_vain_is_a_dead_letter_and_is_redriven() {
+    let folder = folder();
+    let served = "kind: Dnpipe\nmetadata: {name: orders}\nspec:\n  groups:\n  \
+        - {name: billing, maxDeliveries: 2, deadLetter: lost}\n---\n\
+        kind: Dnpipe\nmetadata: {name: lost}\nspec: {}\n";
+    let _serving = serve(&folder, served);
+    told(&folder, "poison\nfine\nvenom\n", &["push", "orders"]);
+    let client = Client::local(data(&folder).join("sidestream.sock")).unwrap();
+    let mut member = client.join("orders", "billing", GroupConfig::default()).unwrap();
+    let mut deliveries = Vec::new();
+    while deliveries.len() < 5 {
+        let delivery = member.next_delivery().unwrap();
+        match &delivery.record.value[..] {
+            b"fine" => member.ack(&delivery).unwrap(),
+            _ => member.give_back(&delivery).unwrap(),
+        }
+        deliveries.push((delivery.record.offset, delivery.attempt));
+    }
+    deliveries.sort_unstable();
+    assert_eq!(deliveries, [(0, 1), (0, 2), (1, 1), (2, 1), (2, 2)]);
+    member.leave().unwrap();
+
+    let mut letters = process::dnpipes::until(&folder, "lost", 2);
+    letters.sort_unstable();
+    assert_eq!(letters, ["poison", "venom"]);
+    let all = told(&folder, "", &["pull", "lost", "--format", "json"]);
+    let letter: serde_json::Value = serde_json::from_str(all.lines().next().unwrap()).unwrap();
+    let (from, times) =
+        (&letter["headers"]["dead-letter-dnpipe"], &letter["headers"]["dead-letter-deliveries"]);
+    assert_eq!((from.as_str(), times.as_str()), (Some("default/orders"), Some("2")));
+    process::dnpipes::until_nothing_is_left(&folder, "orders", "billing");
+
+    let redrive = || told(&folder, "", &["redrive", "orders", "billing"]);
+    assert_eq!(redrive(), "billing: 2 records will be delivered again\n");
+    let mut again: Vec<_> =
+        told(&folder, "", &["pull", "orders", "--group", "billing"]).lines().map(str::to_owned).collect();
+    again.sort_unstable();
+    assert_eq!(again, ["poison", "venom"]);
+    assert_eq!(redrive(), "billing: 0 records will be delivered again\n", "each letter is redriven once");
+    assert_eq!(process::dnpipes::until(&folder, "lost", 2).len(), 2, "letters stay where they are");
+
+    // What a reset removed cannot be delivered again.
+    told(&folder, "spoiled\n", &["push", "orders"]);
+    let mut member = client.join("orders", "billing", GroupConfig::default()).unwrap();
+    for _ in 0..2 {
+        let delivery = member.next_delivery().unwrap();
+        member.give_back(&delivery).unwrap();
+    }
+    process::dnpipes::until(&folder, "lost", 3);
+    told(&folder, "", &["reset", "orders"]);
+    assert_eq!(redrive(), "billing: 0 records will be delivered again; 1 record no longer in orders\n");
+}
+
+#[test]
 fn the_folder_of_data_is_that_of_the_environment_where_none_is_named() {
     let folder = folder();
     let _serving = serve(&folder, ORDERS);
@@ -391,6 +446,34 @@ fn curl_pushes_and_pulls_at_the_local_socket() {
     assert_eq!(curl(&["-d", "by curl"]), r#"{"partition":0,"offset":0,"epoch":0}"#);
     assert!(curl(&[]).contains(r#""value":"by curl""#));
     assert_eq!(told(&folder, "", &["pull", "orders"]), "by curl\n");
+}
+
+#[test]
+fn what_is_too_long_for_a_record_is_refused_before_more_is_read() {
+    let folder = folder();
+    let _serving = serve(&folder, ORDERS);
+    let (code, said) = refused(&folder, "", &["push", "orders", "/dev/zero"]);
+    let expected = "/dev/zero has more than the 1048576 bytes that a record has at most; push it in parts";
+    assert!(code == Some(1) && said.contains(expected), "{said}");
+    let (code, said) = refused(&folder, "", &["push", "orders", "--encrypt", "/dev/zero"]);
+    assert!(code == Some(2) && said.contains("a key has 32"), "{said}");
+    // A line that does not end, in an input that does not end: what is before it is pushed.
+    let mut push = Command::new(env!("CARGO_BIN_EXE_sidestream"))
+        .args(["push", "orders", "--data-dir", data(&folder).to_str().unwrap()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = push.stdin.take().unwrap();
+    let line = [b"first\n", &vec![b'x'; (1 << 20) + 1][..]].concat();
+    let writer = std::thread::spawn(move || input.write_all(&line).map(|()| input));
+    let said = std::io::read_to_string(push.stderr.take().unwrap()).unwrap();
+    let stored = std::io::read_to_string(push.stdout.take().unwrap()).unwrap();
+    assert_eq!((push.wait().unwrap().code(), &*stored), (Some(1), "1 record, offset 0\n"), "{said}");
+    assert!(said.contains("line 2 of the standard input has more than"), "{said}");
+    drop(writer.join().unwrap());
+    assert_eq!(told(&folder, "", &["pull", "orders"]), "first\n");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `sidestream eval`: an expression, tried on one event.
 
-use std::{fs, io::Read, process::ExitCode};
+use std::{fs::File, io::Read, process::ExitCode};
 
 use clap::Args;
 use serde_json::Value as Json;
@@ -51,16 +51,16 @@ impl Eval {
 }
 
 fn read_event(given: &str) -> Result<Value, String> {
-    let text = if given == "-" {
-        let mut text = Vec::new();
+    let mut text = Vec::new();
+    if given == "-" {
         let read = std::io::stdin().lock().take(EVENT_BYTES_MAX).read_to_end(&mut text);
         read.map_err(|error| format!("cannot read the standard input: {error}"))?;
-        text
     } else if let Some(path) = given.strip_prefix('@') {
-        fs::read(path).map_err(|error| format!("cannot read {path}: {error}"))?
+        let read = File::open(path).and_then(|from| from.take(EVENT_BYTES_MAX).read_to_end(&mut text));
+        read.map_err(|error| format!("cannot read {path}: {error}"))?;
     } else {
-        given.as_bytes().to_vec()
-    };
+        text.extend_from_slice(given.as_bytes());
+    }
     json::read(&text).map_err(|error| error.to_string())
 }
 

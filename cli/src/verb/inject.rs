@@ -14,7 +14,7 @@ use sidestream_desired::{Facts, inject::into_manifest};
 
 use super::{failed, wrong};
 use crate::{
-    files::read,
+    files::{READ_BYTES_MAX, read},
     output::{complain, print},
 };
 
@@ -115,7 +115,7 @@ fn each(object: &mut Value) -> Vec<&mut Value> {
 fn read_or_say(path: &Path) -> Result<Vec<u8>, ExitCode> {
     let mut text = Vec::new();
     let done = match path.to_str() {
-        Some("-") => io::stdin().lock().read_to_end(&mut text).map(|_| text),
+        Some("-") => io::stdin().lock().take(READ_BYTES_MAX).read_to_end(&mut text).map(|_| text),
         _ => read(path),
     };
     done.map_err(|error| {

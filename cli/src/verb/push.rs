@@ -1,6 +1,8 @@
 //! `sidestream push`: lines of the standard input, or files, into a dnpipe.
 
-use std::{fs, io::BufRead, path::PathBuf, process::ExitCode, thread};
+mod input;
+
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 use sidestream_client::{Bytes, Client, ClientError, Producer, ProducerConfig, Promise, Receipt, Record};
@@ -47,10 +49,10 @@ impl Push {
         // What cannot be read is told before anything is pushed.
         let mut values = Vec::new();
         for file in &self.files {
-            match fs::read(file) {
+            match input::file(file) {
                 Ok(value) => values.push(value),
                 Err(error) => {
-                    complain(format_args!("error: cannot read {}: {error}", file.display()));
+                    complain(format_args!("error: {error}"));
                     return super::failed();
                 }
             }
@@ -70,12 +72,9 @@ impl Push {
         let pushing = async {
             let sender = sender;
             if self.files.is_empty() {
-                let mut lines = lines();
+                let mut lines = input::lines();
                 while let Some(line) = lines.recv().await {
-                    let line = line.map_err(|error| {
-                        Failed::Refused(format!("cannot read the standard input: {error}"))
-                    })?;
-                    self.push(producer, line, &sender).await?;
+                    self.push(producer, line?, &sender).await?;
                 }
             }
             for value in values {
@@ -172,31 +171,6 @@ impl Stored {
     }
 }
 
-/// Lines of the standard input, read by a thread of their own: it may wait for ever.
-fn lines() -> mpsc::Receiver<std::io::Result<Vec<u8>>> {
-    let (sender, lines) = mpsc::channel(LINES_WAITING);
-    thread::spawn(move || {
-        let mut input = std::io::stdin().lock();
-        loop {
-            let mut line = Vec::new();
-            let read = input.read_until(b'\n', &mut line);
-            let is_end = matches!(read, Ok(0) | Err(_));
-            if line.last() == Some(&b'\n') {
-                line.pop();
-            }
-            let line = match read {
-                Ok(0) => return,
-                Ok(_) => Ok(line),
-                Err(error) => Err(error),
-            };
-            if sender.blocking_send(line).is_err() || is_end {
-                return;
-            }
-        }
-    });
-    lines
-}
-
 fn header(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
@@ -205,4 +179,3 @@ fn header(text: &str) -> Result<(String, String), String> {
 }
 
 const PROMISES_WAITING: usize = 4096;
-const LINES_WAITING: usize = 256;
