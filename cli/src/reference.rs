@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use clap::CommandFactory;
+use clap::{Command, CommandFactory};
 
 use crate::Sidestream;
 
@@ -18,7 +18,7 @@ output, everything else to the standard error.
 | exit code | meaning |
 |---|---|
 | 0 | done; of `run`: every event came to its end, or whoever read the standard output has gone (`\\| head -1`) |
-| 1 | it could not be done: a port in use, a secret or a file that is not there, a server that refuses; of `run`: not every event was delivered within `--grace`; of `dnpipe verify`: something is not as it was written |
+| 1 | it could not be done: a port in use, a secret or a file that is not there, a server that refuses; of `run`: not every event was delivered within `--grace`; of `dnpipe verify` and `pull`: something is not as it was written; of `dnpipe import`: the file is cut or was changed behind what was imported of it |
 | 2 | what was written is wrong: a file, an expression, an argument; nothing was started |
 
 | signal | what `run` does |
@@ -31,13 +31,36 @@ fn page() -> String {
     let mut page = String::from(HEAD);
     let mut command = Sidestream::command();
     command.build();
-    for verb in command.get_subcommands_mut() {
-        let help = verb.render_long_help().to_string();
-        let lines: Vec<_> = help.lines().map(str::trim_end).collect();
-        // Writing to memory does not fail.
-        let _ = write!(page, "\n## sidestream {}\n\n```text\n{}\n```\n", verb.get_name(), lines.join("\n"));
-    }
+    command.get_subcommands_mut().for_each(|verb| add(verb, "sidestream", "##", &mut page));
     page
+}
+
+/// A verb, and behind it those that it has itself.
+fn add(verb: &mut Command, above: &str, heading: &str, page: &mut String) {
+    let help = verb.render_long_help().to_string();
+    let lines: Vec<_> = help.lines().map(str::trim_end).collect();
+    let name = format!("{above} {}", verb.get_name());
+    // Writing to memory does not fail.
+    let _ = write!(page, "\n{heading} {name}\n\n```text\n{}\n```\n", lines.join("\n"));
+    let heading = format!("{heading}#");
+    verb.get_subcommands_mut().for_each(|nested| add(nested, &name, &heading, page));
+}
+
+#[test]
+fn the_reference_page_shows_the_options_of_nested_verbs() {
+    let page = page();
+    for (verb, option) in [
+        ("dnpipe export", "--file <FILE>"),
+        ("dnpipe import", "--append"),
+        ("dnpipe verify", "[DNPIPE]"),
+        ("group seek", "--partition <N>"),
+    ] {
+        let heading = format!("### sidestream {verb}\n");
+        let shown = page.split(&heading).nth(1).unwrap_or_else(|| panic!("no {heading}"));
+        let shown =
+            shown.split("\n## ").next().unwrap_or_default().split("\n### ").next().unwrap_or_default();
+        assert!(shown.contains(&format!("Usage: sidestream {verb}")) && shown.contains(option), "{shown}");
+    }
 }
 
 #[test]

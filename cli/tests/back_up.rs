@@ -76,7 +76,10 @@ fn what_is_exported_is_there_once_after_any_number_of_imports_whole_or_cut() {
     for length in [0, 10, whole.len() / 2, whole.len() - 20, whole.len() - 1] {
         fs::write(&cut, &whole[..length]).unwrap();
         let (code, said) = dnpipe(&["import", "other", "--append", "--file", &cut]);
-        assert!(code == 2 && said.contains("not whole"), "{length}: {said}");
+        // 2 says that nothing was begun.
+        assert!(code == 1 + i32::from(length <= 10) && said.contains("not whole"), "{length}: {said}");
+        assert_eq!(said.contains("before that are imported"), code == 1, "{length}: {said}");
+        assert_eq!(content(&folder, "other").is_empty(), code == 2, "{length}: {said}");
     }
     let (code, said) = dnpipe(&["import", "other", "--append", "--file", &file]);
     assert_eq!(code, 0, "{said}");
@@ -84,12 +87,13 @@ fn what_is_exported_is_there_once_after_any_number_of_imports_whole_or_cut() {
 
     // Behind the first line is the partition of the first batch.
     let line = whole.iter().position(|byte| *byte == b'\n').unwrap() + 1;
-    for place in [line, line + 200, whole.len() - 30, whole.len() - 1] {
+    for place in [line, whole.len() / 2, whole.len() - 30, whole.len() - 1] {
         let mut damaged = whole.clone();
         damaged[place] ^= 1;
         fs::write(&cut, &damaged).unwrap();
         let (code, said) = dnpipe(&["import", "other", "--append", "--file", &cut]);
-        assert!(code == 2 && said.contains("sum"), "{place}: {said}");
+        assert!(code == 1 + i32::from(place == line) && said.contains("sum"), "{place}: {said}");
+        assert_eq!(said.contains("before that are imported"), code == 1, "{place}: {said}");
     }
     assert_eq!(content(&folder, "other"), before);
     // A restore after a reset brings all of it back.

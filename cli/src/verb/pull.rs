@@ -7,10 +7,13 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
-use sidestream_client::{Bytes, Client, ClientError, DataKey, From, GroupConfig, Pulled, ReaderConfig};
+use sidestream_client::{
+    Bytes, Client, ClientError, DataKey, From, GroupConfig, Pulled, ReaderConfig, Refusal,
+};
 
 use crate::{
     key::KeyFile,
+    output::complain,
     place::Place,
     server::{Failed, Server},
 };
@@ -72,28 +75,34 @@ impl Pull {
         let partitions = self.partition.map(|partition| vec![partition]);
         let config = ReaderConfig { partitions, follow: self.follow, key, ..ReaderConfig::default() };
         let mut reader = client.reader(&self.dnpipe, from, config).await?;
-        let mut output = Output::new(self);
+        let (mut output, mut is_whole) = (Output::new(self), true);
         while output.wants_more() {
-            let next = match output.is_behind() {
-                // What is printed is seen before anything is waited for.
-                true => match reader.ready() {
-                    Some(record) => Some(record),
-                    None => {
-                        if output.flush()?.is_gone() {
-                            break;
-                        }
-                        reader.next().await?
-                    }
-                },
-                false => reader.next().await?,
+            let ready = if output.is_behind() { reader.ready() } else { None };
+            // What is printed is seen before anything is waited for.
+            if ready.is_none() && output.is_behind() && output.flush()?.is_gone() {
+                break;
+            }
+            let next = match ready {
+                Some(record) => Ok(Some(record)),
+                None => reader.next().await,
             };
-            let Some(record) = next else { break };
+            let record = match next {
+                Ok(Some(record)) => record,
+                Ok(None) => break,
+                // What is behind it is there, and so is what the other partitions have.
+                Err(ClientError::Refused(damaged @ Refusal::Damaged { .. })) => {
+                    complain(format_args!("error: {}: {damaged}", self.dnpipe));
+                    is_whole = false;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
             if output.print(&record)?.is_gone() {
                 break;
             }
         }
         output.flush()?;
-        Ok(super::DONE)
+        Ok(if is_whole { super::DONE } else { super::failed() })
     }
 
     /// A record is acknowledged when it is printed, so that none is lost.

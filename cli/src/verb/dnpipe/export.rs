@@ -16,10 +16,10 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use sidestream_client::{Client, ClientError, DnpipeName, Numbers, Receipt, StoredBatch};
+use sidestream_client::{Client, ClientError, DnpipeName, DnpipeView, Numbers, Receipt, StoredBatch};
 use sidestream_event::fnv1a;
 
-use crate::server::Failed;
+use crate::{files::plural, server::Failed};
 
 /// The first line.
 #[derive(Debug, Serialize, Deserialize)]
@@ -137,13 +137,32 @@ pub(super) async fn import(
              interrupted; or reset it"
         )));
     }
-    let (mut moved, mut next) = (Moved::default(), vec![0_u64; head.partitions as usize]);
+    let mut moved = Moved::default();
+    match push_all(client, &found, head.id, &mut input, &mut moved).await {
+        // What was pushed of it stays: that is more than a wrong argument.
+        Err(Failed::Wrong(reason)) if moved.batches > 0 => Err(Failed::Refused(format!(
+            "{reason}; {} before that are imported: an import of the whole with --append goes on behind them",
+            plural(moved.records as usize, "record")
+        ))),
+        done => done.map(|()| moved),
+    }
+}
+
+/// Pushes the batches that follow the first line, and counts what was pushed.
+async fn push_all(
+    client: &Client,
+    to: &DnpipeView,
+    id: u64,
+    input: &mut Input,
+    moved: &mut Moved,
+) -> Result<(), Failed> {
+    let mut next = vec![0_u64; to.partitions.len()];
     loop {
         let number = u32::from_le_bytes(input.exactly()?);
         if number == END {
             let batches = u64::from_le_bytes(input.exactly()?);
             input.sum()?;
-            return if batches == moved.batches { Ok(moved) } else { Err(input.cut()) };
+            return if batches == moved.batches { Ok(()) } else { Err(input.cut()) };
         }
         let batch = input.batch()?;
         input.sum()?;
@@ -153,14 +172,17 @@ pub(super) async fn import(
             );
         }
         let Some(first) = next.get_mut(number as usize) else {
-            return Err(input.wrong(format_args!("a batch of partition {number}, of {has}")));
+            return Err(
+                input.wrong(format_args!("a batch of partition {number}, of {}", to.partitions.len()))
+            );
         };
         // What was imported before a reset is wanted again.
-        let numbers = Numbers { producer: head.id, epoch: found.epoch, first: *first };
-        let receipt = push(client, &found.name, number, &batch, numbers).await?;
-        if receipt.epoch != found.epoch {
+        let numbers = Numbers { producer: id, epoch: to.epoch, first: *first };
+        let receipt = push(client, &to.name, number, &batch, numbers).await?;
+        if receipt.epoch != to.epoch {
             return Err(Failed::Refused(format!(
-                "{dnpipe} was reset while it was imported into; import again"
+                "{} was reset while it was imported into; import again",
+                to.name
             )));
         }
         *first += u64::from(batch.count());
@@ -278,7 +300,7 @@ impl Input {
     }
 
     fn cut(&self) -> Failed {
-        self.wrong(format_args!("it is not whole: what it holds up to there is imported"))
+        self.wrong(format_args!("it is not whole: get it anew"))
     }
 
     fn wrong(&self, what: std::fmt::Arguments<'_>) -> Failed {
