@@ -140,6 +140,8 @@ pub(crate) fn scan(read: &Around, number: u32, start: u32, chain: Option<u32>, e
                     && !segment.was_durable(from, to, frontier)
                     && segment.is_torn(from, to, header.is_some())
                 {
+                    // What was not written of its header may look like a flipped bit.
+                    scanned.damage.retain(|damage| damage.from < from.into());
                     scanned.torn = Some((from, to));
                     break;
                 }
