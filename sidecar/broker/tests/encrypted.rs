@@ -30,7 +30,12 @@ struct World {
 }
 
 async fn open(disk: &SimDisk, keys: impl Keys + 'static) -> World {
-    let settings = Settings { segment_bytes: 64 << 10, reserve_bytes: 64 << 10, ..Settings::default() };
+    open_with(disk, keys, Settings::default().cache_bytes).await
+}
+
+async fn open_with(disk: &SimDisk, keys: impl Keys + 'static, cache_bytes: usize) -> World {
+    let settings =
+        Settings { segment_bytes: 64 << 10, reserve_bytes: 64 << 10, cache_bytes, ..Settings::default() };
     let clock = Clock::machine();
     let (journal, recovered) = Journal::open(Arc::new(disk.clone()), settings, clock.clone()).unwrap();
     let opening = Broker::open_with(journal.clone(), &recovered, clock, Arc::new(keys));
@@ -410,19 +415,20 @@ async fn what_nobody_can_read_for_now_is_not_let_go_of() {
 
 #[tokio::test]
 async fn where_the_key_is_there_and_the_disk_fails_it_is_the_disk_that_is_named() {
-    let late = Arc::new(Mutex::new(None));
+    /// The key that there is by now.
     struct Late(Arc<Mutex<Option<u8>>>);
     impl Keys for Late {
         fn get(&self, _: &KeyRef) -> Result<Vec<u8>, String> {
             self.0.lock().unwrap().map(|key| vec![key; 32]).ok_or_else(|| "nobody gave it".into())
         }
     }
+    let late = Arc::new(Mutex::new(None));
     let world = world().await;
     let deduped = DnpipeSpec { dedupe_window: Some(Duration::from_secs(3600)), ..orders() };
     world.broker.apply(deduped.clone()).await.unwrap();
     let push = |n: u64| Push { message_id: Some(format!("id {n}")), ..Push::one("orders", n) };
     world.push_all(push(0)).await.unwrap();
-    let world = world.crash(Late(late.clone())).await;
+    let world = open_with(&world.disk.cut(|_| 0), Late(late.clone()), 0).await;
     assert!(matches!(world.push_all(push(0)).await, Err(PushError::Locked(_))));
     *late.lock().unwrap() = Some(7);
     (0..20).for_each(|at| world.disk.fail(at, Fault::Io));
