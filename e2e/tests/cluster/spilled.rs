@@ -142,14 +142,13 @@ fn what_waits_before_an_edge_that_has_another_name_now_arrives_though_its_contai
     let Some(own) = Spilling::start("e2e-spilled-renamed") else { return };
     // From now on nothing comes from the source: what arrives was on the disk.
     own.apply("others", 0);
-    eventually("the edge leaves, and the status says so", 2 * SOON, || {
-        let conditions = own.shop.get(&["pipeline/spilling"])?["status"]["conditions"].to_string();
-        if conditions.contains("EdgesLeaving") || conditions.contains("numbers->pass") {
-            Ok(())
-        } else {
-            Err(conditions)
+    eventually("the new plan is at work beside it", 2 * SOON, || {
+        match own.shop.metric("spilling", "field", "sidestream_stage_events_in_total", "stage=\"others\"")? {
+            0.0 => Err("its stage has had no event".into()),
+            _ => Ok(()),
         }
     });
+    assert!(own.spilled("sidestream_spill_stored_bytes", "numbers").expect("a metric") > 0.0);
     own.kill();
     own.scale(1);
     own.all_arrive("numbers");
