@@ -396,12 +396,23 @@ impl Storage for Stored {
             let found = found.map_err(|error| Refusal::Failed { reason: error.to_string() })?;
             let owners = self.owners();
             let damage = found.damage.iter().filter(|damage| !damage.is_mended).map(|damage| {
-                let owner = damage.lost.as_ref().and_then(|lost| owners.get(&lost.partition));
+                let lost = damage.lost.filter(|lost| lost.partition != PartitionId::STATE);
+                let owner = lost.and_then(|lost| owners.get(&lost.partition));
                 DamageView {
                     dnpipe: owner.map(|(name, _)| name.clone()),
                     partition: owner.map(|(_, number)| *number),
-                    offsets: damage.lost.as_ref().map(|lost| (lost.from, lost.to)),
-                    reason: damage.to_string(),
+                    offsets: lost.map(|lost| (lost.from, lost.to)),
+                    // The journal counts partitions by numbers of its own.
+                    reason: match (owner, damage.to) {
+                        (None, _) if damage.lost != lost => {
+                            format!("of what the server keeps of all dnpipes: {damage}")
+                        }
+                        (None, _) => damage.to_string(),
+                        (Some(_), 0) => "no batch that can be read has them".into(),
+                        (Some(_), to) => {
+                            format!("segment {:08x}, bytes {}..{to}", damage.segment, damage.from)
+                        }
+                    },
                 }
             });
             Ok(Verified { batches: found.batches, bytes: found.bytes, damage: damage.collect() })

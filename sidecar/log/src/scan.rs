@@ -38,7 +38,7 @@ pub struct Damage {
     pub segment: u32,
     /// The first byte of its file.
     pub from: u64,
-    /// The byte after the last.
+    /// The byte after the last; 0 where it is not known where it stood.
     pub to: u64,
     /// What was lost with it, where that is known and anything was.
     pub lost: Option<Lost>,
@@ -59,6 +59,14 @@ pub struct Lost {
 
 impl fmt::Display for Damage {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(Lost { partition, from, to }) = self.lost
+            && self.to == 0
+        {
+            return write!(
+                out,
+                "no batch that can be read has offsets {from}..{to} of partition {partition}"
+            );
+        }
         write!(out, "segment {:08x}, bytes {}..{}: ", self.segment, self.from, self.to)?;
         match self.lost {
             Some(Lost { partition, from, to }) => {
