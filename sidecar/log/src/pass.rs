@@ -109,7 +109,11 @@ fn part(shared: &Shared, wanted: &Wanted) -> Result<Option<Part>, ReadError> {
         wanted.iter().filter_map(|(id, left)| {
             let known = state.partitions.get(id)?;
             let from = left.start.max(known.first);
-            let span = known.spans.get(known.spans.partition_point(|span| span.end <= from))?;
+            let behind = known.spans.partition_point(|span| span.end <= from);
+            // What can't be read is left out.
+            let mut there =
+                known.spans.range(behind..).filter(|span| state.segments.contains_key(&span.segment));
+            let span = there.next()?;
             let offsets = from..span.end.min(left.end);
             (span.first < left.end && from < left.end).then_some((
                 *id,
@@ -119,9 +123,7 @@ fn part(shared: &Shared, wanted: &Wanted) -> Result<Option<Part>, ReadError> {
         })
     };
     let Some(number) = spans().map(|(_, segment, _)| segment).min() else { return Ok(None) };
-    let Some(segment) = state.segments.get(&number) else {
-        return Err(io::Error::from(io::ErrorKind::NotFound).into());
-    };
+    let Some(segment) = state.segments.get(&number) else { return Ok(None) };
     let here = spans().filter(|(_, segment, _)| *segment == number);
     let of = here.map(|(id, _, sought)| (id, sought)).collect();
     let key = (number, segment.generation);
