@@ -63,6 +63,10 @@ fn what_one_pod_pushes_another_pulls_also_after_the_servers_pod_and_the_dnpipe_i
     let is_durable = "jsonpath={.status.conditions[?(@.type==\"Durable\")].message}";
     let said = shop.namespace.kubectl(&["get", "dnpipe", "orders", "-o", is_durable]).expect("a status");
     assert!(said.contains("when the device has it"), "{said}");
+    // Which one it is, is the container runtime's to say: its profile allows io_uring, or it does not.
+    let why =
+        ["writes by uring: the probe of io_uring succeeded", "writes by file: io_uring is not to be had"];
+    assert!(why.iter().any(|why| said.contains(why)), "{said}");
     println!("{said}\n{}", shop.namespace.kubectl(&["get", "dnp", "-o", "wide"]).expect("a table"));
 }
 
