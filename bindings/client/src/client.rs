@@ -208,7 +208,7 @@ impl Client {
     /// Removes all records. When this returns, no older one is delivered, and the epoch that it returns has begun.
     ///
     /// # Errors
-    /// [`Refusal::Incomplete`](crate::Refusal::Incomplete), where asking again goes on; and those of the connection.
+    /// Those of the dnpipe and of the connection.
     pub async fn reset(&self, dnpipe: &str) -> Result<u32, ClientError> {
         match self.ask_once(Request::Reset { dnpipe: dnpipe.parse()? }).await? {
             Answer::Reset { epoch } => Ok(epoch),

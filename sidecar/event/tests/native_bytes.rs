@@ -119,8 +119,6 @@ fn answers() -> Vec<Answer> {
         MoveAnswer::Busy { what: "why".into() },
     ];
     answers.extend(moves.map(Answer::Move));
-    let (secret, key, reason) = ("orders-key".into(), "key".into(), "is missing".into());
-    answers.push(Answer::Refused(Refusal::Locked { secret, key, reason }));
     answers
 }
 
@@ -140,7 +138,7 @@ fn refusals() -> Vec<Refusal> {
         Refusal::OutOfSequence { expected: 3 },
         Refusal::Fenced,
         Refusal::Damaged { from: 1, to: 2 },
-        Refusal::Incomplete { who: "dnpipes-default-1".into() },
+        Refusal::Locked { secret: "orders-key".into(), key: "key".into(), reason: "is missing".into() },
         Refusal::Busy,
         Refusal::Stopping,
         Refusal::Failed { reason: "why".into() },

@@ -85,10 +85,14 @@ pub enum Refusal {
         /// The first offset behind it that is sound.
         to: u64,
     },
-    /// A reset goes on, or some servers did not take part: asking again continues it.
-    Incomplete {
-        /// Who is missing.
-        who: String,
+    /// The dnpipe is encrypted, and its key is missing or another one: it was not done, and nothing is lost.
+    Locked {
+        /// The Secret that the key belongs into.
+        secret: String,
+        /// Which key of it.
+        key: String,
+        /// What is wrong with what is there, as the end of a sentence about it.
+        reason: String,
     },
     /// There is too much to do at this moment.
     Busy,
@@ -108,15 +112,6 @@ pub enum Refusal {
     NotOwner {
         /// Where that is, `host:port`; none while it goes from one to the other.
         owner: Option<String>,
-    },
-    /// The dnpipe is encrypted, and its key is missing or another one: it was not done, and nothing is lost.
-    Locked {
-        /// The Secret that the key belongs into.
-        secret: String,
-        /// Which key of it.
-        key: String,
-        /// What is wrong with what is there, as the end of a sentence about it.
-        reason: String,
     },
 }
 
@@ -138,7 +133,6 @@ impl Refusal {
             Refusal::OutOfSequence { .. } => "out-of-sequence",
             Refusal::Fenced => "fenced",
             Refusal::Damaged { .. } => "damaged",
-            Refusal::Incomplete { .. } => "incomplete",
             Refusal::Busy => "busy",
             Refusal::Stopping => "stopping",
             Refusal::Failed { .. } => "failed",
@@ -155,7 +149,7 @@ impl Refusal {
             Refusal::NotOwner { .. } => true,
             // Its server looks for the key again and again.
             Refusal::Locked { .. } => true,
-            refusal => matches!(refusal, Refusal::Busy | Refusal::Stopping | Refusal::Incomplete { .. }),
+            refusal => matches!(refusal, Refusal::Busy | Refusal::Stopping),
         }
     }
 }
@@ -215,9 +209,6 @@ impl fmt::Display for Refusal {
                 out,
                 "the records from offset {from} to before {to} are not as they were written; read on at {to}, and check the disk"
             ),
-            Refusal::Incomplete { who } => {
-                write!(out, "the reset has not reached {who}; ask again, and it goes on")
-            }
             Refusal::Busy => out.write_str("there is too much to do at this moment; try again"),
             Refusal::Stopping => out.write_str("the server stops; try again, another may have taken over"),
             Refusal::Failed { reason } => {
@@ -266,7 +257,6 @@ mod tests {
             Refusal::OutOfSequence { expected: 3 },
             Refusal::Fenced,
             Refusal::Damaged { from: 1, to: 2 },
-            Refusal::Incomplete { who: "dnpipes-default-1".into() },
             Refusal::Busy,
             Refusal::Stopping,
             Refusal::Failed { reason: "input/output error".into() },

@@ -59,11 +59,9 @@ fn code(refusal: &Refusal) -> Code {
         Refusal::Full { .. } => Code::ResourceExhausted,
         Refusal::Damaged { .. } => Code::DataLoss,
         Refusal::Failed { .. } => Code::Internal,
-        Refusal::Busy
-        | Refusal::Stopping
-        | Refusal::Incomplete { .. }
-        | Refusal::Locked { .. }
-        | Refusal::NotOwner { owner: None } => Code::Unavailable,
+        Refusal::Busy | Refusal::Stopping | Refusal::Locked { .. } | Refusal::NotOwner { owner: None } => {
+            Code::Unavailable
+        }
     }
 }
 
@@ -86,7 +84,6 @@ fn facts(refusal: Refusal) -> Vec<(&'static str, String)> {
         Refusal::Full { what, limit } => vec![("what", what), ("limit", limit.to_string())],
         Refusal::OutOfSequence { expected } => vec![("expected", expected.to_string())],
         Refusal::Damaged { from, to } => vec![("from", from.to_string()), ("to", to.to_string())],
-        Refusal::Incomplete { who } => vec![("who", who)],
         Refusal::NotOwner { owner } => owner.map(|owner| ("owner", owner)).into_iter().collect(),
         Refusal::Locked { secret, key, .. } => vec![("secret", secret), ("key", key)],
         Refusal::BadBatch { .. }
@@ -206,7 +203,6 @@ mod tests {
             (Refusal::OutOfSequence { expected: 1 }, Code::Aborted, "OUT_OF_SEQUENCE", "expected=1"),
             (Refusal::Fenced, Code::FailedPrecondition, "FENCED", ""),
             (Refusal::Damaged { from: 1, to: 2 }, Code::DataLoss, "DAMAGED", "from=1 to=2"),
-            (Refusal::Incomplete { who: text() }, Code::Unavailable, "INCOMPLETE", "who=x"),
             (Refusal::Busy, Code::Unavailable, "BUSY", ""),
             (Refusal::Stopping, Code::Unavailable, "STOPPING", ""),
             (Refusal::Failed { reason: text() }, Code::Internal, "FAILED", ""),

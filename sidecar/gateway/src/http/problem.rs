@@ -54,7 +54,6 @@ impl From<Refusal> for Problem {
             Refusal::NotOwner { owner: Some(_) } => StatusCode::MISDIRECTED_REQUEST,
             Refusal::Busy
             | Refusal::Stopping
-            | Refusal::Incomplete { .. }
             | Refusal::Locked { .. }
             | Refusal::NotOwner { owner: None } => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::Damaged { .. } | Refusal::Failed { .. } => StatusCode::INTERNAL_SERVER_ERROR,
