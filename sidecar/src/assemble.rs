@@ -190,9 +190,8 @@ impl Joiner<'_> {
             // What may be dropped waits in the route, where its oldest can be taken; the ring only hands over.
             let limit = if stage.input.overflow == Overflow::DropOldest { 1 } else { capacity };
             route.gauge().set_limit(limit);
-            if self.first_before(to) == Some(&names.0) {
-                inputs.iter_mut().for_each(|input| input.goes_first = true);
-            }
+            let is_first = self.first_before(to) == Some(&names.0);
+            inputs.iter_mut().for_each(|input| input.goes_first = is_first);
             self.rings.push((names.0, names.1, route.gauge()));
             links.routes.insert((from, to), route);
             links.inputs.insert((from, to), inputs);

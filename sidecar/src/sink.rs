@@ -63,8 +63,8 @@ struct Desk {
 #[derive(Default)]
 struct State {
     attached: Vec<Input>,
-    /// The stage from which all comes before anything else, where there is one.
-    first: Option<String>,
+    /// The stage from which all comes before anything else, where there is one; told anew by each plan.
+    first: Option<Option<String>>,
     /// The way of its errors, laid anew.
     dead_letter: Option<Route>,
     /// No more rings will come: end when all are closed and empty.
@@ -128,7 +128,7 @@ impl RunningSink {
     pub(crate) fn join(&self, inputs: Vec<Input>, dead_letter: Option<Route>, first: Option<&str>) {
         let mut state = self.desk.lock();
         state.finishing &= inputs.is_empty();
-        state.first = first.map(str::to_owned);
+        state.first = Some(first.map(str::to_owned));
         state.attached.extend(inputs);
         state.dead_letter = dead_letter;
         drop(state);
@@ -351,8 +351,10 @@ impl Driver {
                 let (_, mut inputs) = std::mem::take(&mut self.inlet).into_parts();
                 inputs.append(&mut state.attached);
                 self.inlet = Inlet::inputs(inputs);
-                state.first.iter().for_each(|first| self.inlet.put_first(first));
                 self.inlet.set_waker(&self.desk.bell.waker());
+            }
+            if let Some(first) = state.first.take() {
+                self.inlet.put_first(first.as_deref());
             }
             state.finishing
         };

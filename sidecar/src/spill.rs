@@ -88,10 +88,14 @@ impl World {
         }
     }
 
-    /// Whether events are on the disk that wait for a stage.
+    /// Whether events are on the disk that wait for a stage, or may be: a disk that could not be opened says nothing.
     pub(crate) fn has_spilled(&self, pipeline: &str, stage: &str) -> bool {
         let name = Name { pipeline: pipeline.to_owned(), stage: stage.to_owned() };
-        self.open_spills().is_some_and(|spills| spills.unsettled_of(&name) > 0)
+        match &*self.spill_place.lock() {
+            Place::Open(spills) => spills.unsettled_of(&name) > 0,
+            Place::Folder(..) => true,
+            Place::Nowhere => false,
+        }
     }
 
     /// The queues of this process, where something was spilled or may be.

@@ -95,9 +95,9 @@ impl Inlet {
         self
     }
 
-    /// Takes what comes from stage `from` before anything else, until nothing more comes.
-    pub fn put_first(&mut self, from: &str) {
-        self.inputs.iter_mut().for_each(|input| input.goes_first |= &*input.from == from);
+    /// Takes what comes from stage `from`, and from no other, before anything else, until nothing more comes.
+    pub fn put_first(&mut self, from: Option<&str>) {
+        self.inputs.iter_mut().for_each(|input| input.goes_first = from == Some(&*input.from));
     }
 
     /// The inlet of a run that takes from rings.
@@ -235,12 +235,24 @@ mod tests {
         assert_eq!(all(&mut inlet), (vec![], true));
     }
 
+    /// The queue is its regular one again, and does not end: what waited behind it would wait for ever.
+    #[test]
+    fn what_goes_first_no_more_holds_up_nobody() {
+        let ((_stays, first), (other, behind)) = (ring(&[1]), ring(&[3, 4]));
+        drop(other);
+        let mut inlet = Inlet::inputs(vec![Input::new("tick", behind), Input::new("tell:spilled", first)]);
+        inlet.put_first(Some("tell:spilled"));
+        assert_eq!(all(&mut inlet), (vec![1.0], false));
+        inlet.put_first(None);
+        assert_eq!(all(&mut inlet), (vec![3.0, 4.0], false));
+    }
+
     #[test]
     fn what_goes_first_is_taken_to_its_end_though_another_ring_is_over_and_older() {
         let ((mut waits, first), (other, behind)) = (ring(&[1]), ring(&[3, 4]));
         drop(other);
         let mut inlet = Inlet::inputs(vec![Input::new("tick", behind), Input::new("tell:spilled", first)]);
-        inlet.put_first("tell:spilled");
+        inlet.put_first(Some("tell:spilled"));
         assert_eq!(all(&mut inlet), (vec![1.0], false));
         assert!(!inlet.wait(), "nothing came");
         waits.try_send(batch(2)).expect("there is room");

@@ -23,9 +23,11 @@ impl Waiting {
         specs: Vec<DnpipeSpec>,
     ) -> Result<(), (DnpipeName, ApplyError)> {
         let mut waiting = self.0.lock().await;
-        let is_tried = !std::mem::take(&mut *waiting).is_empty();
+        let before = std::mem::take(&mut *waiting);
+        let is_tried = !before.is_empty();
         let mut applied = Ok(());
-        for spec in specs {
+        let mut specs = specs.into_iter();
+        for spec in specs.by_ref() {
             match broker.apply(spec.clone()).await {
                 Ok(()) => {}
                 Err(ApplyError::Key(error)) => {
@@ -38,6 +40,9 @@ impl Waiting {
                 }
             }
         }
+        // What was not come to waits on as it did.
+        let left: Vec<DnpipeName> = specs.map(|spec| spec.name).collect();
+        waiting.extend(before.into_iter().filter(|spec| left.contains(&spec.name)));
         if !is_tried && !waiting.is_empty() {
             tokio::spawn(self.clone().try_again(broker.clone()));
         }

@@ -20,10 +20,11 @@ impl Fleet {
     /// The plans at work that spill, and those that still deliver what they spilled: what the next process is to know.
     pub fn spilling(&self) -> Vec<Plan> {
         let leaving = self.leaving.iter().map(|(_, pipeline)| pipeline);
-        let at_work = leaving.chain(self.pipelines.values()).map(|own| (*own.plan()).clone());
-        let mut plans = self.before.clone();
-        plans.extend(at_work.map(|plan| (plan.pipeline.clone(), plan)));
-        plans.into_values().filter(spills).collect()
+        let at_work = self.pipelines.values().chain(leaving).map(|own| (*own.plan()).clone());
+        // Of two of one name the older: the other one is asked for anew.
+        let plans = at_work.chain(self.before.values().cloned()).filter(spills);
+        let by_name: BTreeMap<String, Plan> = plans.map(|plan| (plan.pipeline.clone(), plan)).collect();
+        by_name.into_values().collect()
     }
 
     /// Starts a pipeline, with what waits on the disk for stages of the plan before beside it.
@@ -32,6 +33,7 @@ impl Fleet {
         let mut started = self.start_beside(wanted.clone(), before);
         if let (Err(error), true) = (&started, before.is_some()) {
             let reason = error.to_string();
+            // The plan before is kept: it may go another time.
             started = self.start_beside(wanted.clone(), None);
             if started.is_ok() {
                 tracing::error!(
@@ -39,8 +41,7 @@ impl Fleet {
                     "what is spilled for stages of the plan before is not delivered: {reason}"
                 );
             }
-        }
-        if started.is_ok() {
+        } else if started.is_ok() {
             self.before.remove(&wanted.plan.pipeline);
         }
         started

@@ -25,8 +25,17 @@ pub(crate) struct Beside {
 /// are gone.
 pub(crate) fn with_queues(new: &Plan, old: &Plan, is_over: impl Fn(&str) -> bool) -> Beside {
     let has = |queue: &str| new.stages.iter().filter_map(queue_of).any(|own| own == queue);
-    let leaves = |stage: &Stage| queue_of(stage).is_some_and(|queue| !has(queue) && !is_over(queue));
-    let beside = stages_beside(new, old, &leaves);
+    // What waits before a stage that is a source now has nobody who could take it: it stays on the disk, and is named.
+    let mut stuck: BTreeSet<&str> = BTreeSet::new();
+    let beside = loop {
+        let is_left = |queue: &str| !has(queue) && !is_over(queue) && !stuck.contains(queue);
+        let beside = stages_beside(new, old, &|stage| queue_of(stage).is_some_and(is_left));
+        let found = before_sources(new, old, &beside);
+        if found.is_empty() {
+            break beside;
+        }
+        stuck.extend(found);
+    };
     let place = |index: &usize| beside.iter().position(|own| own == index);
     let mut stages: Vec<Stage> = beside.iter().map(|index| old.stages[*index].clone()).collect();
     for stage in &mut stages {
@@ -106,6 +115,21 @@ fn stages_beside(new: &Plan, old: &Plan, leaves: &dyn Fn(&Stage) -> bool) -> Vec
         }
         beside = found;
     }
+}
+
+/// The queues among `beside` from which what comes would come to a stage that is a source in `new`.
+fn before_sources<'p>(new: &Plan, old: &'p Plan, beside: &[usize]) -> BTreeSet<&'p str> {
+    let is_source =
+        |name: &str| new.stage(name).is_some_and(|(_, stage)| matches!(stage.kind, Kind::Source(_)));
+    let became = old.stages.iter().filter(|stage| is_source(&stage.name));
+    let mut open: Vec<usize> = became.flat_map(|stage| stage.from.iter().copied()).collect();
+    let mut seen = BTreeSet::new();
+    while let Some(index) = open.pop() {
+        if beside.contains(&index) && seen.insert(index) {
+            open.extend(&old.stages[index].from);
+        }
+    }
+    seen.into_iter().filter_map(|index| queue_of(&old.stages[index])).collect()
 }
 
 /// The stages of `old` that a stage of `new` took from: the first end of its queue where it has one now.
@@ -303,6 +327,21 @@ mod tests {
         assert_eq!(joined(&both), expected);
         assert!(new.are_fused(0, 1) && !both.are_fused(2, 3), "it takes from two");
         assert_eq!(with_queues(&old, &both, |_| false).plan, old, "it spills again");
+    }
+
+    #[test]
+    fn what_waits_before_a_stage_that_is_a_source_now_stays_on_the_disk() {
+        let few = "{name: few, input: {overflow: Spill}, process: {sample: {every: 2}}}";
+        let source = "{name: few, source: {generator: {}}}";
+        let old = compiled(&format!("{TICK}, {few}, {SHOW}"));
+        let new = compiled(&format!("{source}, {SHOW}"));
+        assert_eq!(with_queues(&new, &old, |_| false).plan, new);
+        // Also behind others that are gone.
+        let old = compiled(&format!(
+            "{TICK}, {{name: some, input: {{overflow: Spill}}, process: {{sample: {{every: 3}}}}}}, {{name: few, process: {{sample: \
+             {{every: 2}}}}}}, {SHOW}"
+        ));
+        assert_eq!(with_queues(&new, &old, |_| false).plan, new);
     }
 
     #[test]
