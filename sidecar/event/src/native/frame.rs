@@ -109,7 +109,10 @@ impl Frames {
     pub fn make_room(&mut self) {
         let wanted = self.wanted().unwrap_or(0);
         let room = wanted.min(self.bytes.len().max(READ_BYTES)).max(READ_BYTES);
-        self.bytes.reserve(room);
+        // Frames hold the buffer that they came in: it is used up before another one is made.
+        if self.bytes.capacity() - self.bytes.len() < wanted.min(room).max(READ_BYTES / 4) {
+            self.bytes.reserve(room);
+        }
     }
 
     /// The next whole frame; none where more bytes are needed.
