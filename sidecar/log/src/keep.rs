@@ -145,6 +145,10 @@ impl Keeper {
     /// Has a segment end with its footer.
     fn finish(&self, key: FileKey, end: End, strands: &Strands) -> io::Result<()> {
         let file = self.shared.files.open(&*self.shared.disk, key)?;
+        // Who says that it ends behind its file may say anything.
+        if u64::from(end.position) > file.length()? {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
         let length = Footer::write(&*file, self.shared.disk.block(), key, end, strands)?;
         let mut state = self.shared.state();
         if let Some(segment) = state.segments.get_mut(&key.0) {
@@ -202,8 +206,9 @@ impl Keeper {
         };
         let Some((number, segment)) = before else { return Ok(()) };
         let key = (number, segment.generation);
-        // A copy was durable with its footer before it was there.
-        if segment.generation > 0 || self.ended == Some(key) {
+        // A copy was durable with its footer before it was there. What is said to end behind its file has no torn end in it.
+        let is_behind = u64::from(segment.end) > segment.size;
+        if segment.generation > 0 || is_behind || self.ended == Some(key) {
             return Ok(());
         }
         let file = self.shared.files.open(&*self.shared.disk, key)?;
