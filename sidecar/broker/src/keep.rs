@@ -27,7 +27,12 @@ impl Broker {
                 () = self.inner.state.low() => if self.inner.state.is_snapshot_due() {
                     self.write_anew().await;
                 },
-                () = self.inner.state.much() => self.checkpoint().await,
+                () = self.inner.state.much() => {
+                    self.checkpoint().await;
+                    if self.inner.state.is_snapshot_due() {
+                        self.write_anew().await;
+                    }
+                }
             }
         }
     }

@@ -40,6 +40,11 @@ pub(crate) const CHECKPOINT_BYTES: u64 = 64 << 20;
 pub(crate) const CHECKPOINT_SHARE: u64 = 16;
 /// The same is written down when nothing was pushed for so many turns of [`MAINTENANCE`].
 pub(crate) const REST: u32 = 5;
+/// Bytes written to the journal after which the state is written anew, where there is any since: what is left of it between
+/// records that are gone keeps their segments from being freed, and a start looks for it.
+pub(crate) const STATE_SPREAD_BYTES: u64 = 256 << 20;
+/// The least that is written to the journal for each byte of state that is written anew so.
+pub(crate) const STATE_SPREAD_SHARE: u64 = 4096;
 /// Bytes of one record of state: well below what a record may have.
 pub(crate) const STATE_RECORD_BYTES: usize = 256 << 10;
 /// How much of a partition a start reads at a time.

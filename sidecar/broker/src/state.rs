@@ -109,8 +109,9 @@ struct Sizes {
     /// Bytes pushed since the last checkpoint, and those from which on the next one is due.
     pushed: u64,
     due: u64,
-    /// What the journal had written at the last one.
+    /// What the journal had written at the last one, and when all was written anew.
     written: u64,
+    written_at_snapshot: u64,
     /// Bytes that had been pushed when that was looked at last, and how often there were no more.
     seen: u64,
     rests: u32,
@@ -179,18 +180,23 @@ impl StateLog {
         }
     }
 
-    /// Whether everything should be written anew: there is much that is of no use any more, or little room for more.
+    /// Whether everything should be written anew: there is much that is of no use any more, or little room for more, or what
+    /// there is stands far apart.
     pub(crate) fn is_snapshot_due(&self) -> bool {
         let least = if self.journal.is_reserve_low() { 1 } else { limits::STATE_BYTES };
+        let written = self.journal.counts().written_bytes;
         let sizes = self.sizes();
+        let is_spread = written - sizes.written_at_snapshot
+            >= limits::STATE_SPREAD_BYTES.max(sizes.snapshot * limits::STATE_SPREAD_SHARE);
         // Less than the last one had would not be worth another.
-        sizes.since >= sizes.snapshot.max(least)
+        sizes.since >= sizes.snapshot.max(least) || (sizes.since > 0 && is_spread)
     }
 
     /// A snapshot begins: the offset before which everything may go once it is durable.
     pub(crate) fn begin_snapshot(&self) -> u64 {
+        let written = self.journal.counts().written_bytes;
         let mut sizes = self.sizes();
-        (sizes.since, sizes.is_snapshot) = (0, true);
+        (sizes.since, sizes.is_snapshot, sizes.written_at_snapshot) = (0, true, written);
         self.journal.bounds(PartitionId::STATE).map_or(0, |bounds| bounds.next)
     }
 
