@@ -24,15 +24,7 @@ impl Broker {
             // Acknowledgements on a full disk may use up the reserve in less than a turn.
             tokio::select! {
                 _ = turns.tick() => self.maintain().await,
-                () = self.inner.state.low() => if self.inner.state.is_snapshot_due() {
-                    self.write_anew().await;
-                },
-                () = self.inner.state.much() => {
-                    self.checkpoint().await;
-                    if self.inner.state.is_snapshot_due() {
-                        self.write_anew().await;
-                    }
-                }
+                () = self.inner.state.due() => self.write_down().await,
             }
         }
     }
@@ -55,6 +47,12 @@ impl Broker {
                 tracing::warn!(dnpipe = %pipe.name, %error, "a dnpipe could not be looked after");
             }
         }
+        self.inner.state.look();
+        self.write_down().await;
+    }
+
+    /// Writes what is due: what partitions know of their producers, then everything anew.
+    async fn write_down(&self) {
         if self.inner.state.is_checkpoint_due() {
             self.checkpoint().await;
         }

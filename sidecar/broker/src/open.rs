@@ -122,8 +122,8 @@ impl Broker {
 
     pub(crate) async fn open_pipe(&self, saved: SavedPipe, tails: &mut Tails) -> Result<Pipe, OpenError> {
         let key = saved.data_key(&*self.inner.keys);
+        let starts = self.reached(saved.ids(), &saved.starts).to_vec();
         let SavedPipe { spec, partitions, epoch, starts: written, groups, key: wrapped } = saved;
-        let starts = self.reached(partitions.iter().map(|id| PartitionId(*id)), &written).to_vec();
         let pipe = Pipe::new(spec.clone(), &partitions, epoch, starts.clone());
         match (key, wrapped) {
             (Err(error), Some(wrapped)) => {

@@ -187,7 +187,7 @@ impl Broker {
         let header = Header { base_offset: appending.base_offset, ..header };
         tail.append_time = now;
         tail.is_dirty = true;
-        self.inner.state.pushed(header.length);
+        self.inner.state.pushed(header.length.into());
         tail.producers.note(&header);
         if let Some(window) = window {
             let is_whole = header.flags.has(Flags::COMPRESSED);

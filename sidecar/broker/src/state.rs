@@ -88,10 +88,9 @@ fn is_zero(number: &u64) -> bool {
 pub(crate) struct StateLog {
     journal: Journal,
     written: Mutex<Sizes>,
-    /// Told when the reserve is low, so that everything is written anew before what is left is used up.
-    low: Notify,
-    /// Told when so much was pushed that what is known of producers is to be written down.
-    much: Notify,
+    /// Told when the reserve is low, so that everything is written anew before what is left is used up, and when so much was
+    /// pushed that what is known of producers is to be written down.
+    due: Notify,
 }
 
 /// How much state there is, about.
@@ -104,8 +103,6 @@ struct Sizes {
     owes: bool,
     /// Everything is being written anew.
     is_snapshot: bool,
-    /// Bytes since the start.
-    all: u64,
     /// Bytes pushed since the last checkpoint, and those from which on the next one is due.
     pushed: u64,
     due: u64,
@@ -120,7 +117,7 @@ struct Sizes {
 impl StateLog {
     pub(crate) fn new(journal: Journal) -> Self {
         let sizes = Sizes { due: limits::CHECKPOINT_BYTES, ..Sizes::default() };
-        Self { journal, written: Mutex::new(sizes), low: Notify::new(), much: Notify::new() }
+        Self { journal, written: Mutex::new(sizes), due: Notify::new() }
     }
 
     /// Appends a change; it is durable when the future says so.
@@ -141,7 +138,6 @@ impl StateLog {
                 return Err(PushError::Full { what: Room::Disk, limit: whole });
             }
             sizes.since += batch.len() as u64;
-            sizes.all += batch.len() as u64;
         }
         let append = || self.journal.append(PartitionId::STATE, header, &body, Durability::Device);
         // After a failure the journal asks to be told that its offsets are known: here nothing goes by them.
@@ -150,14 +146,14 @@ impl StateLog {
             error => Err(error),
         });
         if self.journal.is_reserve_low() {
-            self.low.notify_one();
+            self.due.notify_one();
         }
         appending.map_err(write_error)
     }
 
-    /// Resolves once the reserve was low at a write.
-    pub(crate) async fn low(&self) {
-        self.low.notified().await;
+    /// Resolves once something may be to be written that waits for no turn.
+    pub(crate) async fn due(&self) {
+        self.due.notified().await;
     }
 
     /// Appends by `append`, which takes the lock it needs, until it is durable. A refusal that passes is waited for, and what
@@ -210,27 +206,27 @@ impl StateLog {
     }
 
     /// So much more was pushed.
-    pub(crate) fn pushed(&self, bytes: u32) {
+    pub(crate) fn pushed(&self, bytes: u64) {
         let mut sizes = self.sizes();
         let was_due = sizes.pushed >= sizes.due;
-        sizes.pushed += u64::from(bytes);
+        sizes.pushed += bytes;
         if !was_due && sizes.pushed >= sizes.due {
-            self.much.notify_one();
+            self.due.notify_one();
         }
     }
 
-    /// Resolves once a checkpoint was due.
-    pub(crate) async fn much(&self) {
-        self.much.notified().await;
-    }
-
-    /// Whether what is known of producers should be written down: after many bytes, pushed or written around what was, and
-    /// when nothing is pushed any more. Asked once a turn.
-    pub(crate) fn is_checkpoint_due(&self) -> bool {
-        let written = self.journal.counts().written_bytes;
+    /// Looks, once a turn, whether anything was pushed since the last one.
+    pub(crate) fn look(&self) {
         let mut sizes = self.sizes();
         sizes.rests = if sizes.seen == sizes.pushed { sizes.rests.saturating_add(1) } else { 0 };
         sizes.seen = sizes.pushed;
+    }
+
+    /// Whether what is known of producers should be written down: after many bytes, pushed or written around what was, and
+    /// when nothing is pushed any more.
+    pub(crate) fn is_checkpoint_due(&self) -> bool {
+        let written = self.journal.counts().written_bytes;
+        let sizes = self.sizes();
         let is_much = sizes.pushed.max(written - sizes.written) >= sizes.due;
         sizes.pushed > 0 && (is_much || sizes.rests >= limits::REST)
     }
@@ -240,14 +236,15 @@ impl StateLog {
         let written = self.journal.counts().written_bytes;
         let mut sizes = self.sizes();
         (sizes.pushed, sizes.written) = (0, written);
-        sizes.all
+        sizes.since
     }
 
     /// A checkpoint has ended; one that is not whole is due again. The next one waits until as much was pushed as this one was
     /// worth.
     pub(crate) fn end_checkpoint(&self, begun: u64, is_whole: bool) {
         let mut sizes = self.sizes();
-        sizes.due = limits::CHECKPOINT_BYTES.max((sizes.all - begun) * limits::CHECKPOINT_SHARE);
+        sizes.due =
+            limits::CHECKPOINT_BYTES.max(sizes.since.saturating_sub(begun) * limits::CHECKPOINT_SHARE);
         if !is_whole {
             sizes.pushed += sizes.due;
         }

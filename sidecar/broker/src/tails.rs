@@ -35,8 +35,8 @@ impl Broker {
             .collect();
         let mut pass = self.inner.journal.pass(reading.iter().map(|(id, tail)| (*id, tail.upto)).collect());
         while let Some(headers) = pass.next().await? {
+            self.inner.state.pushed(headers.iter().map(|header| u64::from(header.length)).sum());
             for header in &headers {
-                self.inner.state.pushed(header.length);
                 if let Some(tail) = reading.get_mut(&PartitionId(header.partition)) {
                     tail.note(header);
                 }

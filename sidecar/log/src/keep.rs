@@ -206,9 +206,8 @@ impl Keeper {
         };
         let Some((number, segment)) = before else { return Ok(()) };
         let key = (number, segment.generation);
-        // A copy was durable with its footer before it was there. What is said to end behind its file has no torn end in it.
-        let is_behind = u64::from(segment.end) > segment.size;
-        if segment.generation > 0 || is_behind || self.ended == Some(key) {
+        // A copy was durable with its footer before it was there.
+        if segment.generation > 0 || self.ended == Some(key) {
             return Ok(());
         }
         let file = self.shared.files.open(&*self.shared.disk, key)?;
@@ -217,8 +216,13 @@ impl Keeper {
             let chain = segment.end_chain.ok_or(io::ErrorKind::InvalidData)?;
             let end = End { position: segment.end, chain };
             match self.finish(key, end, &load(&self.shared, key)?) {
-                // Its torn end may be taken for damage one day; without room nothing goes on now.
-                Err(error) if error.kind() == io::ErrorKind::StorageFull => return Ok(()),
+                // Its torn end may be taken for damage one day; without room nothing goes on now. What is said to end behind
+                // its file has no torn end in it.
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::InvalidData) =>
+                {
+                    return Ok(());
+                }
                 finished => finished?,
             }
         }
