@@ -11,34 +11,18 @@ use std::{
 };
 
 use serde_json::{Value as Json, json};
-use sidestream_crds::{Pipeline as Resource, compile_pipeline};
-use sidestream_plan::{Plan, stage::PodSpill};
+use sidestream_plan::stage::PodSpill;
 use sidestream_sidecar::{
     Fleet, Flow, Output, Pipeline, Processor, Registry, Sidecar,
     observe::{self, Observed},
 };
 use world::{
-    Seen, asked, custom,
+    Seen, asked, compiled, custom,
     peers::{address, authority, joined, until},
-    plan, seen, sidecar, start,
+    plan, seen, sidecar, start, tick,
 };
 
 const GRACE: Duration = Duration::from_secs(60);
-
-fn compiled(stages: &[Json]) -> Plan {
-    let resource: Resource = serde_json::from_value(json!({
-        "apiVersion": "sidestream.dev/v1alpha1", "kind": "Pipeline",
-        "metadata": {"name": "spilling", "namespace": "test"},
-        "spec": {"stages": stages},
-    }))
-    .expect("a resource");
-    let (plan, diagnostics) = compile_pipeline(&resource);
-    plan.unwrap_or_else(|| panic!("{diagnostics:?}"))
-}
-
-fn tick(count: u64) -> Json {
-    json!({"name": "tick", "source": {"generator": {"count": count, "rate": 100_000}}})
-}
 
 /// A sink that spills what nobody takes at `address`.
 fn tells(name: &str, address: SocketAddr) -> Json {
@@ -120,7 +104,7 @@ fn what_waits_for_a_stage_that_has_another_name_now_is_delivered_beside_the_new_
     let stages = |tell: Json| {
         let forever = json!({"name": "tock", "source": {"generator": {"rate": 1}}});
         let none = json!({"name": "none", "sink": {"blackhole": {}}});
-        compiled(&[tick(20_000), tell, forever, none])
+        compiled("spilling", &[tick(20_000), tell, forever, none])
     };
     let pipeline = start(&sidecar, stages(tells("tell", old)), &mut Registry::default());
     until("all of it is on the disk", || pipeline.ledger().completed >= 20_000);
@@ -144,16 +128,16 @@ fn what_waits_for_a_stage_that_is_gone_and_back_is_taken_by_it() {
     let folder = tempfile::tempdir().unwrap();
     let sidecar = with_disk(folder.path());
     let none = json!({"name": "none", "sink": {"blackhole": {}}});
-    let plan = compiled(&[tick(20_000), tells("tell", free_address())]);
+    let plan = compiled("spilling", &[tick(20_000), tells("tell", free_address())]);
     let pipeline = start(&sidecar, plan, &mut Registry::default());
     until("all of it is on the disk", || pipeline.ledger().completed == 20_000);
-    let without = compiled(&[tick(20_000), none]);
+    let without = compiled("spilling", &[tick(20_000), none]);
     pipeline.reload(without.clone(), &mut Registry::default()).expect("the stage may go");
     assert_eq!(*pipeline.wanted(), without);
     assert_eq!(names(&pipeline), ["tell:spill", "tell:spilled", "tell", "tick", "none"]);
     let address = free_address();
     let hub = Hub::open(address);
-    let back = compiled(&[tick(20_000), tells("tell", address)]);
+    let back = compiled("spilling", &[tick(20_000), tells("tell", address)]);
     pipeline.reload(back.clone(), &mut Registry::default()).expect("the stage is back");
     assert_eq!(*pipeline.plan(), back);
     until("all of it has come", || hub.next() == 20_000);
@@ -222,7 +206,7 @@ fn a_stage_that_does_not_spill_any_more_takes_what_waited_for_it_before_all_else
     let stages = |input: Json| {
         let tick = json!({"name": "tick", "source": {"generator": {"rate": 20_000, "count": 100_000}}});
         let slow = json!({"name": "slow", "input": input, "process": {"custom": {"processor": "slow"}}});
-        compiled(&[tick, slow, json!({"name": "none", "sink": {"blackhole": {}}})])
+        compiled("spilling", &[tick, slow, json!({"name": "none", "sink": {"blackhole": {}}})])
     };
     let spills = stages(json!({"capacity": 100, "overflow": "Spill"}));
     let pipeline = start(&sidecar, spills, &mut registry);
@@ -243,7 +227,7 @@ fn a_pipeline_that_is_back_before_it_has_delivered_what_it_had_does_not_overtake
     let observed = Observed::new(sidecar.world());
     let mut fleet = Fleet::new(sidecar.world(), &observed);
     let peer = free_address();
-    let plan = compiled(&[tick(20_000), tells("tell", peer)]);
+    let plan = compiled("spilling", &[tick(20_000), tells("tell", peer)]);
     fleet.start(plan.clone()).expect("a good plan");
     let server = observe::serve(observed, "127.0.0.1:0", sidecar.world()).expect("a free port");
     let says = |books: &str| asked(server.address(), "/ledger").contains(books);

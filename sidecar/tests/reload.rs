@@ -7,12 +7,11 @@ mod world;
 use std::{collections::HashMap, sync::Arc, thread, time::Duration};
 
 use serde_json::{Value as Json, json};
-use sidestream_crds::{Pipeline as Resource, compile_pipeline};
 use sidestream_event::Value;
 use sidestream_host::Random;
 use sidestream_plan::Plan;
 use sidestream_sidecar::{Pipeline, Registry};
-use world::{Seen, sidecar};
+use world::{Seen, compiled, sidecar};
 
 /// What the pipeline looks like now; a reload changes one of these.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,19 +73,8 @@ impl Shape {
             }),
             json!({"name": "end", "from": ["seen", "totals"], "sink": {"blackhole": {}}}),
         ]);
-        compiled(stages)
+        compiled("reloaded", &stages)
     }
-}
-
-fn compiled(stages: Vec<Json>) -> Plan {
-    let resource: Resource = serde_json::from_value(json!({
-        "apiVersion": "sidestream.dev/v1alpha1", "kind": "Pipeline",
-        "metadata": {"name": "reloaded", "namespace": "test"},
-        "spec": {"stages": stages},
-    }))
-    .expect("a resource");
-    let (plan, diagnostics) = compile_pipeline(&resource);
-    plan.unwrap_or_else(|| panic!("{diagnostics:?}"))
 }
 
 fn setting(name: &str, otherwise: u64) -> u64 {
@@ -167,14 +155,21 @@ fn a_plan_that_cannot_be_made_leaves_the_old_one_running() {
     let (mut registry, seen) = world::seen();
     let source = json!({"name": "tick", "source": {"generator": {"rate": 10_000}}});
     let end = json!({"name": "seen", "process": {"custom": {"processor": "seen"}}});
-    let good =
-        || compiled(vec![source.clone(), end.clone(), json!({"name": "end", "sink": {"blackhole": {}}})]);
-    let bad = compiled(vec![
-        source.clone(),
-        end.clone(),
-        json!({"name": "unknown", "process": {"custom": {"processor": "nobody"}}}),
-        json!({"name": "end", "sink": {"blackhole": {}}}),
-    ]);
+    let good = || {
+        compiled(
+            "reloaded",
+            &[source.clone(), end.clone(), json!({"name": "end", "sink": {"blackhole": {}}})],
+        )
+    };
+    let bad = compiled(
+        "reloaded",
+        &[
+            source.clone(),
+            end.clone(),
+            json!({"name": "unknown", "process": {"custom": {"processor": "nobody"}}}),
+            json!({"name": "end", "sink": {"blackhole": {}}}),
+        ],
+    );
     let pipeline = world::start(&sidecar, good(), &mut registry);
     thread::sleep(Duration::from_millis(20));
     let error = pipeline.reload(bad, &mut registry).unwrap_err().to_string();
@@ -196,11 +191,14 @@ fn whoever_waits_for_the_end_hears_it_also_where_a_reload_came_between() {
     let sidecar = sidecar();
     let (mut registry, seen) = world::seen();
     let of = |settings: Json| {
-        compiled(vec![
-            json!({"name": "tick", "source": {"generator": settings}}),
-            json!({"name": "seen", "process": {"custom": {"processor": "seen"}}}),
-            json!({"name": "end", "sink": {"blackhole": {}}}),
-        ])
+        compiled(
+            "reloaded",
+            &[
+                json!({"name": "tick", "source": {"generator": settings}}),
+                json!({"name": "seen", "process": {"custom": {"processor": "seen"}}}),
+                json!({"name": "end", "sink": {"blackhole": {}}}),
+            ],
+        )
     };
     let pipeline = world::start(&sidecar, of(json!({"rate": 1_000})), &mut registry);
     // Long enough for the watcher to wait for the runs of this plan, which never end by themselves.
@@ -216,14 +214,17 @@ fn a_stage_whose_run_has_ended_is_kept_with_its_state_and_works_on_when_its_sour
     let sidecar = sidecar();
     let (mut registry, seen) = world::seen();
     let of = |count: u64, rate: u64| {
-        compiled(vec![
-            json!({"name": "few", "source": {"generator": {"count": count, "keys": 8}}}),
-            json!({"name": "once", "process": {"dedupe": {"by": "event.key", "window": "1h"}}}),
-            json!({"name": "seen", "process": {"custom": {"processor": "seen"}}}),
-            json!({"name": "end", "sink": {"blackhole": {}}}),
-            json!({"name": "tick", "source": {"generator": {"rate": rate}}}),
-            json!({"name": "other", "from": ["tick"], "sink": {"blackhole": {}}}),
-        ])
+        compiled(
+            "reloaded",
+            &[
+                json!({"name": "few", "source": {"generator": {"count": count, "keys": 8}}}),
+                json!({"name": "once", "process": {"dedupe": {"by": "event.key", "window": "1h"}}}),
+                json!({"name": "seen", "process": {"custom": {"processor": "seen"}}}),
+                json!({"name": "end", "sink": {"blackhole": {}}}),
+                json!({"name": "tick", "source": {"generator": {"rate": rate}}}),
+                json!({"name": "other", "from": ["tick"], "sink": {"blackhole": {}}}),
+            ],
+        )
     };
     let pipeline = world::start(&sidecar, of(100, 10), &mut registry);
     while pipeline.stages()[0].stats.events_out.get() < 100 {
@@ -276,14 +277,17 @@ fn a_stage_gives_up_what_it_holds_once_however_often_a_reload_comes_after() {
     let (mut registry, seen) = world::seen();
     registry.processor("sum", Box::new(Sum::default()));
     let of = |rate: u64| {
-        compiled(vec![
-            json!({"name": "few", "source": {"generator": {"count": 100}}}),
-            json!({"name": "sum", "process": {"custom": {"processor": "sum"}}}),
-            json!({"name": "seen", "process": {"custom": {"processor": "seen"}}}),
-            json!({"name": "end", "sink": {"blackhole": {}}}),
-            json!({"name": "tick", "source": {"generator": {"rate": rate}}}),
-            json!({"name": "other", "from": ["tick"], "sink": {"blackhole": {}}}),
-        ])
+        compiled(
+            "reloaded",
+            &[
+                json!({"name": "few", "source": {"generator": {"count": 100}}}),
+                json!({"name": "sum", "process": {"custom": {"processor": "sum"}}}),
+                json!({"name": "seen", "process": {"custom": {"processor": "seen"}}}),
+                json!({"name": "end", "sink": {"blackhole": {}}}),
+                json!({"name": "tick", "source": {"generator": {"rate": rate}}}),
+                json!({"name": "other", "from": ["tick"], "sink": {"blackhole": {}}}),
+            ],
+        )
     };
     let pipeline = world::start(&sidecar, of(10), &mut registry);
     while seen.events().is_empty() {
@@ -307,17 +311,20 @@ fn what_a_source_that_has_ended_left_in_a_ring_comes_through_reloads_that_work_a
     let gate = Gate::default();
     registry.processor("gate", Box::new(gate.clone()));
     let of = |rate: u64, unknown: &str| {
-        compiled(vec![
-            json!({"name": "few", "source": {"generator": {"count": 5_000}}}),
-            json!({"name": "seen", "from": ["few"], "process": {"custom": {"processor": "seen"}}}),
-            json!({"name": "end", "from": ["seen"], "sink": {"blackhole": {}}}),
-            json!({"name": "gate", "from": ["few"], "process": {"custom": {"processor": "gate"}}}),
-            json!({"name": "late", "from": ["gate"], "process": {"custom": {"processor": "late"}}}),
-            json!({"name": "last", "from": ["late"], "sink": {"blackhole": {}}}),
-            json!({"name": "tick", "source": {"generator": {"rate": rate}}}),
-            json!({"name": "other", "from": ["tick"], "process": {"custom": {"processor": unknown}}}),
-            json!({"name": "there", "from": ["other"], "sink": {"blackhole": {}}}),
-        ])
+        compiled(
+            "reloaded",
+            &[
+                json!({"name": "few", "source": {"generator": {"count": 5_000}}}),
+                json!({"name": "seen", "from": ["few"], "process": {"custom": {"processor": "seen"}}}),
+                json!({"name": "end", "from": ["seen"], "sink": {"blackhole": {}}}),
+                json!({"name": "gate", "from": ["few"], "process": {"custom": {"processor": "gate"}}}),
+                json!({"name": "late", "from": ["gate"], "process": {"custom": {"processor": "late"}}}),
+                json!({"name": "last", "from": ["late"], "sink": {"blackhole": {}}}),
+                json!({"name": "tick", "source": {"generator": {"rate": rate}}}),
+                json!({"name": "other", "from": ["tick"], "process": {"custom": {"processor": unknown}}}),
+                json!({"name": "there", "from": ["other"], "sink": {"blackhole": {}}}),
+            ],
+        )
     };
     registry.processor("a", Box::new(Seen::default()));
     let pipeline = world::start(&sidecar, of(10, "a"), &mut registry);

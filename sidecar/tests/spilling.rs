@@ -9,35 +9,19 @@ use std::{
 };
 
 use serde_json::{Value as Json, json};
-use sidestream_crds::{Pipeline as Resource, compile_pipeline};
 use sidestream_event::Batch;
-use sidestream_plan::{Plan, stage::PodSpill};
+use sidestream_plan::stage::PodSpill;
 use sidestream_sidecar::{
     Fleet, Flow, Output, Pipeline, Processor, Registry, Sidecar,
     observe::{self, Observed},
 };
-use world::{Seen, asked, peers::until, sidecar, start};
-
-fn compiled(stages: &[Json]) -> Plan {
-    let resource: Resource = serde_json::from_value(json!({
-        "apiVersion": "sidestream.dev/v1alpha1", "kind": "Pipeline",
-        "metadata": {"name": "spilling", "namespace": "test"},
-        "spec": {"stages": stages},
-    }))
-    .expect("a resource");
-    let (plan, diagnostics) = compile_pipeline(&resource);
-    plan.unwrap_or_else(|| panic!("{diagnostics:?}"))
-}
+use world::{Seen, asked, compiled, peers::until, sidecar, start, tick};
 
 /// A sidecar with a disk, as in a pod.
 fn with_disk(folder: &tempfile::TempDir) -> Sidecar {
     let sidecar = sidecar();
     sidecar.world().spill_in(folder.path(), PodSpill::DEFAULT);
     sidecar
-}
-
-fn tick(count: u64) -> Json {
-    json!({"name": "tick", "source": {"generator": {"count": count, "rate": 100_000}}})
 }
 
 fn slow(capacity: u32) -> Json {
@@ -98,7 +82,7 @@ fn a_pipeline_whose_source_ends_comes_to_its_end_when_what_it_spilled_is_deliver
     let folder = tempfile::tempdir().unwrap();
     let sidecar = with_disk(&folder);
     let (mut registry, seen, gate) = closed(Duration::ZERO);
-    let pipeline = start(&sidecar, compiled(&[tick(20_000), slow(2_000), none()]), &mut registry);
+    let pipeline = start(&sidecar, compiled("spilling", &[tick(20_000), slow(2_000), none()]), &mut registry);
     until("the source is done, and the stage is not", || {
         let ledger = pipeline.ledger();
         assert!(ledger.is_balanced());
@@ -120,7 +104,7 @@ fn reloads_that_change_the_queue_lose_repeat_and_reorder_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let sidecar = with_disk(&folder);
     let (mut registry, seen) = registry(Duration::from_millis(1));
-    let plan = |capacity| compiled(&[tick(40_000), slow(capacity), none()]);
+    let plan = |capacity| compiled("spilling", &[tick(40_000), slow(capacity), none()]);
     let pipeline = start(&sidecar, plan(2_000), &mut registry);
     for capacity in 2_001..2_021 {
         std::thread::sleep(Duration::from_millis(10));
@@ -156,7 +140,7 @@ fn what_a_pod_spills_never_takes_more_than_its_volume_and_then_its_source_waits(
         json!({"name": "long", "process": {"set": {"fields": {"text": format!("'{text}'")}}}}),
         away(),
     ];
-    fleet.start(compiled(&stages)).expect("a good plan");
+    fleet.start(compiled("spilling", &stages)).expect("a good plan");
     let is_full = |line: &str| line.starts_with("sidestream_spill_full{") && line.ends_with(" 1");
     until("there is no room", || asked(server.address(), "/metrics").lines().any(is_full));
     let files = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().metadata().unwrap().len());
@@ -168,7 +152,7 @@ fn what_a_pod_spills_never_takes_more_than_its_volume_and_then_its_source_waits(
 fn a_drain_that_its_sink_holds_up_leaves_everything_on_the_disk_and_says_how_much() {
     let folder = tempfile::tempdir().unwrap();
     let sidecar = with_disk(&folder);
-    let pipeline = start(&sidecar, compiled(&[tick(2_000), away()]), &mut Registry::default());
+    let pipeline = start(&sidecar, compiled("spilling", &[tick(2_000), away()]), &mut Registry::default());
     until("it came in", || pipeline.ledger().accepted == 2_000);
     let drained = pipeline.drain(Duration::from_secs(5));
     assert!(drained.is_safe() && !drained.is_complete(), "{drained:?}");
@@ -180,7 +164,8 @@ fn a_drain_that_its_sink_holds_up_leaves_everything_on_the_disk_and_says_how_muc
     let (mut registry, seen) = registry(Duration::ZERO);
     let tell =
         json!({"name": "tell", "input": {"overflow": "Spill"}, "process": {"custom": {"processor": "slow"}}});
-    let pipeline: Arc<Pipeline> = start(&sidecar, compiled(&[tick(1), tell, none()]), &mut registry);
+    let pipeline: Arc<Pipeline> =
+        start(&sidecar, compiled("spilling", &[tick(1), tell, none()]), &mut registry);
     until("all of it has come", || seen.events().len() == 2_001);
     assert_eq!(seen.numbers("sequence"), (0..2_000).chain([0]).collect::<Vec<_>>());
     assert_eq!(pipeline.ledger().accepted, 1, "the others were counted where they came in");
@@ -191,7 +176,7 @@ fn a_pipeline_that_is_told_to_go_on_while_it_empties_its_queue_goes_on_with_it()
     let folder = tempfile::tempdir().unwrap();
     let sidecar = with_disk(&folder);
     let (mut registry, seen, gate) = closed(Duration::ZERO);
-    let plan = compiled(&[tick(10_000), slow(500), none()]);
+    let plan = compiled("spilling", &[tick(10_000), slow(500), none()]);
     let pipeline = start(&sidecar, plan.clone(), &mut registry);
     until("all of it is on the disk", || pipeline.ledger().completed == 10_000);
     // The queue is told that no more comes.
@@ -216,7 +201,7 @@ fn dead_letters_for_a_sink_that_spills_come_to_it_with_their_reasons() {
         none(),
         json!({"name": "lost", "from": [], "input": {"overflow": "Spill"}, "sink": {"file": {"path": lost}}}),
     ];
-    let pipeline = start(&sidecar, compiled(&stages), &mut Registry::default());
+    let pipeline = start(&sidecar, compiled("spilling", &stages), &mut Registry::default());
     until("everything has ended", || pipeline.has_ended());
     assert_eq!((pipeline.ledger().dead_lettered, pipeline.ledger().completed), (100, 0));
     let written = std::fs::read_to_string(&lost).unwrap();

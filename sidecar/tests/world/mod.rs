@@ -11,6 +11,7 @@ use std::{
 };
 
 use serde_json::{Value as Json, json};
+use sidestream_crds::{Pipeline as Resource, compile_pipeline};
 use sidestream_event::{Batch, Event, Value};
 use sidestream_plan::Plan;
 use sidestream_sidecar::{Flow, Output, Pipeline, Processor, Registry, Sidecar, SidecarConfig};
@@ -35,6 +36,18 @@ pub(crate) fn plan(stages: &[(&str, &[usize], Json)], runs: &[&[usize]]) -> Plan
         "version": 1, "pipeline": "test/test", "kinds": [], "latency": "Park", "stages": stages, "runs": runs,
     });
     serde_json::from_value(plan).expect("a plan as the compiler writes it")
+}
+
+/// The plan that the compiler makes of a pipeline of these stages.
+pub(crate) fn compiled(name: &str, stages: &[Json]) -> Plan {
+    let resource: Resource = serde_json::from_value(json!({
+        "apiVersion": "sidestream.dev/v1alpha1", "kind": "Pipeline",
+        "metadata": {"name": name, "namespace": "test"},
+        "spec": {"stages": stages},
+    }))
+    .expect("a resource");
+    let (plan, diagnostics) = compile_pipeline(&resource);
+    plan.unwrap_or_else(|| panic!("{diagnostics:?}"))
 }
 
 pub(crate) fn sidecar() -> Sidecar {
@@ -93,6 +106,11 @@ pub(crate) fn seen() -> (Registry, Seen) {
     let mut registry = Registry::default();
     registry.processor("seen", Box::new(seen.clone()));
     (registry, seen)
+}
+
+/// A stage that gives so many numbers, 100,000 a second.
+pub(crate) fn tick(count: u64) -> Json {
+    json!({"name": "tick", "source": {"generator": {"count": count, "rate": 100_000}}})
 }
 
 pub(crate) fn generator(settings: Json) -> Json {
