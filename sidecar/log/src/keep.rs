@@ -145,14 +145,14 @@ impl Keeper {
     /// Has a segment end with its footer.
     fn finish(&self, key: FileKey, end: End, strands: &Strands) -> io::Result<()> {
         let file = self.shared.files.open(&*self.shared.disk, key)?;
-        // Who says that it ends behind its file may say anything.
-        if u64::from(end.position) > file.length()? {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
+        // Who says that it ends behind its file may say anything; what is missing there can't be read either way.
+        let position = file.length()?.min(end.position.into()) as u32;
+        let end = End { position, ..end };
         let length = Footer::write(&*file, self.shared.disk.block(), key, end, strands)?;
         let mut state = self.shared.state();
         if let Some(segment) = state.segments.get_mut(&key.0) {
             let size = std::mem::replace(&mut segment.size, length);
+            segment.end = end.position;
             state.used = state.used + length - size;
             state.reserve.gain(size.saturating_sub(length), &self.shared.settings);
         }
@@ -216,13 +216,8 @@ impl Keeper {
             let chain = segment.end_chain.ok_or(io::ErrorKind::InvalidData)?;
             let end = End { position: segment.end, chain };
             match self.finish(key, end, &load(&self.shared, key)?) {
-                // Its torn end may be taken for damage one day; without room nothing goes on now. What is said to end behind
-                // its file has no torn end in it.
-                Err(error)
-                    if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::InvalidData) =>
-                {
-                    return Ok(());
-                }
+                // Its torn end may be taken for damage one day; without room nothing goes on now.
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => return Ok(()),
                 finished => finished?,
             }
         }
