@@ -50,9 +50,10 @@ proof() {
     local flags=$1 tested=$2 count=$3 seed=$4 folder=${CARGO_TARGET_DIR:-target}
     # Its own folder for other flags, or everything would be built anew each time.
     [ -n "$flags" ] && folder+=/${flags#--cfg=} && export RUSTFLAGS=$flags
-    if [ "$flags" = coverage ]; then
-        fuzzed "$count" "$seed" "$folder/corpus/${tested##* }"
-    fi
+    case $flags in
+        coverage) fuzzed "$count" "$seed" "$folder/corpus/${tested##* }" "$EDGES $COMPARES" ;;
+        edges) fuzzed "$count" "$seed" "$folder/corpus/${tested##* }" "$EDGES" ;;
+    esac
     # shellcheck disable=SC2086 # several words on purpose
     CARGO_TARGET_DIR=$folder CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS=true \
         SIDESTREAM_PROVE_N=$count SIDESTREAM_PROVE_SEED=$seed PROPTEST_CASES=$count PROPTEST_RNG_SEED=$seed \
@@ -64,7 +65,7 @@ proof() {
 fuzzed() {
     local count=$1 seed=$2 corpus
     corpus=$(realpath -m "$3")
-    RUSTFLAGS=$COVERAGE
+    RUSTFLAGS=$4
     # Else what runs while it is built, such as macros, would be made so too.
     CARGO_BUILD_TARGET=$(rustc -vV | sed -n 's/^host: //p')
     export CARGO_BUILD_TARGET CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS=true
@@ -74,9 +75,9 @@ fuzzed() {
 }
 
 # As cargo-fuzz has it (https://github.com/rust-fuzz/cargo-fuzz, src/project.rs).
-COVERAGE='-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4'
-COVERAGE+=' -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table'
-COVERAGE+=' -Cllvm-args=-sanitizer-coverage-trace-compares'
+EDGES='-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4'
+EDGES+=' -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table'
+COMPARES='-Cllvm-args=-sanitizer-coverage-trace-compares'
 
 # What is proven: the sources of the package that is tested and of all that it is built from, as they stand, committed or not.
 code() {
