@@ -14,7 +14,7 @@
 //!   file name := number, generation: 0000002a.0000.segment
 //! ```
 
-use crate::{PartitionId, settings::END_MAX};
+use crate::{PartitionId, scan::place, settings::END_MAX};
 
 /// The version of the format of segments.
 pub(crate) const FORMAT: u16 = 1;
@@ -216,7 +216,9 @@ fn copy(bytes: &[u8], at: usize, which: u8) -> Option<(Head, u32)> {
         end: self::number(bytes, 44),
         chain: self::number(bytes, 48),
     };
-    if number > last || before.end > END_MAX || partitions.clone().any(|kept| kept.first > kept.next) {
+    // Whatever there is was born before this segment was.
+    let is_sense = |kept: Kept| kept.first <= kept.next && kept.born <= place(number, 0);
+    if number > last || before.end > END_MAX || !partitions.clone().all(is_sense) {
         return None;
     }
     let head = Head {
