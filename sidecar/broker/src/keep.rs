@@ -74,27 +74,28 @@ impl Broker {
     async fn catch_up(&self) -> Result<(), PushError> {
         let numbers = self.inner.numbers.lock().await;
         let now = self.inner.clock.wall_nanos();
-        self.write_own(*numbers, now).await?;
+        let mut written = vec![self.append_own(*numbers, now).await?];
         let pipes: Vec<Arc<Pipe>> = self.pipes().values().cloned().collect();
         for pipe in pipes {
             let _turn = pipe.turn.lock().await;
-            self.write_pipe(&pipe, now).await?;
+            written.push(self.append_pipe(&pipe, now).await?);
         }
+        all_durable(written).await?;
         self.inner.state.set_owes(false);
         Ok(())
     }
 
-    /// Writes that this start was, and which number the next partition has.
-    async fn write_own(&self, next_partition: u32, now: i64) -> Result<(), PushError> {
+    /// Appends that this start was, and which number the next partition has.
+    async fn append_own(&self, next_partition: u32, now: i64) -> Result<Appending, PushError> {
         let broker = Change::Broker { leader_epoch: self.inner.leader_epoch, next_partition };
-        self.inner.state.write(|state| state.append(&broker, now)).await
+        self.inner.state.when_room(|state| state.append(&broker, now)).await
     }
 
-    /// Writes what a dnpipe is and where it begins. Whoever asks has its turn.
-    async fn write_pipe(&self, pipe: &Pipe, now: i64) -> Result<(), PushError> {
+    /// Appends what a dnpipe is and where it begins. Whoever asks has its turn.
+    async fn append_pipe(&self, pipe: &Pipe, now: i64) -> Result<Appending, PushError> {
         let fence = pipe.fence();
         let change = pipe.change((*pipe.spec()).clone(), fence.epoch, &fence.starts);
-        self.inner.state.write(|state| state.append(&change, now)).await
+        self.inner.state.when_room(|state| state.append(&change, now)).await
     }
 
     fn keep_groups(&self, pipe: &Arc<Pipe>) {
@@ -181,22 +182,16 @@ impl Broker {
         let (begun, now) = (state.begin_checkpoint(), self.inner.clock.wall_nanos());
         let pipes: Vec<Arc<Pipe>> = self.pipes().values().cloned().collect();
         for partition in pipes.iter().flat_map(|pipe| &pipe.partitions) {
-            let noted = loop {
-                match self.note_producers(partition, now) {
-                    Err(PushError::Busy) => self.room().await,
-                    noted => break noted,
-                }
-            };
-            is_whole &= noted.is_ok();
+            is_whole &= state.when_room(|state| self.note_producers(state, partition, now)).await.is_ok();
         }
         state.end_checkpoint(begun, is_whole);
     }
 
     /// The same of one of them.
-    fn note_producers(&self, partition: &Partition, now: i64) -> Result<(), PushError> {
+    fn note_producers(&self, state: &StateLog, partition: &Partition, now: i64) -> Result<(), PushError> {
         let mut tail = partition.tail();
         if tail.is_dirty && !tail.is_removed {
-            drop(self.write_producers(&self.inner.state, partition, &mut tail, now)?);
+            drop(self.write_producers(state, partition, &mut tail, now)?);
         }
         Ok(())
     }
@@ -237,41 +232,48 @@ impl Broker {
         Ok(())
     }
 
-    /// Writes all state anew, and lets the old go.
+    /// Writes all state anew, and lets the old go. It waits for the disk once, behind everything: while a dnpipe is written it
+    /// can't be reset or changed.
     pub(crate) async fn snapshot(&self) -> Result<(), PushError> {
         let numbers = self.inner.numbers.lock().await;
         let (state, now) = (&self.inner.state, self.inner.clock.wall_nanos());
         let Some(homes) = self.home_changes() else { return Ok(()) };
         let before = state.begin_snapshot();
-        self.write_own(*numbers, now).await?;
+        let mut written = vec![self.append_own(*numbers, now).await?];
         for home in homes {
-            state.write(|state| state.append(&home, now)).await?;
+            written.push(state.when_room(|state| state.append(&home, now)).await?);
         }
         let pipes: Vec<Arc<Pipe>> = self.pipes().values().cloned().collect();
         for pipe in pipes {
             // Nobody resets or changes it, or makes or removes a group of it, meanwhile.
             let _turn = pipe.turn.lock().await;
-            self.write_pipe(&pipe, now).await?;
+            written.push(self.append_pipe(&pipe, now).await?);
             for group in pipe.all_groups() {
                 let spec = group.lock().spec.clone();
                 let cursors = group.lock().slots.iter().map(|slot| slot.share.cursor()).collect();
                 let change = Change::Group { dnpipe: pipe.name.clone(), spec, cursors };
-                state.write(|state| state.append(&change, now)).await?;
+                written.push(state.when_room(|state| state.append(&change, now)).await?);
                 for at in 0..pipe.partitions.len() {
-                    self.write_share(&pipe, &group, at)
-                        .await
-                        .map_err(|error| PushError::Failed { reason: error.to_string().into() })?;
+                    written.push(state.when_room(|_| self.append_share(&pipe, &group, at)).await?);
                 }
             }
             for partition in &pipe.partitions {
                 let append =
                     |state: &StateLog| self.write_producers(state, partition, &mut partition.tail(), now);
-                state.write(append).await?;
+                written.push(state.when_room(append).await?);
             }
         }
+        all_durable(written).await?;
         let trimmed = self.inner.journal.trim(PartitionId::STATE, before);
         trimmed.await.map_err(write_error)
     }
+}
+
+async fn all_durable(written: Vec<Appending>) -> Result<(), PushError> {
+    for appending in written {
+        appending.await.map_err(write_error)?;
+    }
+    Ok(())
 }
 
 impl Pipe {
@@ -298,9 +300,44 @@ const RUN_BYTES: usize = 144;
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        pin::pin,
+        task::{Context, Poll, Waker},
+    };
+
     use sidestream_event::record::{Header, RECORD_BYTES_MAX};
+    use sidestream_host::{Clock, disk::SimDisk};
+    use sidestream_log::{Journal, Settings, Steps};
 
     use super::*;
+    use crate::DnpipeSpec;
+
+    /// What a call comes to, and how many groups the journal wrote meanwhile.
+    fn until<T>(steps: &mut Steps, call: impl Future<Output = T>) -> (T, usize) {
+        let mut call = pin!(call);
+        for groups in 0..100 {
+            if let Poll::Ready(done) = call.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                return (done, groups);
+            }
+            assert!(steps.commit(), "it waits for something else");
+        }
+        panic!("it waits for the disk again and again");
+    }
+
+    /// While a dnpipe is written it can't be reset: one wait for each of many partitions would be seconds.
+    #[test]
+    fn all_state_is_written_anew_with_one_wait_for_the_disk_and_one_for_what_is_trimmed() {
+        let (clock, _) = Clock::simulated(0);
+        let opened = Journal::open_stepped(Arc::new(SimDisk::new()), Settings::default(), clock.clone());
+        let (journal, mut steps, recovered) = opened.unwrap();
+        let broker = until(&mut steps, Broker::open(journal, &recovered, clock)).0.unwrap();
+        for name in ["shop/orders", "shop/bills"] {
+            let spec = DnpipeSpec { partitions: 100, ..DnpipeSpec::new(name.parse().unwrap()) };
+            until(&mut steps, broker.apply(spec)).0.unwrap();
+        }
+        let (written, groups) = until(&mut steps, broker.snapshot());
+        assert_eq!((written, groups), (Ok(()), 2));
+    }
 
     /// What can't be written down as one record would be lost in a crash.
     #[test]

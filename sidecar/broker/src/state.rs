@@ -164,13 +164,25 @@ impl StateLog {
     ) -> Result<(), PushError> {
         let mut failures = 0;
         loop {
-            let outcome = match append(self) {
+            let outcome = match self.when_room(&append).await {
                 Ok(appending) => appending.await.map(drop).map_err(write_error),
                 Err(error) => Err(error),
             };
             match outcome {
-                Err(PushError::Busy) => self.journal.room().await,
                 Err(PushError::Failed { .. }) if failures < ATTEMPTS => failures += 1,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// What `append` comes to as soon as there is room for it.
+    pub(crate) async fn when_room<T>(
+        &self,
+        append: impl Fn(&StateLog) -> Result<T, PushError>,
+    ) -> Result<T, PushError> {
+        loop {
+            match append(self) {
+                Err(PushError::Busy) => self.journal.room().await,
                 outcome => return outcome,
             }
         }

@@ -161,7 +161,7 @@ impl Broker {
     }
 
     /// The same, without waiting. The group is locked until the journal has taken it: so shares are written in order.
-    fn append_share(&self, pipe: &Pipe, group: &Group, at: usize) -> Result<Appending, PushError> {
+    pub(crate) fn append_share(&self, pipe: &Pipe, group: &Group, at: usize) -> Result<Appending, PushError> {
         let mut state = group.lock();
         let change = state.change(&pipe.name, at);
         self.inner.state.append(&change, self.inner.clock.wall_nanos())
