@@ -58,7 +58,7 @@ struct Readers {
 /// The work of a journal without threads, done when its caller says so: a simulation with one seed owns every order.
 pub struct Steps {
     committer: Committer,
-    keeper: Keeper,
+    pub(crate) keeper: Keeper,
 }
 
 impl Steps {

@@ -132,15 +132,11 @@ fn part(shared: &Shared, wanted: &Wanted) -> Result<Option<Part>, ReadError> {
 
 impl Part {
     fn headers(&self, shared: &Shared) -> io::Result<Vec<Header>> {
-        let way = look_up(shared, self.key.0, Miss::Read, |strands| {
+        let way = look_up(shared, self.key, Miss::Read, |strands| {
             let each =
                 self.of.iter().filter_map(|(id, sought)| Some((strands.get(id)?, sought.offsets.start)));
             merged(each, self.end)
         })?;
-        // An index is of the file that its segment has now.
-        if shared.state().segments.get(&self.key.0).is_none_or(|segment| segment.generation != self.key.1) {
-            return Err(io::ErrorKind::NotFound.into());
-        }
         let way = way.unwrap_or_default();
         let mut reader = Reader::new(shared, self.key, self.end, Miss::Read);
         let (mut found, mut position) = (Vec::new(), 0);

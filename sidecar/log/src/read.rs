@@ -15,7 +15,7 @@ use sidestream_event::record::Header;
 
 use crate::{
     PartitionId, ReadError,
-    index::Entry,
+    index::{Entry, Strand},
     state::Shared,
     walk::{Miss, Seen, Step, strand, walk},
 };
@@ -112,7 +112,7 @@ pub(crate) fn offset_at(shared: &Shared, partition: PartitionId, time: i64) -> R
         let Some(span) = known.spans.get(after) else { return Ok(known.bounds().readable) };
         (*span, known.first)
     };
-    let from = match strand(shared, span.segment, partition, Miss::Read)? {
+    let from = match strand_now(shared, span.segment, partition)? {
         Some(strand) => {
             let after = strand.entries.partition_point(|entry| entry.time < time);
             strand.entries.get(after.saturating_sub(1)).map_or(span.first, |entry| entry.offset)
@@ -149,7 +149,7 @@ pub(crate) fn offset_keeping(shared: &Shared, partition: PartitionId, bytes: u64
     };
     // Between the last entry from which on it is too much and the next one.
     let (mut from, mut to) = (span.first, span.end);
-    if let Some(strand) = strand(shared, span.segment, partition, Miss::Read)? {
+    if let Some(strand) = strand_now(shared, span.segment, partition)? {
         let behind = |entry: &Entry| after + u64::from(strand.bytes.saturating_sub(entry.before));
         let fits = strand.entries.partition_point(|entry| behind(entry) > bytes);
         from = fits.checked_sub(1).map_or(from, |last| strand.entries[last].offset);
@@ -176,6 +176,16 @@ pub(crate) fn offset_keeping(shared: &Shared, partition: PartitionId, bytes: u64
     match seen {
         Ok(_) | Err(ReadError::Damaged { .. }) => Ok(found),
         Err(error) => Err(error),
+    }
+}
+
+/// What a segment has of a partition; none where it was cleaned or freed meanwhile, and what it had is elsewhere.
+fn strand_now(shared: &Shared, number: u32, partition: PartitionId) -> io::Result<Option<Strand>> {
+    let generation = shared.state().segments.get(&number).map(|segment| segment.generation);
+    let Some(generation) = generation else { return Ok(None) };
+    match strand(shared, (number, generation), partition, Miss::Read) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        found => found,
     }
 }
 

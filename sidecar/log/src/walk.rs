@@ -105,7 +105,7 @@ pub(crate) fn walk(
         };
         let walked = match part {
             Some(part) => Ok(Some(Arc::new(part))),
-            None => strand(shared, reader.key.0, partition, miss).map(|strand| strand.map(Arc::new)),
+            None => strand(shared, reader.key, partition, miss).map(|strand| strand.map(Arc::new)),
         };
         let outcome = match walked {
             Ok(Some(strand)) => {
@@ -320,22 +320,27 @@ pub(crate) fn is_of(born: u64, (number, generation): FileKey, last: u32, positio
 /// What a segment has of a partition; none where it would have to be read.
 pub(crate) fn strand(
     shared: &Shared,
-    number: u32,
+    key: FileKey,
     partition: PartitionId,
     miss: Miss,
 ) -> io::Result<Option<Strand>> {
-    look_up(shared, number, miss, |strands| strands.get(&partition).cloned().unwrap_or_default())
+    look_up(shared, key, miss, |strands| strands.get(&partition).cloned().unwrap_or_default())
 }
 
-/// What `look` finds in the index of a segment; none where that would have to be read.
+/// What `look` finds in the index of a segment; none where that would have to be read. A segment that was cleaned meanwhile
+/// is not found: its index is of another file now.
 pub(crate) fn look_up<T>(
     shared: &Shared,
-    number: u32,
+    key: FileKey,
     miss: Miss,
     look: impl FnOnce(&Strands) -> T,
 ) -> io::Result<Option<T>> {
-    let key = {
+    {
+        let (number, generation) = key;
         let state = shared.state();
+        if state.segments.get(&number).is_none_or(|segment| segment.generation != generation) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         if state.segments.last_key_value().is_some_and(|(last, _)| *last == number) {
             return Ok(Some(look(&state.strands)));
         }
@@ -343,9 +348,7 @@ pub(crate) fn look_up<T>(
         if let Some((.., strands)) = state.finished.iter().find(|(finished, ..)| *finished == number) {
             return Ok(Some(look(strands)));
         }
-        let segment = state.segments.get(&number).ok_or(io::ErrorKind::NotFound)?;
-        (number, segment.generation)
-    };
+    }
     let index = match shared.files.known_index(key) {
         Some(index) => index,
         None if miss != Miss::Stop => shared.files.index(key, || load(shared, key))?,
@@ -362,7 +365,8 @@ pub(crate) fn load(shared: &Shared, key: FileKey) -> io::Result<Strands> {
     {
         return Ok(strands);
     }
-    let segment = shared.state().segments.get(&key.0).copied().ok_or(io::ErrorKind::NotFound)?;
+    let segment = shared.state().segments.get(&key.0).copied();
+    let segment = segment.filter(|segment| segment.generation == key.1).ok_or(io::ErrorKind::NotFound)?;
     let read = around::read(&*file, 0, segment.end as usize)?;
     Ok(strands_of(&scan_whole(&read, key.0, &segment).0.found))
 }
@@ -387,4 +391,34 @@ pub(crate) fn strands_of(found: &[Found]) -> Strands {
         }
     }
     strands
+}
+
+#[cfg(test)]
+mod tests {
+    use sidestream_host::{
+        Clock,
+        disk::{Aligned, Barrier, Disk, SimDisk},
+    };
+
+    use super::*;
+    use crate::{Journal, Settings};
+
+    /// The places that it names are those of another file: what stands there would be taken for damage.
+    #[test]
+    fn a_segment_that_was_cleaned_meanwhile_gives_no_index() {
+        let disk = SimDisk::new();
+        let copy = include_bytes!("../tests/fixtures/v1/00000001.0001.segment");
+        let file = disk.create("00000001.0001.segment").unwrap();
+        file.write_durable(0, &Aligned::of(copy), Barrier::Copy).unwrap();
+        let newest = include_bytes!("../tests/fixtures/v1/0000000a.0000.segment");
+        let file = disk.create("0000000a.0000.segment").unwrap();
+        file.write_durable(0, &Aligned::of(newest), Barrier::Batches).unwrap();
+        let opened = Journal::open_stepped(Arc::new(disk), Settings::default(), Clock::simulated(0).0);
+        let (_journal, steps, _) = opened.unwrap();
+        let begun = |key| strand(&steps.keeper.shared, key, PartitionId(1), Miss::Read).map(Option::unwrap);
+        assert!(!begun((1, 1)).unwrap().entries.is_empty());
+        for gone in [(1, 0), (1, 2), (2, 0)] {
+            assert_eq!(begun(gone).unwrap_err().kind(), io::ErrorKind::NotFound, "{gone:?}");
+        }
+    }
 }
