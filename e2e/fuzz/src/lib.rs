@@ -1,4 +1,4 @@
-//! Hostile bytes for every parser that strangers can reach.
+//! Hostile bytes for every parser that strangers can reach; those of a gateway's doors are in `e2e/fuzz-doors`.
 //!
 //! ```text
 //!   seeds, which are sound ─┐
@@ -15,12 +15,9 @@
 
 pub mod batch;
 pub mod frame;
-pub mod grpc;
-pub mod http;
 pub mod index;
 mod mutate;
 pub mod native;
-mod world;
 
 use std::{
     alloc::System,
@@ -37,15 +34,15 @@ static COUNTED: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 /// The program of a target: libFuzzer's, or a test that tries `$few` random changes.
 #[macro_export]
 macro_rules! target {
-    ($name:ident, $few:literal) => {
+    ($room:ident::$name:ident, $few:literal) => {
         #[cfg(feature = "libfuzzer")]
-        libfuzzer_sys::fuzz_target!(init: $crate::plant(stringify!($name), $crate::$name::seeds()), |bytes: &[u8]| {
-            $crate::$name::run(bytes)
+        libfuzzer_sys::fuzz_target!(init: $crate::plant(stringify!($name), $room::$name::seeds()), |bytes: &[u8]| {
+            $room::$name::run(bytes)
         });
 
         #[cfg(not(feature = "libfuzzer"))]
         fn main() {
-            $crate::sample(stringify!($name), &$crate::$name::seeds(), $crate::$name::run, $few);
+            $crate::sample(stringify!($name), &$room::$name::seeds(), $room::$name::run, $few);
         }
     };
 }

@@ -1,4 +1,4 @@
 //! Hostile record batches: see `src/batch.rs`.
 #![cfg_attr(feature = "libfuzzer", no_main)]
 
-sidestream_fuzz::target!(batch, 2000);
+sidestream_fuzz::target!(sidestream_fuzz::batch, 2000);

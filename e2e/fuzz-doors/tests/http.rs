@@ -1,4 +1,4 @@
 //! Hostile requests of HTTP: see `src/http.rs`.
 #![cfg_attr(feature = "libfuzzer", no_main)]
 
-sidestream_fuzz::target!(http, 300);
+sidestream_fuzz::target!(sidestream_fuzz_doors::http, 300);

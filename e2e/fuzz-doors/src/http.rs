@@ -7,9 +7,10 @@
 
 use std::cell::RefCell;
 
+use sidestream_fuzz::counted;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::{counted, world::World};
+use crate::world::World;
 
 /// Tries one input.
 ///

@@ -16,11 +16,12 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::{HeaderMap, Request, body::Frame, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
+use sidestream_fuzz::counted;
 use sidestream_gateway::proto::{self, consume_request, subscribe_request};
 use tokio::io::DuplexStream;
 use tonic::{Code, Status};
 
-use crate::{counted, world::World};
+use crate::world::World;
 
 /// Tries one input.
 ///
