@@ -51,6 +51,7 @@ pub use caller::Caller;
 pub use grpc::proto;
 pub use guarded::Guarded;
 pub use limits::Limits;
+pub use refusals::{NO_REQUEST, of_no_frame};
 
 /// What the doors cannot see, and are asked about.
 pub trait Storage: Send + Sync {

@@ -2,7 +2,7 @@
 
 use sidestream_broker::{GroupError, KeyRef, Locked, PullError, PushError, ResetError, Room};
 use sidestream_event::{
-    native::Refusal,
+    native::{FRAME_BYTES_MAX, FrameError, Frames, Refusal},
     record::{RECORD_BYTES_MAX, RecordError},
 };
 
@@ -35,6 +35,21 @@ pub(crate) fn of_push(error: PushError) -> Refusal {
         }
     }
 }
+
+/// Of bytes that are no frame, and the number of the request that they were to be, or [`NO_REQUEST`] where that has not come. Behind
+/// it nothing can be understood: whoever says so hangs up.
+pub fn of_no_frame(frames: &mut Frames, error: FrameError) -> (u32, Refusal) {
+    let number = frames.buffer().get(4..8).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
+    let max = FRAME_BYTES_MAX as u64 - 4;
+    let refusal = match error {
+        FrameError::Length(bytes) if u64::from(bytes) > max => Refusal::TooLarge { bytes: bytes.into(), max },
+        error => Refusal::Bad { reason: error.to_string() },
+    };
+    (number.unwrap_or(NO_REQUEST), refusal)
+}
+
+/// The number of no request.
+pub const NO_REQUEST: u32 = u32::MAX;
 
 /// Of bytes that make no batch. How large a record is, is its pusher's choice, whatever client that has.
 pub(crate) fn of_record(error: RecordError) -> Refusal {

@@ -34,6 +34,7 @@ use crate::{
         ANSWERS_WAITING, CLAIMS_IN_FLIGHT_MAX, COMES_BACK_WITHIN, IN_FLIGHT_MAX, PULLED_WAITING,
         SMALL_FRAME_BYTES,
     },
+    refusals::of_no_frame,
 };
 
 /// Who asks on a connection, or a stream of one, and what came of it so far.
@@ -232,7 +233,14 @@ async fn read_requests(
                     deadline.set(sleep(limits.frame));
                 }
                 Ok(None) => break,
-                Err(error) => return error.to_string(),
+                Err(error) => {
+                    let reason = error.to_string();
+                    let (request, refusal) = of_no_frame(&mut frames, error);
+                    // Who is not there any more is not told.
+                    let _ =
+                        answers.send(Outgoing { request, done: Done::refused(refusal), _room: None }).await;
+                    return reason;
+                }
             }
         }
         if is_closing && open.is_empty() {

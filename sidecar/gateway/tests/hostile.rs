@@ -7,11 +7,12 @@ use std::time::Duration;
 use sidestream_client::{Client, ClientConfig, ClientError, ProducerConfig, Record};
 use sidestream_event::{
     native::{
-        Answer, Conditions, FRAME_BYTES_MAX, Frames, From, MAGIC, Preamble, Request, Verdict, write_frame,
+        Answer, Conditions, FRAME_BYTES_MAX, Frames, From, MAGIC, Preamble, Refusal, Request, Verdict,
+        write_frame,
     },
     record::{BatchWriter, Header},
 };
-use sidestream_gateway::Limits;
+use sidestream_gateway::{Limits, NO_REQUEST};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
@@ -119,12 +120,30 @@ fn batch(value: &str) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_length_that_no_frame_has_ends_the_connection_and_no_other() {
+async fn a_length_that_no_frame_has_is_refused_and_ends_the_connection_and_no_other() {
     let world = world(Limits::default()).await;
-    for length in [0, 7, FRAME_BYTES_MAX as u32, u32::MAX] {
-        let (mut raw, _) = Raw::open(&world).await;
-        raw.0.write_all(&length.to_le_bytes()).await.unwrap();
-        assert!(raw.closed().await, "{length}");
+    let max = FRAME_BYTES_MAX as u32 - 4;
+    for (length, head) in [(0, 0), (7, 0), (max + 1, 0), (u32::MAX, 0), (9, 2), (max, u32::MAX)] {
+        let is_large = length > max;
+        let whole: Vec<u8> = [length, 5, head].into_iter().flat_map(u32::to_le_bytes).collect();
+        let told = if is_large || length < 8 { [4, 12].as_slice() } else { &[12] };
+        for count in told {
+            let (mut raw, _) = Raw::open(&world).await;
+            raw.0.write_all(&whole[..*count]).await.unwrap();
+            let (number, answer) = raw.answer().await;
+            assert_eq!(number, if *count == 4 { NO_REQUEST } else { 5 }, "{length}, {head}");
+            match answer {
+                Answer::Refused(Refusal::TooLarge { bytes, max: most }) if is_large => {
+                    assert_eq!((bytes, most), (length.into(), max.into()));
+                }
+                Answer::Refused(Refusal::Bad { reason }) if !is_large => {
+                    let claimed = if head > 0 { head } else { length };
+                    assert!(reason.contains(&claimed.to_string()), "{reason}");
+                }
+                other => panic!("{length}, {head}: {other:?}"),
+            }
+            assert!(raw.closed().await, "{length}, {head}");
+        }
     }
     is_well(&world).await;
 }

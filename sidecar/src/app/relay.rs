@@ -23,7 +23,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use sidestream_event::native::{Answer, DnpipeName, Frame, Frames, Member, Refusal, Request, write_frame};
-use sidestream_gateway::Guarded;
+use sidestream_gateway::{Guarded, of_no_frame};
 use tokio::{
     io::{AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{UnixStream, unix::OwnedReadHalf},
@@ -146,7 +146,13 @@ impl Relay {
                         deadline.set(sleep(FRAME_WITHIN));
                     }
                     Ok(None) => break,
-                    Err(error) => return error.to_string(),
+                    Err(error) => {
+                        let reason = error.to_string();
+                        let (number, refusal) = of_no_frame(&mut frames, error);
+                        // The app may be gone.
+                        let _ = self.refuse(number, refusal).await;
+                        return reason;
+                    }
                 }
             }
             let is_full = self.is_full();

@@ -20,7 +20,7 @@ async fn is_well(pod: &Pod) {
 }
 
 #[test]
-fn who_speaks_something_else_or_says_impossible_things_is_hung_up_on_and_nobody_else_notices() {
+fn who_speaks_something_else_or_says_impossible_things_is_told_and_hung_up_on_and_nobody_else_notices() {
     let mut servers = Servers::start(20, 1);
     servers.settle(Servers::everything_at_first, 1, |_, _| {});
     let pod = Pod::of(&servers, servers.identity("till"));
@@ -31,7 +31,13 @@ fn who_speaks_something_else_or_says_impossible_things_is_hung_up_on_and_nobody_
         for length in [0, 7, FRAME_BYTES_MAX as u32, u32::MAX] {
             let (mut raw, verdict) = Raw::open(&pod).await;
             assert_eq!(verdict, Verdict::Welcome { version: 1 });
-            raw.0.write_all(&length.to_le_bytes()).await.unwrap();
+            let whole: Vec<u8> = [length, 5, 0].into_iter().flat_map(u32::to_le_bytes).collect();
+            raw.0.write_all(&whole).await.unwrap();
+            let (number, answer) = raw.answers(1).await.remove(0);
+            let is_large =
+                matches!(answer, Answer::Refused(Refusal::TooLarge { bytes, .. }) if bytes == u64::from(length));
+            let is_bad = matches!(answer, Answer::Refused(Refusal::Bad { .. }));
+            assert!(number == 5 && if length > 7 { is_large } else { is_bad }, "{length}: {answer:?}");
             raw.closed().await;
         }
         // Twice the same number, neither of them answered.
