@@ -87,7 +87,7 @@ impl File {
 }
 
 pub(crate) fn recover(disk: &dyn Disk) -> Result<Found, OpenError> {
-    Recovery { disk, found: Found::default(), newest: None }.run()
+    Recovery { disk, found: Found::default(), newest: None, endless: Vec::new() }.run()
 }
 
 impl Default for Found {
@@ -107,6 +107,8 @@ struct Recovery<'a> {
     disk: &'a dyn Disk,
     found: Found,
     newest: Option<u32>,
+    /// Damage of segments of which nothing says where they end.
+    endless: Vec<(u32, Vec<Damage>)>,
 }
 
 impl Recovery<'_> {
@@ -145,8 +147,9 @@ impl Recovery<'_> {
                 self.behind_head(file, next)?;
             }
         }
-        self.note_gaps();
         self.set_live();
+        self.note_endless();
+        self.note_gaps();
         let state = &mut self.found.state;
         state.partitions.values_mut().for_each(|partition| {
             partition.next = partition.next.max(partition.first);
@@ -310,7 +313,10 @@ impl Recovery<'_> {
             self.add_span(file, *id, strand.span(file.number));
         }
         self.found.state.finished.push_back((file.number, end, strands));
-        self.found.recovered.damage.extend(scanned.damage);
+        match said_end(file, next) {
+            Some(_) => self.found.recovered.damage.extend(scanned.damage),
+            None => self.endless.push((file.number, scanned.damage)),
+        }
         Ok(())
     }
 
@@ -381,13 +387,8 @@ impl Recovery<'_> {
         let read = around::read(&*file.file, 0, file.length as usize);
         let read = read.map_err(|error| self.error("reading", &file.name, error))?;
         self.found.recovered.scanned_bytes += read.bytes.len() as u64;
-        let said = next.and_then(|next| next.head.as_ref()).map(|read| read.head.before);
-        let said = said.filter(|before| before.segment == file.number);
-        let end = said
-            .map(|before| End { position: before.end, chain: before.chain })
-            .or_else(|| file.footer.map(|footer| footer.end()));
         let (start, chain) = file.start();
-        let scanned = scan(&read, file.number, start, chain, end);
+        let scanned = scan(&read, file.number, start, chain, said_end(file, next));
         // A head that is torn was never needed; one that batches came after was whole.
         let damaged = file.head.as_ref().and_then(|read| read.damaged);
         if let Some((from, to)) = damaged.filter(|_| !scanned.found.is_empty()) {
@@ -422,12 +423,20 @@ impl Recovery<'_> {
         }
     }
 
+    /// Where what says a segment's end is gone, the segment went before it, and the power may have taken its removal back. Its
+    /// torn end may look like anything by now; of what nobody can read nothing is lost.
+    fn note_endless(&mut self) {
+        for (number, damage) in std::mem::take(&mut self.endless) {
+            if self.found.state.segments.get(&number).is_some_and(|segment| segment.live > 0) {
+                self.found.recovered.damage.extend(damage);
+            }
+        }
+    }
+
     /// Offsets that no segment has, and no damage tells of: files were taken away.
     fn note_gaps(&mut self) {
         let mut gaps = Vec::new();
         for (id, partition) in &mut self.found.state.partitions {
-            // A trim behind the newest head may have come after its spans were added.
-            partition.spans.retain(|span| span.end > partition.first);
             let mut expected = partition.first;
             let ends = partition.spans.iter().map(|span| (span.segment, span.first, span.end));
             let newest = self.newest.unwrap_or_default();
@@ -451,8 +460,12 @@ impl Recovery<'_> {
 
     fn set_live(&mut self) {
         let mut live: HashMap<u32, u64> = HashMap::new();
-        for span in self.found.state.partitions.values().flat_map(|partition| &partition.spans) {
-            *live.entry(span.segment).or_default() += u64::from(span.bytes);
+        for partition in self.found.state.partitions.values_mut() {
+            // A trim behind the newest head may have come after its spans were added.
+            partition.spans.retain(|span| span.end > partition.first);
+            for span in &partition.spans {
+                *live.entry(span.segment).or_default() += u64::from(span.bytes);
+            }
         }
         for (number, segment) in &mut self.found.state.segments {
             segment.live = live.get(number).copied().unwrap_or_default();
@@ -467,6 +480,14 @@ impl Recovery<'_> {
     fn error(&self, doing: &'static str, file: &str, source: io::Error) -> OpenError {
         OpenError::Disk { doing, file: file.to_owned(), driver: self.disk.driver(), source }
     }
+}
+
+/// Where a segment ends, as the next one or its footer says.
+fn said_end(file: &File, next: Option<&File>) -> Option<End> {
+    let said = next.and_then(|next| next.head.as_ref()).map(|read| read.head.before);
+    said.filter(|before| before.segment == file.number)
+        .map(|before| End { position: before.end, chain: before.chain })
+        .or_else(|| file.footer.map(|footer| footer.end()))
 }
 
 /// The smallest record there can be.

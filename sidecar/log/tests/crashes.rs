@@ -7,7 +7,8 @@
 mod common;
 
 use common::{World, all, setting, small};
-use sidestream_host::disk::{SimDisk, sim::Fault};
+use sidestream_event::record::{HEADER_BYTES, Header};
+use sidestream_host::disk::{Aligned, Barrier, Disk, SECTOR, SimDisk, sim::Fault};
 use sidestream_log::{Durability, PartitionId};
 
 #[test]
@@ -130,4 +131,28 @@ fn what_a_killed_process_left_in_the_kernel_is_durable_once_it_was_served() {
     );
     assert!(world.journal.bounds(partition).unwrap().readable > 0);
     world.cut_with(|_| 0);
+}
+
+#[test]
+fn a_segment_whose_removal_the_power_took_back_has_no_damage_to_tell_of() {
+    let mut world = World::new(5, small());
+    let dead = world.create();
+    while world.journal.counts().segments < 5 {
+        world.append(dead, 2000, Durability::Device).unwrap();
+        world.commit();
+    }
+    // No footer says where it ends, and the next one, whose head does, goes with it. Its end was torn once.
+    let name = "00000002.0000.segment";
+    let mut bytes = world.disk.bytes(name).unwrap();
+    let body = (SECTOR..bytes.len()).find(|at| Header::read(&bytes[*at..]).is_ok()).unwrap() + HEADER_BYTES;
+    bytes[body] ^= 1;
+    world.trim(dead, world.journal.bounds(dead).unwrap().next);
+    while world.steps().keep() {}
+    assert_eq!(world.disk.bytes(name), None);
+    let again = world.disk.create(name).unwrap();
+    again.write_durable(0, &Aligned::of(&bytes), Barrier::Batches).unwrap();
+    let recovered = world.kill();
+    assert_eq!((recovered.damage, recovered.torn), (Vec::new(), None));
+    while world.steps().keep() {}
+    assert_eq!(world.disk.bytes(name), None, "it goes for good");
 }
