@@ -47,7 +47,11 @@ pub fn run(bytes: &[u8]) {
     drop((journal, steps));
 
     let disk = disk.kill();
-    let (journal, mut steps) = open(&disk, &files).expect("it was opened before");
+    let Some((journal, mut steps)) = open(&disk, &files) else {
+        // Of another version may also be a segment whose head no start had to read before.
+        assert!(is_lie, "it was opened before");
+        return;
+    };
     let second = Found::of(&journal);
     // What has a right sum is believed, also where it says that something need not be kept.
     assert!(is_lie || first == second, "another start finds something else:\n{first:?}\n{second:?}");
@@ -57,7 +61,10 @@ pub fn run(bytes: &[u8]) {
     drop((journal, steps));
 
     let disk = disk.kill();
-    let (journal, _steps) = open(&disk, &files).expect("it was opened before");
+    let Some((journal, _steps)) = open(&disk, &files) else {
+        assert!(is_lie, "it was opened before");
+        return;
+    };
     let mut third = Found::of(&journal);
     if let Some(offset) = offset {
         let state = third.partitions.get_mut(&PartitionId::STATE).expect("it is always there");
