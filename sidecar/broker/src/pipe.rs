@@ -10,12 +10,20 @@ use std::{
 };
 
 use sidestream_event::native::DnpipeName;
-use sidestream_log::{Bounds, Journal, PartitionId};
+use sidestream_log::{Bounds, Journal, PartitionId, Usage};
 use tokio::sync::watch;
 
 use crate::{
-    encryption::Encryption, error::PushError, group::Group, ids::Ids, keys::Wrapped, moves::Freeze,
-    producers::Producers, seal::Sealer, spec::DnpipeSpec, state::Change,
+    encryption::Encryption,
+    error::{PushError, Room},
+    group::Group,
+    ids::Ids,
+    keys::Wrapped,
+    moves::Freeze,
+    producers::Producers,
+    seal::Sealer,
+    spec::DnpipeSpec,
+    state::Change,
 };
 
 /// A dnpipe.
@@ -175,10 +183,18 @@ impl Tail {
     pub(crate) fn bounds(&self, journal: &Journal, id: PartitionId) -> Result<Bounds, PushError> {
         match journal.bounds(id) {
             Some(bounds) if bounds.rolled_back == self.rolled_back => Ok(bounds),
-            Some(_) => Err(PushError::Failed { reason: "the partition is read anew after a failure".into() }),
+            Some(_) => Err(read_anew(&journal.usage())),
             None => Ok(Bounds { first: 0, readable: 0, next: 0, bytes: 0, rolled_back: 0 }),
         }
     }
+}
+
+/// Why nothing is taken until a partition is read anew: what it had taken was refused behind it.
+fn read_anew(usage: &Usage) -> PushError {
+    if usage.is_full {
+        return PushError::Full { what: Room::Disk, limit: usage.capacity.unwrap_or(usage.used) };
+    }
+    PushError::Failed { reason: "the partition is read anew after a failure".into() }
 }
 
 impl Partition {

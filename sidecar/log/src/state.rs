@@ -261,6 +261,8 @@ pub struct Usage {
     pub reserve: u64,
     /// How many of those are left.
     pub reserve_left: u64,
+    /// Whether there is no room for another segment of what is pushed.
+    pub is_full: bool,
 }
 
 /// What happened since the journal was opened.
@@ -482,6 +484,7 @@ impl State {
             live: self.segments.values().map(|segment| segment.live).sum(),
             reserve: settings.reserve_bytes,
             reserve_left: self.reserve.left.unwrap_or(settings.reserve_bytes).min(settings.reserve_bytes),
+            is_full: !self.may_grow(settings),
         }
     }
 }
