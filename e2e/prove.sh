@@ -2,6 +2,7 @@
 # Runs a long proof in chunks, each with the next seed, and writes a line for each to docs/reference/proofs.md.
 #
 #   e2e/prove.sh PROOF N      until N runs of this code have passed; e2e/proofs.txt names the proofs
+#   JOBS=2                    so many chunks at once, each on a processor of its own
 #
 # What is recorded counts: an interrupted proof goes on after its last chunk. Other code starts anew, with seeds nobody
 # has tried.
@@ -33,16 +34,28 @@ main() {
     seed=$(recorded "$proof" | awk '$2 >= seed {seed = $2} END {print seed + 1}')
     echo "$proof: $passed of $wanted runs of code $code have passed"
     while ((passed < wanted)); do
-        local count=$((wanted - passed < chunk_max ? wanted - passed : chunk_max)) begun=$SECONDS result=passed
-        proof "$flags" "$tested" "$count" "$seed" || result=failed
-        echo "| $(date -u +%F) | $proof | $seed | $count | $result | $((SECONDS - begun)) s | $commit | $code | $(machine) |" >>"$record"
-        if [ $result = failed ]; then
-            echo "$proof fails: SIDESTREAM_PROVE_SEED=$seed SIDESTREAM_PROVE_N=$count, $record has the line" >&2
-            exit 1
-        fi
-        passed=$((passed + count)) seed=$((seed + 1))
+        local running=() one has_failed=
+        while ((passed < wanted && ${#running[@]} < ${JOBS:-1})); do
+            local count=$((wanted - passed < chunk_max ? wanted - passed : chunk_max))
+            chunk "$count" "$seed" &
+            running+=($!)
+            passed=$((passed + count)) seed=$((seed + 1))
+        done
+        for one in "${running[@]}"; do wait "$one" || has_failed=yes; done
+        [ -z "$has_failed" ] || exit 1
         echo "$proof: $passed of $wanted"
     done
+}
+
+# One chunk of what main has begun, and its line.
+chunk() {
+    local count=$1 seed=$2 begun=$SECONDS result=passed
+    proof "$flags" "$tested" "$count" "$seed" || result=failed
+    echo "| $(date -u +%F) | $proof | $seed | $count | $result | $((SECONDS - begun)) s | $commit | $code | $(machine) |" >>"$record"
+    if [ $result = failed ]; then
+        echo "$proof fails: SIDESTREAM_PROVE_SEED=$seed SIDESTREAM_PROVE_N=$count, $record has the line" >&2
+        return 1
+    fi
 }
 
 # Optimised, but with what the code asserts of itself; without link-time optimisation, which takes longer than the tests.
