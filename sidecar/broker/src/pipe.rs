@@ -10,12 +10,12 @@ use std::{
 };
 
 use sidestream_event::native::DnpipeName;
-use sidestream_log::{Bounds, Journal, PartitionId, Usage};
+use sidestream_log::{Bounds, Journal, PartitionId};
 use tokio::sync::watch;
 
 use crate::{
     encryption::Encryption,
-    error::{PushError, Room},
+    error::{PushError, write_error},
     group::Group,
     ids::Ids,
     keys::Wrapped,
@@ -183,18 +183,11 @@ impl Tail {
     pub(crate) fn bounds(&self, journal: &Journal, id: PartitionId) -> Result<Bounds, PushError> {
         match journal.bounds(id) {
             Some(bounds) if bounds.rolled_back == self.rolled_back => Ok(bounds),
-            Some(_) => Err(read_anew(&journal.usage())),
+            // It takes nothing until it is read anew, and says what the last one heard.
+            Some(_) => Err(journal.taken_back(id).map_or(PushError::Busy, write_error)),
             None => Ok(Bounds { first: 0, readable: 0, next: 0, bytes: 0, rolled_back: 0 }),
         }
     }
-}
-
-/// Why nothing is taken until a partition is read anew: what it had taken was refused behind it.
-fn read_anew(usage: &Usage) -> PushError {
-    if usage.is_full {
-        return PushError::Full { what: Room::Disk, limit: usage.capacity.unwrap_or(usage.used) };
-    }
-    PushError::Failed { reason: "the partition is read anew after a failure".into() }
 }
 
 impl Partition {

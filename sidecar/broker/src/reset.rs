@@ -39,6 +39,10 @@ impl Broker {
     async fn reset_pipe(&self, pipe: &Arc<Pipe>) -> Result<u32, ResetError> {
         let _turn = pipe.turn.lock().await;
         pipe.stays().map_err(ResetError::Write)?;
+        // A full disk may have taken back what was pushed, and this is the cure for that.
+        for partition in &pipe.partitions {
+            self.mend_in_turn(pipe, partition).await.map_err(ResetError::Write)?;
+        }
         let state = &self.inner.state;
         let Begun { appending, producers, epoch, mut starts, ids } = loop {
             match self.begin_reset(pipe) {

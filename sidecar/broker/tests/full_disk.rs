@@ -61,8 +61,6 @@ impl World {
             match self.push(&"x".repeat(8_000)).await {
                 Ok(offset) => end = offset + 1,
                 Err(PushError::Full { .. }) => refused += 1,
-                // What was refused behind others is looked at anew first.
-                Err(PushError::Failed { .. }) => self.broker.maintain().await,
                 Err(other) => panic!("{other}"),
             }
         }
@@ -143,4 +141,27 @@ async fn a_start_that_can_write_nothing_serves_what_there_is() {
     assert_eq!(world.push("more").await, Ok(end));
     world.crash().await;
     assert_eq!(world.end().await, end + 1);
+}
+
+#[tokio::test]
+async fn a_reset_makes_room_at_once_where_a_push_was_just_refused() {
+    let world = World::new(2 << 20, RESERVE).await;
+    let mut end = 0;
+    let refused = loop {
+        match world.push(&"x".repeat(8_000)).await {
+            Ok(offset) => end = offset + 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, PushError::Full { .. }), "{refused}");
+    // Nobody has read the partition anew yet.
+    assert!(matches!(world.push("one more").await, Err(PushError::Full { .. })));
+    assert_eq!(world.broker.reset(&name("orders")).await, Ok(1));
+    for _ in 0..6_000 {
+        match world.push("first").await {
+            Err(PushError::Full { .. }) => tokio::time::sleep(Duration::from_millis(10)).await,
+            pushed => return assert_eq!(pushed, Ok(end)),
+        }
+    }
+    panic!("no room comes back");
 }

@@ -488,17 +488,16 @@ impl Committer {
 
     /// The disk failed: the segment ends before this group, and what had gathered behind it is gone as well.
     fn fail(&mut self, mut group: Group, error: &io::Error) {
-        let reason: Arc<str> = error.to_string().into();
+        let failed = AppendError::Failed { reason: error.to_string().into() };
         let shared = self.shared.clone();
         let mut state = shared.state();
         let mut gathered = std::mem::take(&mut state.gather);
-        state.roll_back(&group, &reason);
-        state.roll_back(&gathered, &reason);
+        state.roll_back(&group, &failed);
+        state.roll_back(&gathered, &failed);
         state.tail_left = 0;
         state.counts.failed += 1;
         let ended = self.tail.take();
         drop(state);
-        let failed = AppendError::Failed { reason };
         group.fail(&failed);
         gathered.fail(&failed);
         self.shared.room.notify_waiters();
@@ -535,9 +534,8 @@ impl Committer {
         let rank = group.rank;
         let (mut refused, kept) = group.split(rank);
         let (mut gathered_refused, gathered) = std::mem::take(&mut state.gather).split(rank);
-        let reason: Arc<str> = full.to_string().into();
-        state.roll_back(&refused, &reason);
-        state.roll_back(&gathered_refused, &reason);
+        state.roll_back(&refused, &full);
+        state.roll_back(&gathered_refused, &full);
         state.gather = gathered;
         state.tail_left = self.tail.as_ref().map_or(0, |tail| u64::from(tail.size - tail.position));
         state.tail_rank = self.tail.as_ref().map_or(Rank::Push, |tail| tail.rank);

@@ -361,6 +361,11 @@ impl Journal {
         self.0.shared.state().partitions.get(&partition).map(Partition::bounds)
     }
 
+    /// Why batches of a partition that had their offsets were refused or failed after all, the last time that they were.
+    pub fn taken_back(&self, partition: PartitionId) -> Option<AppendError> {
+        self.0.shared.state().partitions.get(&partition)?.taken_back.clone()
+    }
+
     /// Every partition.
     pub fn partitions(&self) -> Vec<PartitionId> {
         let mut all: Vec<_> = self.0.shared.state().partitions.keys().copied().collect();

@@ -154,8 +154,9 @@ pub(crate) struct Partition {
     pub(crate) instance: u32,
     /// The disk failed while batches of it were under way; who appends has to look where it stands first.
     pub(crate) failed: Option<Arc<str>>,
-    /// How often batches of it were taken back.
+    /// How often batches of it were taken back, and why the last time.
     pub(crate) rolled_back: u64,
+    pub(crate) taken_back: Option<AppendError>,
     pub(crate) spans: VecDeque<Span>,
     pub(crate) watch: Option<watch::Sender<u64>>,
 }
@@ -171,6 +172,7 @@ impl Partition {
             instance,
             failed: None,
             rolled_back: 0,
+            taken_back: None,
             spans: VecDeque::new(),
             watch: None,
         }
@@ -261,8 +263,6 @@ pub struct Usage {
     pub reserve: u64,
     /// How many of those are left.
     pub reserve_left: u64,
-    /// Whether there is no room for another segment of what is pushed.
-    pub is_full: bool,
 }
 
 /// What happened since the journal was opened.
@@ -465,7 +465,11 @@ impl State {
 
     /// The disk failed, or had no room, while these batches were under way: their offsets are free again. Said here, for
     /// whoever waits for one of them may have gone.
-    pub(crate) fn roll_back(&mut self, group: &Group, reason: &Arc<str>) {
+    pub(crate) fn roll_back(&mut self, group: &Group, error: &AppendError) {
+        let reason: Arc<str> = match error {
+            AppendError::Failed { reason } => reason.clone(),
+            refused => refused.to_string().into(),
+        };
         for batch in group.batches.iter().filter(|batch| batch.note.is_none()) {
             if let Some(partition) = self.partitions.get_mut(&PartitionId(batch.header.partition))
                 && partition.instance == batch.instance
@@ -473,6 +477,7 @@ impl State {
                 partition.next = partition.readable.max(partition.first);
                 partition.failed = Some(reason.clone());
                 partition.rolled_back += 1;
+                partition.taken_back = Some(error.clone());
             }
         }
     }
@@ -484,7 +489,6 @@ impl State {
             live: self.segments.values().map(|segment| segment.live).sum(),
             reserve: settings.reserve_bytes,
             reserve_left: self.reserve.left.unwrap_or(settings.reserve_bytes).min(settings.reserve_bytes),
-            is_full: !self.may_grow(settings),
         }
     }
 }
