@@ -74,13 +74,13 @@ impl Broker {
     async fn catch_up(&self) -> Result<(), PushError> {
         let numbers = self.inner.numbers.lock().await;
         let now = self.inner.clock.wall_nanos();
-        let mut written = vec![self.append_own(*numbers, now).await?];
+        let mut written = Written::behind(self.append_own(*numbers, now).await?, &self.inner.state);
         let pipes: Vec<Arc<Pipe>> = self.pipes().values().cloned().collect();
         for pipe in pipes {
             let _turn = pipe.turn.lock().await;
-            written.push(self.append_pipe(&pipe, now).await?);
+            written.note(self.append_pipe(&pipe, now).await?).await?;
         }
-        all_durable(written).await?;
+        written.durable().await?;
         self.inner.state.set_owes(false);
         Ok(())
     }
@@ -200,6 +200,11 @@ impl Broker {
     /// One at a time, or what was pushed since would be forgotten too; and not while a reset looks where it ends.
     async fn mend(&self, pipe: &Pipe, partition: &Partition) -> Result<(), PushError> {
         let _turn = pipe.turn.lock().await;
+        self.mend_in_turn(pipe, partition).await
+    }
+
+    /// The same for whoever has the dnpipe's turn.
+    pub(crate) async fn mend_in_turn(&self, pipe: &Pipe, partition: &Partition) -> Result<(), PushError> {
         if partition.tail().bounds(&self.inner.journal, partition.id).is_ok() {
             return Ok(());
         }
@@ -232,48 +237,76 @@ impl Broker {
         Ok(())
     }
 
-    /// Writes all state anew, and lets the old go. It waits for the disk once, behind everything: while a dnpipe is written it
+    /// Writes all state anew, and lets the old go. It waits for the disk once for many records: while a dnpipe is written it
     /// can't be reset or changed.
     pub(crate) async fn snapshot(&self) -> Result<(), PushError> {
         let numbers = self.inner.numbers.lock().await;
         let (state, now) = (&self.inner.state, self.inner.clock.wall_nanos());
         let Some(homes) = self.home_changes() else { return Ok(()) };
-        let before = state.begin_snapshot();
-        let mut written = vec![self.append_own(*numbers, now).await?];
+        state.begin_snapshot();
+        let own = self.append_own(*numbers, now).await?;
+        // What is before it is told by it and what comes after it, once all of that is durable.
+        let begin = own.base_offset;
+        let mut written = Written::behind(own, state);
         for home in homes {
-            written.push(state.when_room(|state| state.append(&home, now)).await?);
+            written.note(state.when_room(|state| state.append(&home, now)).await?).await?;
         }
         let pipes: Vec<Arc<Pipe>> = self.pipes().values().cloned().collect();
         for pipe in pipes {
             // Nobody resets or changes it, or makes or removes a group of it, meanwhile.
             let _turn = pipe.turn.lock().await;
-            written.push(self.append_pipe(&pipe, now).await?);
+            written.note(self.append_pipe(&pipe, now).await?).await?;
             for group in pipe.all_groups() {
                 let spec = group.lock().spec.clone();
                 let cursors = group.lock().slots.iter().map(|slot| slot.share.cursor()).collect();
                 let change = Change::Group { dnpipe: pipe.name.clone(), spec, cursors };
-                written.push(state.when_room(|state| state.append(&change, now)).await?);
+                written.note(state.when_room(|state| state.append(&change, now)).await?).await?;
                 for at in 0..pipe.partitions.len() {
-                    written.push(state.when_room(|_| self.append_share(&pipe, &group, at)).await?);
+                    written.note(state.when_room(|_| self.append_share(&pipe, &group, at)).await?).await?;
                 }
             }
             for partition in &pipe.partitions {
                 let append =
                     |state: &StateLog| self.write_producers(state, partition, &mut partition.tail(), now);
-                written.push(state.when_room(append).await?);
+                written.note(state.when_room(append).await?).await?;
             }
         }
-        all_durable(written).await?;
-        let trimmed = self.inner.journal.trim(PartitionId::STATE, before);
+        written.durable().await?;
+        let trimmed = self.inner.journal.trim(PartitionId::STATE, begin);
         trimmed.await.map_err(write_error)
     }
 }
 
-async fn all_durable(written: Vec<Appending>) -> Result<(), PushError> {
-    for appending in written {
-        appending.await.map_err(write_error)?;
+/// Records of state that are on their way to the disk: as many as may well be one group of it.
+struct Written<'a> {
+    state: &'a StateLog,
+    appendings: Vec<Appending>,
+    /// Bytes of state before the first of them.
+    before: u64,
+}
+
+impl<'a> Written<'a> {
+    fn behind(first: Appending, state: &'a StateLog) -> Self {
+        Self { state, appendings: vec![first], before: state.since() }
     }
-    Ok(())
+
+    /// One more; waits for them all where they are many.
+    async fn note(&mut self, appending: Appending) -> Result<(), PushError> {
+        self.appendings.push(appending);
+        if self.state.since().saturating_sub(self.before) >= self.state.portion() {
+            self.durable().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until all of them are durable.
+    async fn durable(&mut self) -> Result<(), PushError> {
+        for appending in self.appendings.drain(..) {
+            appending.await.map_err(write_error)?;
+        }
+        self.before = self.state.since();
+        Ok(())
+    }
 }
 
 impl Pipe {
@@ -337,6 +370,26 @@ mod tests {
         }
         let (written, groups) = until(&mut steps, broker.snapshot());
         assert_eq!((written, groups), (Ok(()), 2));
+    }
+
+    /// On a full disk that would go on for ever.
+    #[test]
+    fn what_is_written_anew_does_not_ask_for_everything_to_be_written_anew() {
+        let (clock, _) = Clock::simulated(0);
+        let settings = Settings { segment_bytes: 64 << 10, reserve_bytes: 64 << 10, ..Settings::default() };
+        // A segment and half of the reserve.
+        let disk = SimDisk::new().with_capacity(96 << 10);
+        let opened = Journal::open_stepped(Arc::new(disk), settings, clock.clone());
+        let (journal, mut steps, recovered) = opened.unwrap();
+        let broker = until(&mut steps, Broker::open(journal, &recovered, clock)).0.unwrap();
+        while steps.keep() {}
+        let is_due =
+            || pin!(broker.inner.state.due()).poll(&mut Context::from_waker(Waker::noop())).is_ready();
+        let spec = DnpipeSpec::new("shop/orders".parse().unwrap());
+        until(&mut steps, broker.apply(spec)).0.unwrap();
+        assert!(broker.inner.journal.is_reserve_low() && is_due(), "a change asks for it");
+        until(&mut steps, broker.write_anew());
+        assert!(!is_due());
     }
 
     /// What can't be written down as one record would be lost in a crash.

@@ -109,6 +109,8 @@ struct Sizes {
     /// What the journal had written at the last one, and when all was written anew.
     written: u64,
     written_at_snapshot: u64,
+    /// The last one was not whole.
+    is_partial: bool,
     /// Bytes that had been pushed when that was looked at last, and how often there were no more.
     seen: u64,
     rests: u32,
@@ -131,21 +133,23 @@ impl StateLog {
         let (header, body) = split(&batch)?;
         let header = Header { append_time: now, ..header };
         let (left, whole) = self.journal.reserve();
-        {
+        let is_snapshot = {
             let mut sizes = self.sizes();
             if left < whole / 4 && !sizes.is_snapshot {
                 // What is left is for writing everything anew, after which there is room again.
                 return Err(PushError::Full { what: Room::Disk, limit: whole });
             }
             sizes.since += batch.len() as u64;
-        }
+            sizes.is_snapshot
+        };
         let append = || self.journal.append(PartitionId::STATE, header, &body, Durability::Device);
         // After a failure the journal asks to be told that its offsets are known: here nothing goes by them.
         let appending = append().or_else(|error| match error {
             AppendError::Failed { .. } if self.journal.resume(PartitionId::STATE).is_some() => append(),
             error => Err(error),
         });
-        if self.journal.is_reserve_low() {
+        // One that fails is tried again in the next turn, not at once and for ever.
+        if self.journal.is_reserve_low() && !is_snapshot {
             self.due.notify_one();
         }
         appending.map_err(write_error)
@@ -200,12 +204,24 @@ impl StateLog {
         sizes.since >= sizes.snapshot.max(least) || (sizes.since > 0 && is_spread)
     }
 
-    /// A snapshot begins: the offset before which everything may go once it is durable.
-    pub(crate) fn begin_snapshot(&self) -> u64 {
+    /// A snapshot begins.
+    pub(crate) fn begin_snapshot(&self) {
         let written = self.journal.counts().written_bytes;
         let mut sizes = self.sizes();
         (sizes.since, sizes.is_snapshot, sizes.written_at_snapshot) = (0, true, written);
-        self.journal.bounds(PartitionId::STATE).map_or(0, |bounds| bounds.next)
+    }
+
+    /// Bytes since the last snapshot began.
+    pub(crate) fn since(&self) -> u64 {
+        self.sizes().since
+    }
+
+    /// As many bytes of a snapshot as are on their way at once: where the reserve is all there is, a piece of it has them.
+    pub(crate) fn portion(&self) -> u64 {
+        match self.journal.reserve().1 {
+            0 => PORTION_BYTES,
+            whole => PORTION_BYTES.min(whole / PORTIONS),
+        }
     }
 
     /// A snapshot has ended; where it is durable, what was before it is gone.
@@ -231,6 +247,9 @@ impl StateLog {
     pub(crate) fn look(&self) {
         let mut sizes = self.sizes();
         sizes.rests = if sizes.seen == sizes.pushed { sizes.rests.saturating_add(1) } else { 0 };
+        if std::mem::take(&mut sizes.is_partial) {
+            sizes.pushed += sizes.due;
+        }
         sizes.seen = sizes.pushed;
     }
 
@@ -251,15 +270,13 @@ impl StateLog {
         sizes.since
     }
 
-    /// A checkpoint has ended; one that is not whole is due again. The next one waits until as much was pushed as this one was
+    /// A checkpoint has ended; one that is not whole is due again in the next turn. The next one waits until as much was pushed as this one was
     /// worth.
     pub(crate) fn end_checkpoint(&self, begun: u64, is_whole: bool) {
         let mut sizes = self.sizes();
         sizes.due =
             limits::CHECKPOINT_BYTES.max(sizes.since.saturating_sub(begun) * limits::CHECKPOINT_SHARE);
-        if !is_whole {
-            sizes.pushed += sizes.due;
-        }
+        sizes.is_partial = !is_whole;
     }
 
     /// Whether a start had no room to write what it had to.
@@ -291,6 +308,9 @@ pub(crate) fn change(text: &[u8]) -> Result<Change, String> {
     })
 }
 
+/// A reserve has so many portions of a snapshot, and none has more bytes than that.
+const PORTIONS: u64 = 16;
+const PORTION_BYTES: u64 = 256 << 10;
 /// How often a change is appended whose disk fails.
 const ATTEMPTS: u32 = 3;
 /// As much of a record that makes no sense as an error repeats.
