@@ -33,6 +33,9 @@ main() {
     passed=$(recorded "$proof" | awk -v code="$code" '$5 == code && $4 == "passed" {sum += $3} END {print sum + 0}')
     seed=$(recorded "$proof" | awk '$2 >= seed {seed = $2} END {print seed + 1}')
     echo "$proof: $passed of $wanted runs of code $code have passed"
+    # Each chunk is a group of processes, or who interrupts this would leave them running.
+    set -m
+    trap 'for one in "${running[@]}"; do kill -- "-$one"; done; exit 130' INT TERM
     while ((passed < wanted)); do
         local running=() one has_failed=
         while ((passed < wanted && ${#running[@]} < ${JOBS:-1})); do
