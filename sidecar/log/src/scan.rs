@@ -108,9 +108,21 @@ pub(crate) struct Scanned {
 
 /// What stands in a segment, in its order.
 enum Item {
-    Good { found: Found, sum: u32 },
-    Bad { from: u32, to: u32, header: Option<Header> },
-    Mended { from: u32, to: u32 },
+    Good {
+        found: Found,
+        sum: u32,
+    },
+    Bad {
+        from: u32,
+        to: u32,
+        header: Option<Header>,
+    },
+    /// Padding that was damaged, or a header of which one bit is not as it was.
+    Mended {
+        from: u32,
+        to: u32,
+        is_header: bool,
+    },
 }
 
 /// Scans all of a segment of a journal that is open. Of those that were finished a start does not read the heads; without its
@@ -141,7 +153,14 @@ pub(crate) fn scan(read: &Around, number: u32, start: u32, chain: Option<u32>, e
                 scanned.chain = sum;
                 scanned.found.push(found);
             }
-            Item::Mended { from, to } => scanned.damage.push(damage(number, from, to, None, true)),
+            // A bit may be all that is missing of a sector that was never written.
+            Item::Mended { from, to, is_header: true }
+                if !segment.was_durable(from, to, frontier) && segment.is_unwritten(from, to) =>
+            {
+                scanned.torn = Some((from, to));
+                break;
+            }
+            Item::Mended { from, to, .. } => scanned.damage.push(damage(number, from, to, None, true)),
             Item::Bad { from, to, header } => {
                 let is_hole = segment.is_hole(from, to, header.is_some(), &read.holes);
                 if !is_hole
@@ -253,7 +272,7 @@ fn nothing_lost(items: &mut [Item]) {
     if let Some(last) = items.last_mut()
         && let Item::Bad { from, to, header: None } = *last
     {
-        *last = Item::Mended { from, to };
+        *last = Item::Mended { from, to, is_header: false };
     }
 }
 
@@ -289,7 +308,8 @@ impl Written<'_> {
                         items.push(Item::Bad { from: position as u32, to: at as u32, header: None });
                     }
                     if is_mended {
-                        items.push(Item::Mended { from: range.0, to: range.0 + HEADER_BYTES as u32 });
+                        let to = range.0 + HEADER_BYTES as u32;
+                        items.push(Item::Mended { from: range.0, to, is_header: true });
                     }
                     let body = self.bytes.get(at + HEADER_BYTES..to);
                     if body.is_some_and(|body| header.check(body).is_ok()) {
@@ -378,6 +398,12 @@ impl Written<'_> {
     fn was_durable(&self, from: u32, to: u32, frontier: u32) -> bool {
         let written = first_not_zero(&self.bytes[..to as usize], from as usize) / SECTOR * SECTOR;
         if written >= to as usize { to <= frontier } else { (written as u32).max(from) < frontier }
+    }
+
+    /// Whether a sector that this range reaches into is as empty as before.
+    fn is_unwritten(&self, from: u32, to: u32) -> bool {
+        let sectors = self.bytes.chunks(SECTOR).take((to as usize).div_ceil(SECTOR));
+        sectors.skip(from as usize / SECTOR).any(|sector| sector.iter().all(|byte| *byte == 0))
     }
 
     /// Whether a write of this range may never have been whole: a sector of it is as empty as before.

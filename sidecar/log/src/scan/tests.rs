@@ -19,16 +19,21 @@ impl Built {
     }
 
     /// Batches with bodies of these lengths, all of one group.
-    fn group(mut self, lengths: &[usize]) -> Self {
+    fn group(self, lengths: &[usize]) -> Self {
+        let body = |length: &usize| (0..*length).map(|n| (n % 251) as u8 + 1).collect();
+        self.group_of(&lengths.iter().map(body).collect::<Vec<_>>())
+    }
+
+    /// Batches of these bodies, all of one group.
+    fn group_of(mut self, bodies: &[Vec<u8>]) -> Self {
         let start = self.bytes.len();
-        for length in lengths {
-            let body: Vec<u8> = (0..*length).map(|n| (n % 251) as u8 + 1).collect();
+        for body in bodies {
             let header = Header {
-                length: (HEADER_BYTES + length) as u32,
+                length: (HEADER_BYTES + body.len()) as u32,
                 count: 1,
                 partition: 5,
                 base_offset: self.offset,
-                body_crc: crc32c::crc32c(&body),
+                body_crc: crc32c::crc32c(body),
                 chain: self.chain,
                 place: place(NUMBER, self.bytes.len() as u32),
                 frontier: self.frontier,
@@ -60,6 +65,25 @@ impl Built {
         let end = End { position: self.bytes.len() as u32, chain: self.chain };
         scan(&Around { bytes, holes: Vec::new() }, NUMBER, START as u32, Some(77), Some(end))
     }
+}
+
+/// A body of zeros is whole in a sector that was never written; of the header behind it that sector had one bit.
+#[test]
+fn a_header_that_lacks_one_bit_of_a_sector_that_was_never_written_is_a_torn_end() {
+    // The first header ends with a sector's last byte but for one, which is the second one's first: a length of 128.
+    let zeros = vec![0; 2 * SECTOR - 1 - HEADER_BYTES];
+    let built = Built::new().group_of(&[zeros.clone(), vec![7; 128 - HEADER_BYTES], vec![8; 100]]);
+    let at = START + HEADER_BYTES + zeros.len();
+    assert_eq!((at % SECTOR, built.bytes[at]), (SECTOR - 1, 128));
+    let torn = built.scan(|bytes| bytes[at] = 0);
+    assert_eq!((offsets(&torn), torn.damage), (vec![0], vec![]));
+    assert_eq!(torn.torn, Some((at as u32, (at + HEADER_BYTES) as u32)));
+    // Where it was acknowledged, or the sector was written, it is a flipped bit.
+    let known = built.known(|bytes| bytes[at] = 0);
+    assert_eq!((offsets(&known), known.damage.len()), (vec![0, 1, 2], 1));
+    let written = Built::new().group_of(&[vec![3; zeros.len()], vec![7; 128 - HEADER_BYTES], vec![8; 100]]);
+    let flipped = written.scan(|bytes| bytes[at] = 0);
+    assert_eq!((offsets(&flipped), flipped.damage.len(), flipped.torn), (vec![0, 1, 2], 1, None));
 }
 
 fn offsets(scanned: &Scanned) -> Vec<u64> {
