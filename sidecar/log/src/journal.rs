@@ -241,9 +241,11 @@ impl Journal {
         if there.is_some_and(|offset| offset != known.next) {
             return Err(AppendError::Failed { reason: "batches before it were taken back".into() });
         }
+        let Some(next) = known.next.checked_add(header.count.into()) else {
+            return Err(AppendError::Failed { reason: "it has no offset left".into() });
+        };
         header.partition = partition.0;
-        header.base_offset = known.next;
-        known.next += u64::from(header.count);
+        header.base_offset = std::mem::replace(&mut known.next, next);
         let instance = known.instance;
         let waiting = state.gather.push(header, body, instance, durability, None);
         Ok((Appending { base_offset: header.base_offset, waiting }, is_first))

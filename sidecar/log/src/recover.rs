@@ -361,7 +361,8 @@ impl Recovery<'_> {
         // Of some of it not even the partition is known: no partition gives out an offset again that may be in it.
         if scanned.unknown_bytes > 0 && is_newest {
             let most = scanned.unknown_bytes.div_ceil(LEAST_RECORD_BYTES);
-            self.found.state.partitions.values_mut().for_each(|partition| partition.next += most);
+            let partitions = self.found.state.partitions.values_mut();
+            partitions.for_each(|partition| partition.next = partition.next.saturating_add(most));
         }
         if is_newest {
             let kept = file.file.barrier(Barrier::Recovered);
