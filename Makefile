@@ -39,9 +39,10 @@ test-shuttle: export CARGO_TARGET_DIR := $(TARGET)/shuttle
 test-shuttle:
 	$(MODEL) --package sidestream-scheduler --test shuttle_pool
 
-# Miri writes down the folder of the checkout that it built: of ours it builds anew, wherever this one is now.
+# Miri writes down the folder of the checkout that it built: of ours it builds anew, wherever this one is now. By name, for
+# where cargo keeps what is its own to change.
 test-miri:
-	@rm -rf $(TARGET)/miri/miri/*/debug/.fingerprint/sidestream-*
+	@[ ! -d $(TARGET)/miri ] || find $(TARGET)/miri -mindepth 1 -name 'sidestream*' -prune -exec rm -r {} +
 	@if $(CARGO) +nightly miri --version >/dev/null 2>&1; then \
 		CARGO_TARGET_DIR=$(TARGET)/miri MIRIFLAGS=-Zmiri-disable-isolation $(CARGO) +nightly miri test --locked --package sidestream-ring --lib; \
 	else echo "not run: miri; rustup toolchain install nightly --component miri"; fi
