@@ -285,7 +285,7 @@ pub(crate) fn write_error(error: AppendError) -> PushError {
         }
         AppendError::Failed { reason } => PushError::Failed { reason },
         AppendError::Closed => PushError::Closed,
-        error @ (AppendError::Malformed | AppendError::Unknown { .. }) => {
+        error @ (AppendError::Malformed | AppendError::Unknown { .. } | AppendError::TooMany { .. }) => {
             PushError::Failed { reason: error.to_string().into() }
         }
     }

@@ -405,7 +405,7 @@ impl fmt::Display for RecordError {
 impl std::error::Error for RecordError {}
 
 /// Length, time, key and headers are a byte each where they are small, or nothing.
-const LEAST_RECORD_BYTES: usize = 4;
+pub const LEAST_RECORD_BYTES: usize = 4;
 
 fn header_sum(header: &[u8; HEADER_BYTES]) -> u32 {
     crc32c::crc32c(&header[..HEADER_BYTES - 4])

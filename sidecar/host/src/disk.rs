@@ -153,6 +153,11 @@ pub fn is_unreadable(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| UNREADABLE.contains(&code))
 }
 
+/// Whether there is no room: on the disk, or of what this user may have of it.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// What systems say of it: EIO, ENODATA (a medium error), EBADMSG and EILSEQ (a sum that is wrong), EUCLEAN, EREMOTEIO.
 #[cfg(not(windows))]
 const UNREADABLE: &[i32] = &[5, 61, 74, 84, 117, 121];

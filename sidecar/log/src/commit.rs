@@ -25,7 +25,7 @@ use bytes::Bytes;
 use sidestream_event::record::HEADER_BYTES;
 use sidestream_host::{
     Moment,
-    disk::{Aligned, Barrier, DiskFile},
+    disk::{Aligned, Barrier, DiskFile, is_full},
 };
 use tokio::sync::oneshot;
 
@@ -132,6 +132,27 @@ struct Begin {
     needed: u32,
     /// Who may write to it: not pushes, where there is no room but the reserve.
     rank: Rank,
+}
+
+/// Why no segment has begun.
+enum NotBegun {
+    /// There is no room for it. Nothing of it is there.
+    Full,
+    /// The disk failed: what it says from here on of what was written before is not to be believed.
+    Failed(io::Error),
+}
+
+impl NotBegun {
+    /// Of one that nothing was written to yet.
+    fn of(error: io::Error) -> Self {
+        if is_full(&error) { Self::Full } else { Self::Failed(error) }
+    }
+}
+
+impl From<io::Error> for NotBegun {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(error)
+    }
 }
 
 /// The life of the storage thread.
@@ -259,10 +280,8 @@ impl Committer {
             }
             match self.begin(&mut begin, group.rank) {
                 Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
-                    return self.refuse(group, begin.size);
-                }
-                Err(error) => {
+                Err(NotBegun::Full) => return self.refuse(group, begin.size),
+                Err(NotBegun::Failed(error)) => {
                     self.shared.state().used -= u64::from(begin.size);
                     return self.fail(group, &error);
                 }
@@ -275,17 +294,17 @@ impl Committer {
     }
 
     /// Begins a segment: its head and its name are durable before anything in it is.
-    fn begin(&mut self, begin: &mut Begin, group: Rank) -> io::Result<()> {
+    fn begin(&mut self, begin: &mut Begin, group: Rank) -> Result<(), NotBegun> {
         // What the segment before it still owes the device; it will not be written again.
         if let Some(tail) = self.tail.as_ref().filter(|tail| tail.durable < tail.position) {
             tail.file.barrier(Barrier::Earlier)?;
         }
         let disk = self.shared.disk.clone();
         let name = file_name(begin.head.number, begin.head.generation);
-        let file = disk.create(&name)?;
+        let file = disk.create(&name).map_err(NotBegun::of)?;
         if let Err(error) = self.allot(&*file, begin, group) {
             disk.remove(&name)?;
-            return Err(error);
+            return Err(NotBegun::of(error));
         }
         let Begin { head, removed, size, rank, .. } = begin;
         // From here on the head may be found, and says that the segment before ends where it does now.
@@ -293,8 +312,12 @@ impl Committer {
             self.before = tail.end();
         }
         let (bytes, chain) = head.write();
-        file.write_durable(0, &Aligned::of(&bytes), Barrier::Head)?;
-        disk.sync_names(Barrier::Name)?;
+        let written = file.write_durable(0, &Aligned::of(&bytes), Barrier::Head);
+        if let Err(error) = written.and_then(|()| disk.sync_names(Barrier::Name)) {
+            // There is nothing in it, and the next one has another number.
+            disk.remove(&name)?;
+            return Err(error.into());
+        }
         let mut state = self.shared.state();
         let start = head.bytes();
         let segment = Segment {
@@ -306,9 +329,11 @@ impl Committer {
             end_chain: Some(chain),
             size: (*size).into(),
             live: 0,
+            has_holes: false,
         };
         let strands = std::mem::take(&mut state.strands);
-        if self.before.end > 0 {
+        let before = state.segments.get(&self.before.segment);
+        if self.before.end > 0 && before.is_none_or(|before| !before.has_holes) {
             let end = End { position: self.before.end, chain: self.before.chain };
             state.finished.push_back((self.before.segment, end, strands));
         }
@@ -338,7 +363,7 @@ impl Committer {
         let settings = &self.shared.settings;
         if begin.rank == Rank::Push {
             let allocated = file.allocate(begin.size.into());
-            if !allocated.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::StorageFull) {
+            if !allocated.as_ref().is_err_and(is_full) {
                 return allocated;
             }
             self.shared.state().reserve.is_disk_full = true;
@@ -503,6 +528,10 @@ impl Committer {
         self.shared.room.notify_waiters();
         if let Some(tail) = ended {
             self.before = tail.end();
+            // What was promised to the device before is not written again: it has it now, or nobody knows.
+            if tail.owed.is_some() {
+                let _ = tail.file.barrier(Barrier::Earlier);
+            }
             self.look_again(tail);
         }
     }

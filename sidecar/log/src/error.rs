@@ -23,6 +23,11 @@ pub enum AppendError {
         /// The most.
         max: usize,
     },
+    /// As many partitions as a segment's head can name.
+    TooMany {
+        /// The most.
+        max: usize,
+    },
     /// As much waits to be written as may wait: await `Journal::room` and try again. Or the number was removed and that is
     /// not durable yet.
     Busy,
@@ -51,6 +56,12 @@ impl fmt::Display for AppendError {
             Self::Malformed => out.write_str("the header of a batch does not fit its body"),
             Self::TooLarge { bytes, max } => {
                 write!(out, "a batch of {bytes} bytes; the most is {max}: push smaller batches")
+            }
+            Self::TooMany { max } => {
+                write!(
+                    out,
+                    "the journal has {max} partitions, and no more fit: remove some, or use another disk"
+                )
             }
             Self::Busy => {
                 out.write_str("more waits for the disk than may wait: push again when there is room")

@@ -42,23 +42,10 @@ impl Files {
         indexes.iter().find(|(known, _)| *known == key).map(|(_, index)| index.clone())
     }
 
-    /// The index of a finished segment, read by `read` where it is not in memory.
-    pub(crate) fn index(
-        &self,
-        key: FileKey,
-        read: impl FnOnce() -> io::Result<Strands>,
-    ) -> io::Result<Arc<Strands>> {
-        if let Some(index) = self.known_index(key) {
-            return Ok(index);
-        }
-        let index = Arc::new(read()?);
-        remember(
-            &mut self.indexes.lock().unwrap_or_else(PoisonError::into_inner),
-            INDEXES_MAX,
-            key,
-            index.clone(),
-        );
-        Ok(index)
+    /// Has it in memory.
+    pub(crate) fn remember_index(&self, key: FileKey, index: Arc<Strands>) {
+        let mut indexes = self.indexes.lock().unwrap_or_else(PoisonError::into_inner);
+        remember(&mut indexes, INDEXES_MAX, key, index);
     }
 
     /// Lets go of a file that is removed.

@@ -166,6 +166,8 @@ impl Head {
 
 /// How far the second copy is looked for: a head of 130,000 partitions.
 const COPY_MAX: usize = 4 << 20;
+/// Partitions that it has room for.
+pub(crate) const PARTITIONS_MAX: usize = (COPY_MAX - FIXED) / PARTITION;
 
 /// A head that was read.
 #[derive(Debug)]

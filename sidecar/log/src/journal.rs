@@ -22,6 +22,7 @@ use crate::{
     ahead::read_ahead,
     commit::{self, Committer},
     control::{NOTE_BYTES, Note},
+    head::PARTITIONS_MAX,
     keep::Keeper,
     read,
     recover::recover,
@@ -153,6 +154,10 @@ impl Journal {
         self.note(Note::Create(partition, first), |state| {
             if state.removing.contains_key(&partition) {
                 return Err(AppendError::Busy);
+            }
+            let is_new = !state.partitions.contains_key(&partition);
+            if is_new && state.partitions.len() >= PARTITIONS_MAX {
+                return Err(AppendError::TooMany { max: PARTITIONS_MAX });
             }
             let instance = state.instances + 1;
             let known = state

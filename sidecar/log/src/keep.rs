@@ -20,7 +20,7 @@ use std::{
 };
 
 use sidestream_event::record::HEADER_BYTES;
-use sidestream_host::disk::{Aligned, Barrier};
+use sidestream_host::disk::{Aligned, Barrier, is_full};
 
 use crate::{
     Damage, PartitionId, around,
@@ -31,7 +31,7 @@ use crate::{
     reserve::LOOK,
     scan::{End, Found, place, scan_whole, sum_of},
     state::{Phase, Segment, Shared},
-    walk::{is_of, load},
+    walk::{Loaded, is_of, load},
 };
 
 /// Zeros are written so many bytes at a time: what a group may have to wait for.
@@ -84,12 +84,16 @@ impl Keeper {
     pub(crate) fn turn(&mut self) -> bool {
         // What becomes due from here on is seen by the next turn.
         self.shared.state().is_chore_due = false;
-        let done = self.flush() || self.zero_ahead() || self.write_footer();
-        let done = if done { Ok(true) } else { self.free() };
-        let done = done.and_then(|done| if done { Ok(true) } else { self.shared.refill() });
-        let done = done.and_then(|done| if done { Ok(true) } else { self.clean() });
-        self.is_failing = done.is_err();
-        done.unwrap_or(false)
+        self.is_failing = false;
+        if self.flush() || self.zero_ahead() || self.write_footer() {
+            return true;
+        }
+        // What fails must not keep the others from what they can do.
+        [Self::free, |keeper: &mut Self| keeper.shared.refill(), Self::clean].into_iter().any(|chore| {
+            let done = chore(self);
+            self.is_failing |= done.is_err();
+            done.unwrap_or(false)
+        })
     }
 
     fn zero_ahead(&self) -> bool {
@@ -164,15 +168,19 @@ impl Keeper {
             let state = self.shared.state();
             let newest = state.segments.last_key_value().map(|(number, _)| *number);
             let dead = state.segments.iter().map(|(number, segment)| (*number, *segment));
-            dead.filter(|(number, segment)| Some(*number) != newest && segment.live == 0).collect()
+            dead.filter(|(number, segment)| {
+                Some(*number) != newest && segment.live == 0 && !segment.has_holes
+            })
+            .collect()
         };
         let mut failed = Ok(false);
         for (number, segment) in dead {
             match self.end_before(number) {
-                Ok(()) => {
+                Ok(true) => {
                     self.free_one(number, segment);
                     return Ok(true);
                 }
+                Ok(false) => {}
                 // Another one may have its room back.
                 Err(error) => failed = Err(error),
             }
@@ -198,33 +206,42 @@ impl Keeper {
         self.shared.room.notify_waiters();
     }
 
-    /// Makes durable where the segment before this one ends: this one's head is about to go.
-    fn end_before(&mut self, number: u32) -> io::Result<()> {
+    /// Makes durable where the segment before this one ends, for this one's head is about to go: whether it may.
+    fn end_before(&mut self, number: u32) -> io::Result<bool> {
         let before = {
             let state = self.shared.state();
             state.segments.range(..number).next_back().map(|(number, segment)| (*number, *segment))
         };
-        let Some((number, segment)) = before else { return Ok(()) };
+        let Some((number, segment)) = before else { return Ok(true) };
         let key = (number, segment.generation);
         // A copy was durable with its footer before it was there.
         if segment.generation > 0 || self.ended == Some(key) {
-            return Ok(());
+            return Ok(true);
         }
         let file = self.shared.files.open(&*self.shared.disk, key)?;
         // What a barrier that failed may have lost is written again: the kernel calls it clean.
         if self.doubted == Some(key) || Footer::find(&*file)?.is_none() {
             let chain = segment.end_chain.ok_or(io::ErrorKind::InvalidData)?;
             let end = End { position: segment.end, chain };
-            match self.finish(key, end, &load(&self.shared, key)?) {
+            // A footer without what can't be read now would be believed for ever.
+            if segment.has_holes || self.spoiled.contains(&number) {
+                return Ok(false);
+            }
+            let Loaded { strands, is_whole } = load(&self.shared, key)?;
+            if !is_whole {
+                self.spoiled.insert(number);
+                return Ok(false);
+            }
+            match self.finish(key, end, &strands) {
                 // Its torn end may be taken for damage one day; without room nothing goes on now.
-                Err(error) if error.kind() == io::ErrorKind::StorageFull => return Ok(()),
+                Err(error) if is_full(&error) => return Ok(true),
                 finished => finished?,
             }
         }
         self.doubted = Some(key);
         file.barrier(Barrier::End)?;
         (self.ended, self.doubted) = (Some(key), None);
-        Ok(())
+        Ok(true)
     }
 
     /// Gives the reserve back what nobody can read any more: at a start, before anything is written.
@@ -239,7 +256,10 @@ impl Keeper {
     /// Copies what lives of the segments that are mostly dead.
     fn clean(&mut self) -> io::Result<bool> {
         let Some(victims) = self.victims() else { return Ok(false) };
-        self.end_before(victims[0].0)?;
+        if !self.end_before(victims[0].0)? {
+            self.spoiled.insert(victims[0].0);
+            return Ok(true);
+        }
         let (first, last) = (victims[0].0, victims[victims.len() - 1].1.last);
         let generation = victims.iter().map(|(_, segment)| segment.generation).max().unwrap_or(0) + 1;
         let mut copy = Copy::new(Head {
@@ -295,7 +315,8 @@ impl Keeper {
         for (number, segment) in state.segments.iter().filter(|(number, _)| is_finished(**number)) {
             let fits = live + segment.live <= u64::from(settings.segment_bytes) / 2;
             // In the middle of a run anything that fits is taken along: fewer files.
-            if dead(segment) >= segment.live && fits && !self.spoiled.contains(number) {
+            let is_spoiled = segment.has_holes || self.spoiled.contains(number);
+            if dead(segment) >= segment.live && fits && !is_spoiled {
                 victims.push((*number, *segment));
                 live += segment.live;
             } else if !victims.is_empty() {
@@ -365,6 +386,7 @@ impl Keeper {
             end_chain: Some(chain),
             size: length,
             live: 0,
+            has_holes: false,
         };
         let is_replaced = |span: u32| victims.iter().any(|(victim, _)| *victim == span);
         for (id, partition) in &mut state.partitions {

@@ -119,18 +119,25 @@ pub(crate) fn offset_at(shared: &Shared, partition: PartitionId, time: i64) -> R
         }
         None => span.first,
     };
-    let mut found = span.end;
-    let seen = walk(shared, partition, from.max(first), Miss::Read, |_, header, _| {
-        if header.append_time >= time {
-            found = header.base_offset;
-            return Ok(Step::Stop);
+    let (mut from, mut found) = (from.max(first), None);
+    loop {
+        let seen = walk(shared, partition, from, Miss::Read, |_, header, _| {
+            if header.append_time >= time {
+                found.get_or_insert(header.base_offset);
+                return Ok(Step::Stop);
+            }
+            found = None;
+            Ok(Step::Go)
+        });
+        match seen {
+            Ok(_) => return Ok(found.unwrap_or(span.end).max(first)),
+            // It may be of that time, unless something older comes behind it. The reader will be told of it, at the place.
+            Err(ReadError::Damaged { from: lost, to }) => {
+                found.get_or_insert(lost);
+                from = to;
+            }
+            Err(error) => return Err(error),
         }
-        Ok(Step::Go)
-    });
-    match seen {
-        // The reader will be told of it, at the place.
-        Ok(_) | Err(ReadError::Damaged { .. }) => Ok(found.max(first)),
-        Err(error) => Err(error),
     }
 }
 

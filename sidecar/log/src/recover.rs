@@ -13,12 +13,12 @@
 //! It must never need a human, nor take what it can't read for what was never there.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     io,
     sync::Arc,
 };
 
-use sidestream_event::record::Header;
+use sidestream_event::record::{BATCH_BYTES_MAX, HEADER_BYTES, Header, LEAST_RECORD_BYTES};
 use sidestream_host::{
     Random,
     disk::{Barrier, Disk, DiskFile},
@@ -32,7 +32,7 @@ use crate::{
     head::{self, Before, Head, HeadError, parse_file_name},
     index::Span,
     reserve::RESERVE,
-    scan::{End, Scanned, place, scan},
+    scan::{End, Found as Batch, Scanned, place, scan},
     state::{Partition, Segment, State},
     walk::{is_of, strands_of},
 };
@@ -87,7 +87,7 @@ impl File {
 }
 
 pub(crate) fn recover(disk: &dyn Disk) -> Result<Found, OpenError> {
-    Recovery { disk, found: Found::default(), newest: None, endless: Vec::new() }.run()
+    Recovery { disk, found: Found::default(), newest: None, endless: Vec::new(), unread: None }.run()
 }
 
 impl Default for Found {
@@ -109,6 +109,8 @@ struct Recovery<'a> {
     newest: Option<u32>,
     /// Damage of segments of which nothing says where they end.
     endless: Vec<(u32, Vec<Damage>)>,
+    /// The last segment of which nothing can be read, not even how long it is.
+    unread: Option<u32>,
 }
 
 impl Recovery<'_> {
@@ -147,6 +149,10 @@ impl Recovery<'_> {
                 self.behind_head(file, next)?;
             }
         }
+        // One that was written after the newest head that can be read: whatever it may hold.
+        if self.unread > base.map(|base| files[base].number) {
+            self.skip(u32::MAX.into());
+        }
         self.set_live();
         self.note_endless();
         self.note_gaps();
@@ -183,6 +189,7 @@ impl Recovery<'_> {
                 let Some((file, length, footer)) = opened else {
                     // Not even how long it is can be read. Its number is never used again.
                     self.damage(number, 0, 0, None, false);
+                    self.unread = self.unread.max(Some(number));
                     self.found.next_number = self.found.next_number.max(number.saturating_add(1));
                     continue;
                 };
@@ -227,8 +234,8 @@ impl Recovery<'_> {
         }
     }
 
-    /// A whole copy counts, and what it stands for goes; one that is not goes. Only while there is something that it
-    /// stands for is it read: before the first of that was removed, all of the copy was durable.
+    /// A copy that was finished counts, and what it stands for goes; one that was not goes. Only while there is something that
+    /// it stands for is it read: before the first of that was removed, all of the copy was durable.
     fn drop_superseded(&mut self, files: &mut Vec<File>) -> Result<(), OpenError> {
         let copies: Vec<(u32, u32)> = files
             .iter()
@@ -241,10 +248,11 @@ impl Recovery<'_> {
             };
             let range = key.0..=files[copy].last();
             let stood_for = |file: &File| range.contains(&file.number) && file.generation < key.1;
-            if !files.iter().any(stood_for) {
+            let originals: Vec<&File> = files.iter().filter(|file| stood_for(file)).collect();
+            if originals.is_empty() {
                 continue;
             }
-            let gone: Vec<File> = if self.is_whole(&files[copy])? {
+            let gone: Vec<File> = if self.was_finished(&files[copy], &originals)? {
                 // Whole in the kernel, perhaps, of a process that was killed.
                 let kept = files[copy].file.barrier(Barrier::Copy);
                 kept.and_then(|()| self.disk.sync_names(Barrier::CopyName))
@@ -258,12 +266,38 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    fn is_whole(&self, copy: &File) -> Result<bool, OpenError> {
-        let (Some(footer), Some(_)) = (copy.footer, &copy.head) else { return Ok(false) };
-        let read = around::read(&*copy.file, 0, copy.length as usize);
-        let read = read.map_err(|error| self.error("reading", &copy.name, error))?;
-        let (start, chain) = copy.start();
-        Ok(scan(&read, copy.number, start, chain, Some(footer.end())).damage.is_empty())
+    /// Whether all of a copy was written once: it is whole, or has what is in none of the `originals` that are left, so others
+    /// were removed.
+    fn was_finished(&self, copy: &File, originals: &[&File]) -> Result<bool, OpenError> {
+        let (holes, scanned) = self.look_at(copy)?;
+        let is_whole = scanned.damage.iter().all(|damage| damage.is_mended);
+        if is_whole && copy.footer.is_some() && copy.head.is_some() {
+            return Ok(true);
+        }
+        let batch = |found: &Batch| (found.header.partition, found.header.base_offset);
+        let mut left = HashSet::new();
+        for original in originals {
+            left.extend(self.look_at(original)?.1.found.iter().map(batch));
+        }
+        if scanned.found.iter().any(|found| !left.contains(&batch(found))) {
+            return Ok(true);
+        }
+        // What can't be read now may be all there is of a segment that was removed.
+        if holes > 0 && copy.footer.is_some() {
+            let unread = "some of it can't be read, and what it was copied from may be gone: mend the disk, or \
+                          remove this file";
+            return Err(self.error("reading", &copy.name, io::Error::other(unread)));
+        }
+        Ok(false)
+    }
+
+    /// What stands in a segment, as far as its footer says; and how many parts of it can't be read.
+    fn look_at(&self, file: &File) -> Result<(usize, Scanned), OpenError> {
+        let read = around::read(&*file.file, 0, file.length as usize);
+        let read = read.map_err(|error| self.error("reading", &file.name, error))?;
+        let (start, chain) = file.start();
+        let end = file.footer.map(|footer| footer.end());
+        Ok((read.holes.len(), scan(&read, file.number, start, chain, end)))
     }
 
     /// Segments that were begun and never had a batch: the power went before their heads were durable. One may be found
@@ -296,7 +330,7 @@ impl Recovery<'_> {
         let Some(footer) = file.footer else { return Ok(false) };
         let spans = footer.spans(&*file.file).map_err(|error| self.error("reading", &file.name, error))?;
         let Some(spans) = spans else { return Ok(false) };
-        self.add_segment(file, footer.end());
+        self.add_segment(file, footer.end(), false);
         for (id, span) in spans {
             self.add_span(file, id, span);
         }
@@ -305,14 +339,16 @@ impl Recovery<'_> {
 
     /// A finished segment without a footer.
     fn older(&mut self, file: &File, next: Option<&File>) -> Result<(), OpenError> {
-        let scanned = self.read(file, next)?;
+        let (scanned, has_holes) = self.read(file, next)?;
         let end = End { position: scanned.end, chain: scanned.chain };
-        self.add_segment(file, end);
+        self.add_segment(file, end, has_holes);
         let strands = strands_of(&scanned.found);
         for (id, strand) in &strands {
             self.add_span(file, *id, strand.span(file.number));
         }
-        self.found.state.finished.push_back((file.number, end, strands));
+        if !has_holes {
+            self.found.state.finished.push_back((file.number, end, strands));
+        }
         match said_end(file, next) {
             Some(_) => self.found.recovered.damage.extend(scanned.damage),
             None => self.endless.push((file.number, scanned.damage)),
@@ -322,10 +358,10 @@ impl Recovery<'_> {
 
     /// A segment that was written after the newest head that can be read: everything in it happened since.
     fn behind_head(&mut self, file: &File, next: Option<&File>) -> Result<(), OpenError> {
-        let scanned = self.read(file, next)?;
+        let (scanned, has_holes) = self.read(file, next)?;
         let is_newest = next.is_none();
         let end = End { position: scanned.end, chain: scanned.chain };
-        self.add_segment(file, end);
+        self.add_segment(file, end, has_holes);
         for found in &scanned.found {
             let at = place(file.number, found.position);
             let partitions = &mut self.found.state.partitions;
@@ -358,11 +394,8 @@ impl Recovery<'_> {
                 partition.next = partition.next.max(lost.to);
             }
         }
-        // Of some of it not even the partition is known: no partition gives out an offset again that may be in it.
-        if scanned.unknown_bytes > 0 && is_newest {
-            let most = scanned.unknown_bytes.div_ceil(LEAST_RECORD_BYTES);
-            let partitions = self.found.state.partitions.values_mut();
-            partitions.for_each(|partition| partition.next = partition.next.saturating_add(most));
+        if is_newest {
+            self.skip(scanned.unknown_bytes);
         }
         if is_newest {
             let kept = file.file.barrier(Barrier::Recovered);
@@ -376,15 +409,22 @@ impl Recovery<'_> {
                 lost: None,
                 is_mended: false,
             });
-        } else {
+        } else if !has_holes {
             self.found.state.finished.push_back((file.number, end, strands));
         }
         self.found.recovered.damage.extend(scanned.damage);
         Ok(())
     }
 
-    /// Reads all of a segment, to where the next one or its footer says that it ends.
-    fn read(&mut self, file: &File, next: Option<&File>) -> Result<Scanned, OpenError> {
+    /// No partition gives out an offset again that may be in `bytes` of which not even the partition is known.
+    fn skip(&mut self, bytes: u64) {
+        let most = bytes.div_ceil(HEADER_BYTES as u64) * BATCH_RECORDS_MAX;
+        let partitions = self.found.state.partitions.values_mut();
+        partitions.for_each(|partition| partition.next = partition.next.saturating_add(most));
+    }
+
+    /// Reads all of a segment, to where the next one or its footer says that it ends; whether some of it can't be read.
+    fn read(&mut self, file: &File, next: Option<&File>) -> Result<(Scanned, bool), OpenError> {
         let read = around::read(&*file.file, 0, file.length as usize);
         let read = read.map_err(|error| self.error("reading", &file.name, error))?;
         self.found.recovered.scanned_bytes += read.bytes.len() as u64;
@@ -395,10 +435,10 @@ impl Recovery<'_> {
         if let Some((from, to)) = damaged.filter(|_| !scanned.found.is_empty()) {
             self.damage(file.number, from, to, None, true);
         }
-        Ok(scanned)
+        Ok((scanned, !read.holes.is_empty()))
     }
 
-    fn add_segment(&mut self, file: &File, end: End) {
+    fn add_segment(&mut self, file: &File, end: End, has_holes: bool) {
         let (start, chain) = file.start();
         let segment = Segment {
             last: file.last(),
@@ -409,6 +449,7 @@ impl Recovery<'_> {
             end_chain: Some(end.chain),
             size: file.length,
             live: 0,
+            has_holes,
         };
         self.found.state.used += file.length;
         self.found.state.segments.insert(file.number, segment);
@@ -491,5 +532,5 @@ fn said_end(file: &File, next: Option<&File>) -> Option<End> {
         .or_else(|| file.footer.map(|footer| footer.end()))
 }
 
-/// The smallest record there can be.
-const LEAST_RECORD_BYTES: u64 = 4;
+/// Records of a batch: as many as a header can say, for what is compressed may be of any length.
+const BATCH_RECORDS_MAX: u64 = (BATCH_BYTES_MAX / LEAST_RECORD_BYTES) as u64;

@@ -19,7 +19,10 @@ use std::{
     time::Duration,
 };
 
-use sidestream_host::{Moment, disk::DiskFile};
+use sidestream_host::{
+    Moment,
+    disk::{DiskFile, is_full},
+};
 
 use crate::{
     PartitionId, Settings,
@@ -101,12 +104,12 @@ impl Shared {
     /// where there is no other. Says how many bytes.
     ///
     /// # Errors
-    /// [`io::ErrorKind::StorageFull`] where nothing is left.
+    /// One of [`is_full`] where nothing is left.
     pub(crate) fn allot(&self, file: &dyn DiskFile, size: u64, least: u64, spared: u64) -> io::Result<u64> {
         let mut size = size;
         loop {
             match file.allocate(size) {
-                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                Err(error) if is_full(&error) => {
                     let left = self.state().reserve.bytes().saturating_sub(spared);
                     let smaller = size.min(left / STEP * STEP).max(least);
                     // Drawn where there is something; and what is left may be too little for a piece and enough all the same.
@@ -200,7 +203,7 @@ fn grow(file: &dyn DiskFile, has: u64, wanted: u64, beyond: u64) -> io::Result<(
             Ok(true)
         }
         // Some of it may have been had.
-        Err(error) if error.kind() == io::ErrorKind::StorageFull => file.truncate(*made).map(|()| false),
+        Err(error) if is_full(&error) => file.truncate(*made).map(|()| false),
         Err(error) => Err(error),
     };
     if reach(&mut made, wanted + beyond)? {

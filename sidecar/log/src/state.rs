@@ -232,6 +232,9 @@ pub(crate) struct Segment {
     pub(crate) size: u64,
     /// Bytes of batches that somebody may still read.
     pub(crate) live: u64,
+    /// Some of it could not be read when the journal was opened, and nothing else says what that is: it may be read another
+    /// time, so the file stays as it is.
+    pub(crate) has_holes: bool,
 }
 
 /// From where to where a partition is there.
@@ -470,7 +473,11 @@ impl State {
             AppendError::Failed { reason } => reason.clone(),
             refused => refused.to_string().into(),
         };
-        for batch in group.batches.iter().filter(|batch| batch.note.is_none()) {
+        for batch in &group.batches {
+            if let Some(note) = batch.note {
+                self.take_back(note, batch.instance);
+                continue;
+            }
             if let Some(partition) = self.partitions.get_mut(&PartitionId(batch.header.partition))
                 && partition.instance == batch.instance
             {
@@ -479,6 +486,17 @@ impl State {
                 partition.rolled_back += 1;
                 partition.taken_back = Some(error.clone());
             }
+        }
+    }
+
+    /// What was not durably made is not there: what is appended to it would be nobody's at the next start.
+    fn take_back(&mut self, note: Note, instance: u32) {
+        if let Note::Create(id, _) = note
+            && let Some(partition) = self.partitions.get(&id)
+            && partition.born == UNBORN
+            && partition.instance == instance
+        {
+            self.partitions.remove(&id);
         }
     }
 

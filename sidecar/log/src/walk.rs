@@ -349,26 +349,40 @@ pub(crate) fn look_up<T>(
             return Ok(Some(look(strands)));
         }
     }
-    let index = match shared.files.known_index(key) {
-        Some(index) => index,
-        None if miss != Miss::Stop => shared.files.index(key, || load(shared, key))?,
-        None => return Ok(None),
-    };
+    if let Some(index) = shared.files.known_index(key) {
+        return Ok(Some(look(&index)));
+    }
+    if miss == Miss::Stop {
+        return Ok(None);
+    }
+    let Loaded { strands, is_whole } = load(shared, key)?;
+    let index = Arc::new(strands);
+    // What can't be read now may be another time.
+    if is_whole {
+        shared.files.remember_index(key, index.clone());
+    }
     Ok(Some(look(&index)))
 }
 
+/// The index of a finished segment, and whether nothing may be missing in it that could be read another time.
+pub(crate) struct Loaded {
+    pub(crate) strands: Strands,
+    pub(crate) is_whole: bool,
+}
+
 /// The index of a finished segment: from its footer, or where that is damaged from its batches.
-pub(crate) fn load(shared: &Shared, key: FileKey) -> io::Result<Strands> {
+pub(crate) fn load(shared: &Shared, key: FileKey) -> io::Result<Loaded> {
     let file = shared.files.open(&*shared.disk, key)?;
     if let Some(footer) = Footer::find(&*file)?
         && let Some(strands) = footer.strands(&*file)?
     {
-        return Ok(strands);
+        return Ok(Loaded { strands, is_whole: true });
     }
     let segment = shared.state().segments.get(&key.0).copied();
     let segment = segment.filter(|segment| segment.generation == key.1).ok_or(io::ErrorKind::NotFound)?;
     let read = around::read(&*file, 0, segment.end as usize)?;
-    Ok(strands_of(&scan_whole(&read, key.0, &segment).0.found))
+    let strands = strands_of(&scan_whole(&read, key.0, &segment).0.found);
+    Ok(Loaded { strands, is_whole: read.holes.is_empty() })
 }
 
 /// The index of what a scan found.

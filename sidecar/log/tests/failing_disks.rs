@@ -4,12 +4,12 @@ mod common;
 
 use common::{World, all, now, small};
 use sidestream_event::record::Header;
-use sidestream_host::disk::{SimDisk, sim::Fault};
+use sidestream_host::disk::{Disk, SimDisk, sim::Fault};
 use sidestream_log::{AppendError, Durability, PartitionId, Settings};
 
 #[test]
 fn an_error_at_any_operation_is_told_and_costs_nothing_that_was_acknowledged() {
-    for fault in [Fault::Io, Fault::NoSpace, Fault::Short] {
+    for fault in [Fault::Io, Fault::NoSpace, Fault::NoQuota, Fault::Short] {
         let mut failed = 0;
         for operation in (0..240).step_by(3) {
             let mut world = World::new(operation + 17, small());
@@ -30,13 +30,20 @@ fn an_error_at_any_operation_is_told_and_costs_nothing_that_was_acknowledged() {
             world.append(PartitionId::STATE, 50, Durability::Device).expect("the disk works again");
             world.commit();
             assert_eq!(world.acked, acked + 1, "{fault:?} at {operation}: {:?}", world.told);
+            // Nothing is left of what it could not begin; a footer may be there in part.
+            let names = world.disk.list().unwrap();
+            let sizes: Vec<_> =
+                names.iter().map(|name| world.disk.bytes(name).unwrap().len() as u64).collect();
+            let used = world.journal.usage().used;
+            let lost = sizes.iter().sum::<u64>().abs_diff(used);
+            assert!(lost < 4096, "{fault:?} at {operation}: {used} used of {names:?} {sizes:?}");
             if operation.is_multiple_of(2) {
                 world.cut();
             } else {
                 world.kill();
             }
         }
-        assert!(failed > 20 || fault == Fault::NoSpace, "{fault:?}: {failed}");
+        assert!(failed > 20 || matches!(fault, Fault::NoSpace | Fault::NoQuota), "{fault:?}: {failed}");
     }
 }
 
@@ -57,6 +64,45 @@ fn a_barrier_that_failed_is_not_tried_again() {
     world.cut_with(|states| states - 1);
     let (batches, _) = all(&world.journal, partition);
     assert_eq!(batches.last().unwrap().header.base_offset, offset);
+}
+
+/// What a failed barrier was for is not to be believed, whatever the error was.
+#[test]
+fn a_barrier_for_which_there_was_no_room_is_not_tried_again_either() {
+    for after in 0..12 {
+        let mut world = World::new(5, small());
+        let partition = world.create();
+        world.append(partition, 100, Durability::PageCache).unwrap();
+        world.commit();
+        world.fail(after, Fault::NoSpace);
+        // Another segment begins, for which this one has to be durable.
+        for _ in 0..6 {
+            let _ = world.append(partition, 11_000, Durability::PageCache);
+            world.commit();
+        }
+        world.cut_with(|states| states - 1);
+    }
+}
+
+/// A partition whose creation was not kept is not there: what is appended to it would be nobody's at the next start.
+#[test]
+fn a_partition_that_could_not_be_made_takes_nothing() {
+    let mut world = World::new(7, small());
+    world.append(PartitionId::STATE, 100, Durability::Device).unwrap();
+    world.commit();
+    let (partition, body) = (PartitionId(9), [1; 20]);
+    let journal = world.journal.clone();
+    let append = || journal.append(partition, common::header(&body, 2, 0), &body, Durability::Device);
+    world.fail(0, Fault::Io);
+    let made = journal.create(partition);
+    world.commit();
+    assert!(matches!(now(made), Some(Err(AppendError::Failed { .. }))));
+    assert!(matches!(append(), Err(AppendError::Unknown { .. })));
+    assert_eq!(journal.partitions(), [PartitionId::STATE]);
+    let made = journal.create(partition);
+    let appended = append().unwrap();
+    world.commit();
+    assert_eq!((now(made), now(appended).map(|receipt| receipt.is_ok())), (Some(Ok(())), Some(true)));
 }
 
 #[test]
@@ -93,7 +139,8 @@ fn a_full_journal_refuses_pushes_and_goes_on_with_everything_else() {
 #[test]
 fn a_full_disk_refuses_pushes_and_goes_on_with_everything_else() {
     let settings = Settings { segment_bytes: 32 << 10, reserve_bytes: 32 << 10, ..small() };
-    full(World::on(SimDisk::new().with_capacity(300 << 10), 2, settings));
+    full(World::on(SimDisk::new().with_capacity(300 << 10), 2, settings.clone()));
+    full(World::on(SimDisk::new().with_quota(300 << 10), 2, settings));
 }
 
 fn full(mut world: World) {

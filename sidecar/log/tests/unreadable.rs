@@ -3,12 +3,12 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use common::{World, all, now, of_eight_segments, open, small};
 use sidestream_host::{
     Clock,
-    disk::{Disk, SECTOR, SimDisk},
+    disk::{Aligned, Barrier, Disk, SECTOR, SimDisk, sim::Fault},
 };
 use sidestream_log::{Durability, Journal, PartitionId, Settings, Steps};
 
@@ -167,6 +167,138 @@ fn while_it_is_open() {
             assert_eq!(missing, 0, "{what}: it can be read again, and is not");
         }
     }
+}
+
+/// What can't be read at one start can be read at another: nothing of it is thrown away meanwhile, and none of its offsets
+/// given again.
+#[test]
+fn at_one_start_and_not_at_the_next() {
+    let (disk, kept) = built(512);
+    for behind in 0..3 {
+        let mut names = disk.list().unwrap();
+        names.sort();
+        let name = &names[names.len() - 1 - behind];
+        let sectors = disk.bytes(name).unwrap().len() / SECTOR;
+        let each = (0..sectors).map(|first| first..first + 1);
+        let halves = [0..sectors / 2, 0..sectors, sectors / 2..sectors, 16..sectors];
+        for spoiled in each.chain(halves) {
+            let what = format!("sectors {spoiled:?} of {name}");
+            starts_twice(&disk, &kept, &what, |disk| disk.spoil(name, spoiled.clone()));
+        }
+    }
+}
+
+/// The same of an error that is over by the time that anybody tries again.
+#[test]
+fn at_any_operation_of_one_start() {
+    let (disk, kept) = built(512);
+    let begun = copied(&disk);
+    let before = begun.operations();
+    drop(open(&begun, &settings(), &Clock::simulated(0).0));
+    let operations = begun.operations() - before;
+    assert!(operations > 15, "{operations}");
+    for operation in 0..operations {
+        starts_twice(&disk, &kept, &format!("operation {operation}"), |disk| disk.fail(operation, Fault::Io));
+    }
+}
+
+/// A start that `spoils` befalls, and one where all can be read again: everything is there.
+fn starts_twice(whole: &SimDisk, kept: &Kept, what: &str, spoils: impl FnOnce(&SimDisk)) {
+    let (clock, _) = Clock::simulated(0);
+    let disk = copied(whole);
+    spoils(&disk);
+    let opened = Journal::open_stepped(Arc::new(disk.clone()), settings(), clock.clone());
+    let mut appended = None;
+    if let Ok((journal, mut steps, _)) = opened {
+        appended = Some(append(&journal, &mut steps));
+        while steps.keep() {}
+        steps.close();
+    }
+    let disk = disk.kill();
+    disk.restore();
+    let (journal, mut steps, _) = open(&disk, &settings(), &clock);
+    let missing = check(&journal, kept, 0, 0..0, what);
+    assert_eq!(missing, 0, "{what}: it can be read again, and is not there");
+    let next = append(&journal, &mut steps);
+    assert!(appended.is_none_or(|appended| appended < next), "{what}: {next} is given again");
+    while steps.keep() {}
+    assert_eq!(check(&journal, kept, 0, 0..0, what), 0, "{what}: it was thrown away");
+}
+
+/// A copy beside one of the segments that it was made of, whose removal failed: it is all there is of the others, whatever
+/// has become of it meanwhile.
+#[test]
+fn in_a_copy_of_what_is_gone_but_for_one() {
+    let (mut world, partition, dead) = of_eight_segments();
+    let before = copied(&world.disk);
+    world.remove(dead);
+    while world.steps().keep() {}
+    let whole = copied(&world.disk);
+    let kept = all(&world.journal, partition).0.len();
+    let copies: Vec<String> =
+        whole.list().unwrap().into_iter().filter(|name| !name.contains(".0000.")).collect();
+    assert!(!copies.is_empty());
+    let settings = Settings { segment_bytes: 24 << 10, ..small() };
+    let (clock, _) = Clock::simulated(0);
+    let mut lost = 0;
+    for copy in &copies {
+        let left: Vec<String> = (before.list().unwrap().into_iter())
+            .filter(|name| whole.bytes(name).is_none() && name[..8] > copy[..8])
+            .collect();
+        let length = whole.bytes(copy).unwrap().len();
+        let flips = (0..length).step_by(61).map(|at| at..at + 1);
+        for (place, left) in flips.flat_map(|at| left.iter().take(1).map(move |left| (at.clone(), left))) {
+            let disk = copied(&whole);
+            let file = disk.create(left).unwrap();
+            file.write_durable(0, &Aligned::of(&before.bytes(left).unwrap()), Barrier::Batches).unwrap();
+            disk.corrupt(copy, |bytes| bytes[place.start] ^= 1);
+            let (journal, _steps, _) = open(&disk, &settings, &clock);
+            let found = all(&journal, partition).0.len();
+            assert!(found + 1 >= kept, "{place:?} of {copy}, {left} is left: {found} of {kept}");
+            lost += kept - found;
+        }
+    }
+    assert!(lost > 10, "{lost}");
+}
+
+/// A disk of its own with the same files.
+fn copied(disk: &SimDisk) -> SimDisk {
+    let copy = SimDisk::new();
+    for name in disk.list().unwrap() {
+        let file = copy.create(&name).unwrap();
+        file.write_durable(0, &Aligned::of(&disk.bytes(&name).unwrap()), Barrier::Batches).unwrap();
+    }
+    copy.sync_names(Barrier::Name).unwrap();
+    copy
+}
+
+/// Whoever asks by time, to read on from there or to let go of what is older, gets no place behind what is of that time.
+#[test]
+fn while_it_is_asked_for_by_time() {
+    let (disk, _) = built(512);
+    let (clock, _) = Clock::simulated(0);
+    let settings = Settings { cache_bytes: 0, ..settings() };
+    let disk = disk.kill();
+    let (journal, mut steps, _) = open(&disk, &settings, &clock);
+    while steps.keep() {}
+    let name = "00000002.0000.segment";
+    let mut told = 0;
+    for first in 8..disk.bytes(name).unwrap().len() / SECTOR {
+        disk.spoil(name, first..first + 1);
+        for partition in journal.partitions() {
+            let (batches, lost) = all(&journal, partition);
+            told += lost.len();
+            for pair in batches.windows(2) {
+                let (older, header) = (pair[0].header, pair[1].header);
+                let found = now(journal.offset_at(partition, header.append_time)).unwrap().unwrap();
+                // What is lost between the two may be of that time as well.
+                let after = older.next_offset()..=header.base_offset;
+                assert!(after.contains(&found), "sector {first}: {found} of {partition}, not {after:?}");
+            }
+        }
+        disk.restore();
+    }
+    assert!(told > 10, "{told}");
 }
 
 /// A cleaner that can't read all of a segment leaves it alone: what is in it may be read another time.

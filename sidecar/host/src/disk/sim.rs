@@ -30,6 +30,8 @@ pub enum Fault {
     Io,
     /// It fails with ENOSPC.
     NoSpace,
+    /// It fails with EDQUOT.
+    NoQuota,
     /// Half of it is written, and the rest is refused.
     Short,
 }
@@ -54,6 +56,8 @@ struct Device {
     powered: bool,
     off: BTreeSet<Barrier>,
     capacity: Option<u64>,
+    /// Who meets the capacity is told that it is a quota.
+    has_quota: bool,
     block: usize,
 }
 
@@ -93,6 +97,12 @@ impl SimDisk {
     pub fn with_capacity(self, bytes: u64) -> Self {
         self.device().capacity = Some(bytes);
         self
+    }
+
+    /// The same, of which it is said that it is a quota.
+    pub fn with_quota(self, bytes: u64) -> Self {
+        self.device().has_quota = true;
+        self.with_capacity(bytes)
     }
 
     /// The same disk, whose writes are multiples of `block`.
@@ -225,6 +235,7 @@ fn error(fault: Fault) -> io::Error {
         Fault::PowerCut => io::Error::other("the power went"),
         Fault::Io => io::Error::from_raw_os_error(UNREADABLE[0]),
         Fault::NoSpace => io::ErrorKind::StorageFull.into(),
+        Fault::NoQuota => io::ErrorKind::QuotaExceeded.into(),
         Fault::Short => io::ErrorKind::WriteZero.into(),
     }
 }
@@ -314,7 +325,8 @@ impl SimFile {
         let used: usize =
             others.filter_map(|file| device.files.get(file)).map(|content| content.view.len()).sum();
         let left = device.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(used as u64));
-        let limits = Limits { off: device.off.clone(), left, block: device.block };
+        let when_full = if device.has_quota { Fault::NoQuota } else { Fault::NoSpace };
+        let limits = Limits { off: device.off.clone(), left, when_full, block: device.block };
         // A file whose name is gone lives on for who has it open.
         let content = device.files.entry(self.file).or_default();
         act(content, fault, &limits)
@@ -328,13 +340,13 @@ impl SimFile {
                 data.len()
             );
             if content.lacks_room(at + data.len() as u64, limits) {
-                return Err(error(Fault::NoSpace));
+                return Err(error(limits.when_full));
             }
             let whole = data.len() / SECTOR;
             let reached = match fault {
                 None | Some(Fault::PowerCut | Fault::Io) => whole,
                 Some(Fault::Short) => whole / 2,
-                Some(Fault::NoSpace) => 0,
+                Some(Fault::NoSpace | Fault::NoQuota) => 0,
             };
             content.write(at as usize / SECTOR, &data[..reached * SECTOR]);
             if let Some(fault) = fault {
@@ -352,6 +364,8 @@ impl SimFile {
 struct Limits {
     off: BTreeSet<Barrier>,
     left: u64,
+    /// What who has no room is told.
+    when_full: Fault,
     block: usize,
 }
 
@@ -365,7 +379,7 @@ impl DiskFile for SimFile {
     fn allocate(&self, length: u64) -> io::Result<()> {
         self.change(|content, fault, limits| {
             if content.lacks_room(length, limits) {
-                return Err(error(Fault::NoSpace));
+                return Err(error(limits.when_full));
             }
             if fault.is_none_or(|fault| fault == Fault::PowerCut) {
                 content.set_length((length as usize).max(content.view.len()));
