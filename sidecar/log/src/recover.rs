@@ -269,9 +269,13 @@ impl Recovery<'_> {
     /// Whether all of a copy was written once: it is whole, or has what is in none of the `originals` that are left, so others
     /// were removed.
     fn was_finished(&self, copy: &File, originals: &[&File]) -> Result<bool, OpenError> {
+        // Without a head nobody knows what it stands for; of a finished one both copies of that would have to be damaged.
+        if copy.head.is_none() {
+            return Ok(false);
+        }
         let (holes, scanned) = self.look_at(copy)?;
         let is_whole = scanned.damage.iter().all(|damage| damage.is_mended);
-        if is_whole && copy.footer.is_some() && copy.head.is_some() {
+        if is_whole && copy.footer.is_some() {
             return Ok(true);
         }
         let batch = |found: &Batch| (found.header.partition, found.header.base_offset);
