@@ -109,6 +109,8 @@ impl Broker {
 
     /// Waits until a push that was refused as busy may be tried again.
     pub async fn room(&self) {
+        // Who is refused again at once must not keep everybody else from their turns.
+        tokio::task::coop::consume_budget().await;
         self.inner.journal.room().await;
     }
 

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use crate::{
     encryption::Encryption,
-    error::{PushError, write_error},
+    error::{PushError, Room, write_error},
     group::Group,
     ids::Ids,
     keys::Wrapped,
@@ -183,8 +183,11 @@ impl Tail {
     pub(crate) fn bounds(&self, journal: &Journal, id: PartitionId) -> Result<Bounds, PushError> {
         match journal.bounds(id) {
             Some(bounds) if bounds.rolled_back == self.rolled_back => Ok(bounds),
-            // It takes nothing until it is read anew, and says what the last one heard.
-            Some(_) => Err(journal.taken_back(id).map_or(PushError::Busy, write_error)),
+            // It takes nothing until it is read anew, and says what the last one heard; or since a start that had no room.
+            Some(_) => {
+                let full = || PushError::Full { what: Room::Disk, limit: journal.usage().used };
+                Err(journal.taken_back(id).map_or_else(full, write_error))
+            }
             None => Ok(Bounds { first: 0, readable: 0, next: 0, bytes: 0, rolled_back: 0 }),
         }
     }
