@@ -98,6 +98,11 @@ impl Broker {
         let change = pipe.change_with(spec.clone(), fence.epoch, &fence.starts, wrapped);
         let write = self.inner.state.write(|state| state.append(&change, self.inner.clock.wall_nanos()));
         write.await.map_err(ApplyError::Write)?;
+        for group in &spec.groups {
+            let own = pipe.group(&group.name);
+            let other = own.filter(|own| own.lock().spec.dead_letter != group.dead_letter);
+            other.inspect(|own| own.forget_letters());
+        }
         self.declare_groups(pipe, &spec);
         pipe.set_key(fence.epoch, key);
         pipe.set_spec(spec);
@@ -124,7 +129,7 @@ impl Broker {
         let fence = pipe.fence.borrow();
         for group in &spec.groups {
             match groups.get(&group.name) {
-                Some(own) => own.set_spec(group.clone()),
+                Some(own) => own.set_spec(group.clone(), self.inner.clock.now()),
                 None => {
                     let first = |at: usize| pipe.visible(&self.inner.journal, &fence, at as u32).start;
                     let cursors: Vec<u64> = (0..pipe.partitions.len()).map(first).collect();
@@ -154,6 +159,10 @@ impl Broker {
         self.homes().of.remove(name);
         pipe.fence.send_modify(|fence| fence.is_removed = true);
         pipe.all_groups().iter().for_each(|group| group.end());
+        let groups: Vec<_> = self.pipes().values().flat_map(|pipe| pipe.all_groups()).collect();
+        for group in groups.iter().filter(|group| group.lock().spec.dead_letter.as_ref() == Some(name)) {
+            group.forget_letters();
+        }
         for partition in &pipe.partitions {
             // Those that are not removed before a crash are at the next start, for nothing names them any more.
             drop(self.inner.journal.remove(partition.id));

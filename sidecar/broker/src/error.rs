@@ -174,6 +174,11 @@ pub enum GroupError {
     },
     /// The dnpipe has as many groups as it may, or the group as many members.
     TooMany,
+    /// What is acknowledged or given back leaves more holes than can be written down.
+    Scattered {
+        /// The partition.
+        partition: u32,
+    },
     /// The partition is another member's now.
     NotOwner {
         /// The partition.
@@ -403,6 +408,12 @@ impl fmt::Display for GroupError {
                 "a dnpipe has {} groups at most, and a group {} members; remove some",
                 limits::GROUPS_MAX,
                 limits::MEMBERS_MAX
+            ),
+            GroupError::Scattered { partition } => write!(
+                out,
+                "of partition {partition} the group remembers {} pieces at most between what is handled and what is not; \
+                 acknowledge the oldest records first",
+                limits::PIECES_MAX
             ),
             GroupError::NotOwner { partition } => write!(
                 out,

@@ -28,6 +28,9 @@ pub(crate) const PENDING_RECORDS_MAX: u64 = 8 << 10;
 /// The same for members that hold what they get, such as pipelines with open windows: they acknowledge in order, so that what
 /// they have out is in few pieces.
 pub(crate) const HELD_RECORDS_MAX: u64 = 256 << 10;
+/// Pieces that what a group has of a partition may fall into, by what is handled and what is not: written down, they must fit a
+/// record. What was handed out in the usual way falls into no more.
+pub(crate) const PIECES_MAX: usize = 2 * PENDING_RECORDS_MAX as usize;
 /// The longest wait for another delivery.
 pub(crate) const BACKOFF_MAX: Duration = Duration::from_secs(60);
 

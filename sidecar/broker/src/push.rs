@@ -52,9 +52,21 @@ impl Broker {
         only_if: Conditions,
     ) -> Result<impl Future<Output = Result<Pushed, PushError>> + Send + 'static + use<>, PushError> {
         let pipe = self.pipe(name).ok_or_else(|| PushError::Unknown(name.clone()))?;
+        self.push_to(pipe, partition, batch, only_if, Sameness::ById)
+    }
+
+    /// The same; what of it was there already is told as `sameness` says.
+    pub(crate) fn push_to(
+        &self,
+        pipe: Arc<Pipe>,
+        partition: u32,
+        batch: Bytes,
+        only_if: Conditions,
+        sameness: Sameness,
+    ) -> Result<impl Future<Output = Result<Pushed, PushError>> + Send + 'static + use<>, PushError> {
         // Written when no lock is held any more.
         let hold = self.inner.journal.hold();
-        let admitted = self.admit(&pipe, partition, &batch, only_if, &hold)?;
+        let admitted = self.admit(&pipe, partition, &batch, only_if, sameness, &hold)?;
         drop(hold);
         let journal = self.inner.journal.clone();
         Ok(async move { settle(&journal, &pipe, admitted).await })
@@ -66,6 +78,7 @@ impl Broker {
         number: u32,
         batch: &Bytes,
         only_if: Conditions,
+        sameness: Sameness,
         hold: &Hold<'_>,
     ) -> Result<Admitted, PushError> {
         let partitions = pipe.partitions.len() as u32;
@@ -83,7 +96,8 @@ impl Broker {
         }
         let spec = pipe.spec();
         // Ids of messages are in the records, which are looked at for nothing else.
-        let window = spec.dedupe_window.filter(|_| !header.flags.has(Flags::ENCRYPTED));
+        let is_by_id = sameness == Sameness::ById && !header.flags.has(Flags::ENCRYPTED);
+        let window = spec.dedupe_window.filter(|_| is_by_id);
         let (shown, records_of) = match window {
             Some(_) => expand(&header, &body)?,
             None => (header, body.clone()),
@@ -210,6 +224,15 @@ impl Broker {
         };
         Ok(Admitted { pushed, rolled_back, outcome: Outcome::Appending(appending) })
     }
+}
+
+/// How a record is told to be there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sameness {
+    /// By the numbers of its producer, and where the dnpipe asks for that by its id.
+    ById,
+    /// By the numbers of its producer alone: a dead letter has the id of its record, and that may die more than once.
+    ByNumber,
 }
 
 /// A push that has its place.

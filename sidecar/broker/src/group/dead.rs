@@ -28,7 +28,7 @@ use crate::{
     error::{GroupError, PullError, PushError, read_error},
     limits,
     pipe::Pipe,
-    push::durable,
+    push::{Sameness, durable},
 };
 
 /// Where a dead letter comes from, as its headers say.
@@ -189,7 +189,8 @@ impl Broker {
                 .collect();
             self.write_burial(pipe, group, at).await?;
             loop {
-                match self.push(&target.name, number, batch.clone(), Conditions::default()) {
+                let (batch, only_if) = (batch.clone(), Conditions::default());
+                match self.push_to(target.clone(), number, batch, only_if, Sameness::ByNumber) {
                     Ok(pushing) => break pushing.await.map(|_| ())?,
                     Err(PushError::Busy) => self.room().await,
                     Err(error) => return Err(error),

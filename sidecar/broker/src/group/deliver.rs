@@ -11,7 +11,7 @@ use sidestream_host::Moment;
 use sidestream_log::{ReadError, StoredBatch};
 use tokio::sync::watch;
 
-use super::{Claimed, Delivery, Group, Membership, share::Claim};
+use super::{Claimed, Delivery, Group, Membership, State, share::Claim};
 use crate::{
     Broker,
     error::{GroupError, PullError, read_error},
@@ -44,8 +44,9 @@ impl Broker {
             let look = self.look(&pipe, &group, membership, limits.max_records)?;
             look.dying.iter().for_each(|at| self.bury_soon(&pipe, &group, *at));
             if !look.claims.is_empty() {
-                let deliveries =
-                    self.deliver(&pipe, &group, look.epoch, look.claims, limits, look.auto_ack).await?;
+                let Look { epoch, claims, auto_ack, .. } = look;
+                let held = Held { broker: self, group: &group, membership, claims };
+                let deliveries = self.deliver(&pipe, held, epoch, limits, auto_ack).await?;
                 if !deliveries.is_empty() {
                     return Ok(Claimed { deliveries, partitions: look.partitions });
                 }
@@ -122,14 +123,11 @@ impl Broker {
     async fn deliver(
         &self,
         pipe: &Arc<Pipe>,
-        group: &Group,
+        mut held: Held<'_>,
         epoch: u32,
-        claims: Vec<(u32, Claim)>,
         limits: Limits,
         auto_ack: bool,
     ) -> Result<Vec<Delivery>, GroupError> {
-        // What is not given in the end goes back, also when nobody waits any more.
-        let mut held = Held { broker: self, group, claims };
         let (mut deliveries, mut left) = (Vec::new(), Vec::new());
         let mut bytes_left = limits.max_bytes.max(1);
         // Where not all of a claim is given, what is behind it would overtake the rest.
@@ -156,7 +154,7 @@ impl Broker {
                     }
                     // What can't be read is never delivered: to hold everybody up for it for ever helps nobody.
                     Err(ReadError::Damaged { from, to }) => {
-                        self.skip_damaged(&pipe.name, group, *partition, from, to);
+                        self.skip_damaged(&pipe.name, held.group, *partition, from, to);
                     }
                     // A reset or a trim came between: the next look knows.
                     Err(error) => read_error(error).map_or(Ok(()), Err)?,
@@ -168,7 +166,7 @@ impl Broker {
             left.push(rest);
         }
         if auto_ack && !deliveries.is_empty() {
-            self.settle_all(pipe, group, &deliveries).await?;
+            self.settle_all(pipe, &held, &deliveries).await?;
         }
         // The second look: a reset that came between takes it all back.
         if pipe.fence.borrow().epoch != epoch {
@@ -182,13 +180,18 @@ impl Broker {
     async fn settle_all(
         &self,
         pipe: &Pipe,
-        group: &Group,
+        held: &Held<'_>,
         deliveries: &[Delivery],
     ) -> Result<(), GroupError> {
+        let group = held.group;
         for delivery in deliveries {
             {
                 let mut state = group.lock();
                 state.stays()?;
+                if !held.is_its(&state) {
+                    // It was replaced, or left, while this was read: another has it, or will.
+                    return Err(GroupError::NotMember { group: group.name.clone() });
+                }
                 let share = &mut state.slots[delivery.partition as usize].share;
                 delivery.ranges.iter().for_each(|(from, to, _)| share.settle(*from..*to));
                 if state.hand_over() {
@@ -220,17 +223,29 @@ struct Look {
     auto_ack: bool,
 }
 
-/// Claims that are not given yet.
+/// Claims of a member that are not given yet: what is not given in the end goes back, also when nobody waits any more.
 struct Held<'a> {
     broker: &'a Broker,
     group: &'a Group,
+    membership: &'a Membership,
     claims: Vec<(u32, Claim)>,
+}
+
+impl Held<'_> {
+    /// Whether the member still has what it claimed.
+    fn is_its(&self, state: &State) -> bool {
+        let member = state.members.get(&self.membership.member);
+        member.is_some_and(|member| member.token == self.membership.token)
+    }
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         let now = self.broker.inner.clock.now();
         let mut state = self.group.lock();
+        if !self.is_its(&state) {
+            return;
+        }
         // From the last to the first, so that what was fresh is fresh again.
         for (partition, claim) in self.claims.iter().rev() {
             state.slots[*partition as usize].share.unclaim(claim, now);

@@ -255,9 +255,22 @@ impl Group {
         self.changed.send_replace(());
     }
 
-    pub(crate) fn set_spec(&self, spec: GroupSpec) {
-        self.lock().spec = spec;
+    pub(crate) fn set_spec(&self, spec: GroupSpec, now: Moment) {
+        let mut state = self.lock();
+        state.spec = spec;
+        let patience = state.patience();
+        for slot in &mut state.slots {
+            slot.is_dirty |= slot.share.reconsider(now, patience);
+        }
+        drop(state);
         self.wake();
+    }
+
+    /// Its dead letters are others from now on, of which none was redriven.
+    pub(crate) fn forget_letters(&self) {
+        for slot in &mut self.lock().slots {
+            (slot.redriven, slot.is_dirty) = (0, true);
+        }
     }
 
     /// The group is no more.

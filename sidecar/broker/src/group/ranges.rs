@@ -52,6 +52,11 @@ impl Ranges {
         self.by_start.iter().map(|(start, end)| *start..*end)
     }
 
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.by_start.len()
+    }
+
     /// The offset behind the last one, if there is any.
     pub(crate) fn end(&self) -> Option<u64> {
         self.by_start.last_key_value().map(|(_, end)| *end)

@@ -128,7 +128,16 @@ impl Broker {
             if slot.owner.as_deref() != Some(&membership.member) {
                 return Err(GroupError::NotOwner { partition });
             }
+            let before = slot.share.pieces();
+            let as_it_was = (before + 2 * ranges.len() > limits::PIECES_MAX).then(|| slot.share.clone());
             ranges.iter().for_each(|range| change(&mut state, at, range.clone()));
+            let share = &mut state.slots[at].share;
+            if let Some(as_it_was) = as_it_was
+                && share.pieces() > before.max(limits::PIECES_MAX)
+            {
+                *share = as_it_was;
+                return Err(GroupError::Scattered { partition });
+            }
             if state.hand_over() {
                 group.wake();
             }

@@ -260,6 +260,22 @@ impl Share {
         limits::HELD_RECORDS_MAX.saturating_sub(self.pending_records)
     }
 
+    /// How many pieces are written down of it.
+    pub(crate) fn pieces(&self) -> usize {
+        self.done.len() + self.pending.len()
+    }
+
+    /// What was delivered often enough comes again where that may be more often now. Whether there was any.
+    pub(crate) fn reconsider(&mut self, now: Moment, patience: Patience) -> bool {
+        let dying = self.dying();
+        for (range, deliveries) in &dying {
+            let state = next_state(*deliveries, now, patience);
+            self.cut(range.clone());
+            self.put(range.clone(), *deliveries, state);
+        }
+        !dying.is_empty()
+    }
+
     /// How many records the owner has.
     fn out(&self) -> u64 {
         let out = self.pending.iter().filter(|(_, pending)| matches!(pending.state, State::Out { .. }));
