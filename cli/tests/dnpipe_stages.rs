@@ -77,6 +77,38 @@ fn nothing_is_lost_when_the_process_is_killed() {
     assert_eq!(once, (0..RECORDS).collect());
 }
 
+/// It goes back to the group, and with that to the dead letters; what is around it is handled, once.
+#[test]
+fn a_record_that_cannot_be_decrypted_holds_up_no_other() {
+    let folder = folder();
+    let yaml = "kind: Dnpipe\nmetadata: {name: orders}\nspec: {groups: [{name: copy, maxDeliveries: 2, deadLetter: dead}]}\n---\n\
+        kind: Dnpipe\nmetadata: {name: bills}\nspec: {}\n---\nkind: Dnpipe\nmetadata: {name: dead}\nspec: {}\n---\n"
+        .to_owned()
+        + &pipeline(
+            "copy",
+            &[
+                "name: orders, source: {dnpipe: {name: orders, group: copy}}",
+                "name: bills, sink: {dnpipe: {name: bills}}",
+            ],
+        );
+    let serving = serve(&folder, "kind: Dnpipe\nmetadata: {name: orders}\nspec: {}\n");
+    push(&folder, "orders", "one\ntwo\n");
+    let (key, secret) = (folder.write("key", &"k".repeat(32)), folder.write("secret", "secret"));
+    let (key, secret, data) = (key.display().to_string(), secret.display().to_string(), data(&folder));
+    let pushed = sidestream(&["push", "orders", &secret, "--encrypt", &key, "--data-dir", &data]);
+    assert!(pushed.status.success(), "{}", text(&pushed.stderr));
+    push(&folder, "orders", "three\n");
+    drop(serving);
+    let _serving = serve(&folder, &yaml);
+    let mut bills = until(&folder, "bills", 3);
+    bills.sort();
+    assert_eq!(bills, ["one", "three", "two"]);
+    until_nothing_is_left(&folder, "orders", "copy");
+    let letters = pull(&folder, "dead", &["--format", "json"]);
+    assert!(letters.lines().count() == 1 && letters.contains("\"dead-letter-offset\":\"2\""), "{letters}");
+    assert_eq!(until(&folder, "bills", 3).len(), 3, "nothing comes twice");
+}
+
 #[test]
 fn a_pipeline_uses_the_dnpipes_of_another_process_and_waits_for_it() {
     let folder = folder();

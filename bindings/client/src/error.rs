@@ -1,6 +1,6 @@
 //! Why something was not done.
 
-use std::{fmt, io};
+use std::{fmt, io, ops::Range};
 
 use sidestream_event::{
     native::{BadName, FrameError, Refusal, Verdict},
@@ -40,6 +40,15 @@ pub enum ClientError {
     Record(RecordError),
     /// A record cannot be decrypted.
     Sealed(SealError),
+    /// Records are there and cannot be read here: what comes behind them can.
+    Unreadable {
+        /// Their partition.
+        partition: u32,
+        /// Their offsets.
+        offsets: Range<u64>,
+        /// Why.
+        reason: Box<ClientError>,
+    },
     /// The producer has been closed.
     Closed,
 }
@@ -85,6 +94,10 @@ impl fmt::Display for ClientError {
             ClientError::Name(bad) => bad.fmt(out),
             ClientError::Record(error) => error.fmt(out),
             ClientError::Sealed(error) => error.fmt(out),
+            ClientError::Unreadable { partition, offsets, reason } => {
+                let Range { start, end } = offsets;
+                write!(out, "offsets {start} to before {end} of partition {partition}: {reason}")
+            }
             ClientError::Closed => out.write_str("the producer has been closed; make a new one"),
         }
     }

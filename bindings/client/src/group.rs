@@ -10,7 +10,7 @@ use crate::{
     Client, ClientError, DataKey, Pulled,
     client::{done, unexpected},
     connection::{Answered, Connection},
-    reader::{LONG_POLL, batches, epoch_of, opened},
+    reader::{LONG_POLL, batches, epoch_of},
     record,
 };
 
@@ -53,6 +53,8 @@ pub struct GroupReader {
     config: GroupConfig,
     partitions: Vec<u32>,
     ready: VecDeque<Delivery>,
+    /// What came with them and cannot be read.
+    unread: VecDeque<ClientError>,
     /// Of how many times it joined `ready` is: what was handed out before is delivered again, to whomever.
     joined: u64,
     /// When it asked what last said that `ready` was not reset.
@@ -92,6 +94,7 @@ impl GroupReader {
             config,
             partitions: Vec::new(),
             ready: VecDeque::new(),
+            unread: VecDeque::new(),
             joined: 0,
             asked: None,
         };
@@ -121,11 +124,14 @@ impl GroupReader {
         self.config.max_records = max_records;
     }
 
-    /// The next record; waits until there is one. Dropping the future loses nothing that is not delivered again.
+    /// The next record; waits until there is one. Where the future is dropped, what was handed out to it comes again after half a
+    /// minute; to who [`holds`](GroupConfig::holds) what it gets when it leaves, and with
+    /// [`auto_ack`](GroupConfig::auto_ack) never: there let it come to its end.
     ///
     /// # Errors
     /// [`Refusal::NotMember`](crate::Refusal::NotMember) where another took its place, and those of the connection when
-    /// patience has ended.
+    /// patience has ended. [`ClientError::Unreadable`] for records that cannot be decrypted or taken apart here: they are out
+    /// with this member, to be acknowledged or given back, and the next call goes on with others.
     pub async fn next(&mut self) -> Result<Delivery, ClientError> {
         loop {
             if let Some(delivery) = self.next_within(LONG_POLL.as_millis() as u32).await? {
@@ -142,7 +148,7 @@ impl GroupReader {
         if !self.ready.is_empty() && !self.is_fresh() {
             self.look().await?;
         }
-        if self.ready.is_empty() {
+        if self.ready.is_empty() && self.unread.is_empty() {
             let asked = self.seat.client.clock().now();
             let request = Request::Next {
                 member: self.seat.member.clone(),
@@ -161,7 +167,10 @@ impl GroupReader {
                 self.look().await?;
             }
         }
-        Ok(self.ready.pop_front())
+        match self.ready.pop_front() {
+            Some(delivery) => Ok(Some(delivery)),
+            None => self.unread.pop_front().map_or(Ok(None), Err),
+        }
     }
 
     /// A record that has come with those before it, if one has; none where it came so long ago that the server is to be asked
@@ -235,6 +244,7 @@ impl GroupReader {
         let (joined, answered) = self.seat.ask(request).await?;
         if std::mem::replace(&mut self.joined, joined) != joined {
             self.ready.clear();
+            self.unread.clear();
         }
         Ok(answered)
     }
@@ -247,10 +257,17 @@ impl GroupReader {
             }
             let mut records: Vec<Pulled> = Vec::new();
             for batch in batches(tail.split_to(share.bytes as usize)) {
-                let (header, body) = opened(&batch?, self.config.key.as_ref())?;
+                let (header, batch) = batch?;
                 let is_wanted =
                     |offset| share.ranges.iter().any(|(from, to, _)| (*from..*to).contains(&offset));
-                record::of_batch(&header, &body, share.partition, is_wanted, &mut records)?;
+                match record::of_batch(&batch, self.config.key.as_ref(), share.partition, is_wanted) {
+                    Ok(read) => records.extend(read),
+                    Err(reason) => {
+                        let (partition, reason) = (share.partition, Box::new(reason));
+                        let offsets = header.base_offset..header.next_offset();
+                        self.unread.push_back(ClientError::Unreadable { partition, offsets, reason });
+                    }
+                }
             }
             for (from, to, attempt) in share.ranges {
                 let meant = records.iter().filter(|record| (from..to).contains(&record.offset));

@@ -104,14 +104,8 @@ impl Client {
         let Answer::Pulled { from, next, epoch, .. } = answer else { return Err(unexpected(&answer)) };
         let mut records = Vec::new();
         for batch in batches(tail) {
-            let (header, body) = crate::reader::opened(&batch?, None)?;
-            record::of_batch(
-                &header,
-                &body,
-                partition,
-                |offset| (from..next).contains(&offset),
-                &mut records,
-            )?;
+            let is_wanted = |offset| (from..next).contains(&offset);
+            records.extend(record::of_batch(&batch?.1, None, partition, is_wanted)?);
         }
         Ok(Page { records, next, epoch })
     }

@@ -63,6 +63,8 @@ struct Lane {
     /// Where it ends, unless it follows.
     until: Option<u64>,
     records: VecDeque<Pulled>,
+    /// What comes behind them and cannot be read.
+    unread: Option<ClientError>,
     is_pulling: bool,
 }
 
@@ -84,6 +86,7 @@ impl Reader {
             has_read: false,
             until: (!config.follow).then(|| dnpipe.partitions[partition as usize].end),
             records: VecDeque::new(),
+            unread: None,
             is_pulling: false,
         };
         let lanes = wanted.into_iter().map(lane).collect();
@@ -102,10 +105,15 @@ impl Reader {
     /// The next record; none at the end of a reader that does not follow. Dropping the future loses nothing.
     ///
     /// # Errors
-    /// A place that is not there, damage in what is stored, a key that does not fit, and those of the connection when
-    /// patience has ended. After damage the next call goes on behind it.
+    /// A place that is not there, damage in what is stored, [`Unreadable`](ClientError::Unreadable) where a key does not fit,
+    /// and those of the connection when patience has ended. After damage, and what is not readable, the next call goes on behind
+    /// it.
     pub async fn next(&mut self) -> Result<Option<Pulled>, ClientError> {
         loop {
+            let unread = self.lanes.iter_mut().filter(|lane| lane.records.is_empty());
+            if let Some(unread) = unread.filter_map(|lane| lane.unread.take()).next() {
+                return Err(unread);
+            }
             if let Some(record) = self.ready() {
                 return Ok(Some(record));
             }
@@ -144,7 +152,8 @@ impl Reader {
     fn pull(&mut self) {
         for (index, lane) in self.lanes.iter_mut().enumerate() {
             let is_at_end = lane.until.is_some_and(|until| lane.place() >= until);
-            if lane.is_pulling || is_at_end || lane.records.len() >= AHEAD_RECORDS {
+            let has_enough = lane.unread.is_some() || lane.records.len() >= AHEAD_RECORDS;
+            if lane.is_pulling || is_at_end || has_enough {
                 continue;
             }
             lane.is_pulling = true;
@@ -204,10 +213,22 @@ impl Reader {
         let Answer::Pulled { from, next, epoch, .. } = answer else { return Err(unexpected(&answer)) };
         // An answer that was overtaken is as if it had found nothing.
         let until = if epoch < newest { 0 } else { lane.until.unwrap_or(u64::MAX) };
+        let is_wanted = |offset| offset >= from && offset < until;
         for batch in batches(tail) {
-            let (header, body) = opened(&batch?, self.config.key.as_ref())?;
-            let is_wanted = |offset| offset >= from && offset < until;
-            record::of_batch(&header, &body, lane.partition, is_wanted, &mut lane.records)?;
+            let (header, batch) = batch?;
+            let wanted = header.base_offset.max(from)..header.next_offset().min(until);
+            if wanted.is_empty() {
+                continue;
+            }
+            match record::of_batch(&batch, self.config.key.as_ref(), lane.partition, is_wanted) {
+                Ok(records) => lane.records.extend(records),
+                Err(reason) => {
+                    (lane.from, lane.has_read) = (From::Offset(wanted.end), true);
+                    let (partition, reason) = (lane.partition, Box::new(reason));
+                    lane.unread = Some(ClientError::Unreadable { partition, offsets: wanted, reason });
+                    return Ok(());
+                }
+            }
         }
         lane.from = From::Offset(next);
         if next == from && lane.until.is_some() {
@@ -231,8 +252,10 @@ impl Lane {
     fn failed(&mut self, error: ClientError) -> Result<(), ClientError> {
         match error {
             // It was there before: it went in a reset, or with what is not kept for ever.
-            ClientError::Refused(Refusal::OutOfRange { first, .. }) if self.has_read => {
-                self.from = From::Offset(first.max(self.place()));
+            ClientError::Refused(Refusal::OutOfRange { first, .. })
+                if self.has_read && self.place() < first =>
+            {
+                self.from = From::Offset(first);
                 Ok(())
             }
             ClientError::Refused(Refusal::Damaged { from, to }) => {
@@ -258,25 +281,26 @@ pub(crate) async fn epoch_of(
     }
 }
 
-/// The batches of a tail.
-pub(crate) fn batches(mut tail: Bytes) -> impl Iterator<Item = Result<Bytes, RecordError>> {
+/// The batches of a tail, each with its header as it stands.
+pub(crate) fn batches(mut tail: Bytes) -> impl Iterator<Item = Result<(Header, Bytes), RecordError>> {
     std::iter::from_fn(move || {
         if tail.is_empty() {
             return None;
         }
-        let length = match Header::read(&tail) {
-            Ok(header) => header.length as usize,
+        let header = match Header::read(&tail) {
+            Ok(header) => header,
             Err(error) => {
                 tail.clear();
                 return Some(Err(error));
             }
         };
+        let length = header.length as usize;
         if length > tail.len() {
             let found = tail.len();
             tail.clear();
             return Some(Err(RecordError::Cut { wanted: length, found }));
         }
-        Some(Ok(tail.split_to(length)))
+        Some(Ok((header, tail.split_to(length))))
     })
 }
 

@@ -1,10 +1,9 @@
 //! A record as a program sees it.
 
 use bytes::Bytes;
-use sidestream_event::{
-    Bytes as Body,
-    record::{Header, RecordError, records},
-};
+use sidestream_event::{Bytes as Body, record::records};
+
+use crate::{ClientError, DataKey, reader::opened};
 
 /// A record to be pushed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,21 +61,22 @@ impl Record {
     }
 }
 
-/// The records of a batch whose offset `is_wanted`; keys and values are slices of `body`.
+/// The records of a batch whose offset `is_wanted`, decrypted and expanded; keys and values are slices of its body.
 pub(crate) fn of_batch(
-    header: &Header,
-    body: &Body,
+    batch: &Body,
+    key: Option<&DataKey>,
     partition: u32,
     is_wanted: impl Fn(u64) -> bool,
-    out: &mut impl Extend<Pulled>,
-) -> Result<(), RecordError> {
-    for record in records(header, body) {
+) -> Result<Vec<Pulled>, ClientError> {
+    let (header, body) = opened(batch, key)?;
+    let mut wanted = Vec::new();
+    for record in records(&header, &body) {
         let record = record?;
         if !is_wanted(record.offset) {
             continue;
         }
         let kept = |slice: &[u8]| body.slice_ref(slice);
-        out.extend([Pulled {
+        wanted.push(Pulled {
             partition,
             offset: record.offset,
             epoch: header.reset_epoch,
@@ -84,9 +84,9 @@ pub(crate) fn of_batch(
             key: record.key.map(kept),
             headers: record.headers.iter().map(|(name, value)| (name.to_owned(), kept(value))).collect(),
             value: kept(record.value),
-        }]);
+        });
     }
-    Ok(())
+    Ok(wanted)
 }
 
 /// What a record takes beside its bytes.

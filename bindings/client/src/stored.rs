@@ -108,7 +108,7 @@ impl Client {
         };
         let (answer, tail) = self.send(request, Bytes::new()).await?.answered().await?;
         let Answer::Pulled { next, epoch, .. } = answer else { return Err(unexpected(&answer)) };
-        let found = batches(tail).map(|batch| StoredBatch::read(batch?));
+        let found = batches(tail).map(|batch| StoredBatch::read(batch?.1));
         Ok(StoredPage { batches: found.collect::<Result<_, _>>()?, next, epoch })
     }
 

@@ -216,6 +216,85 @@ async fn what_is_encrypted_is_read_with_its_key_alone() {
     }
 }
 
+/// What was pushed with another key, or none, stands in nobody's way: what is before it comes, it is named, and what is behind it
+/// comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_read_here_hides_nothing_else() {
+    let world = world(Limits::default()).await;
+    let client = world.local();
+    let key = DataKey::new(&[7; 32]).unwrap();
+    for (round, key) in [None, Some(key), None].into_iter().enumerate() {
+        let config = ProducerConfig { key, ..ProducerConfig::default() };
+        let producer = client.producer("shop/notes", config).await.unwrap();
+        for number in 0..3 {
+            drop(producer.push(Record::new(format!("{round} {number}"))).await.unwrap());
+        }
+        producer.flush().await.unwrap();
+    }
+    let hidden = |found: Result<Option<Pulled>, ClientError>| match found {
+        Err(ClientError::Unreadable { partition, offsets, reason }) => {
+            assert!(reason.to_string().contains("there is no key here"), "{reason}");
+            (partition, offsets)
+        }
+        other => panic!("{other:?}"),
+    };
+    let mut reader = client.reader("shop/notes", From::First(0), ReaderConfig::default()).await.unwrap();
+    for offset in 0..3 {
+        assert_eq!(reader.next().await.unwrap().unwrap().offset, offset);
+    }
+    assert_eq!(hidden(reader.next().await), (0, 3..6));
+    for offset in 6..9 {
+        assert_eq!(reader.next().await.unwrap().unwrap().offset, offset);
+    }
+    assert_eq!(reader.next().await, Ok(None));
+
+    let mut member = client.join("shop/notes", "billing", GroupConfig::default()).await.unwrap();
+    for offset in [0, 1, 2, 6, 7, 8] {
+        let delivery = member.next_within(1000).await.unwrap().unwrap();
+        assert_eq!((delivery.record.offset, delivery.attempt), (offset, 1));
+        member.ack(&delivery).await.unwrap();
+    }
+    let (partition, offsets) = hidden(member.next_within(1000).await.map(|got| got.map(|own| own.record)));
+    assert_eq!(offsets, 3..6);
+    // They are out with this member, and it may say what becomes of them.
+    assert_eq!(member.next_within(10).await, Ok(None));
+    member.acknowledger().give_back(partition, offsets.clone()).await.unwrap();
+    assert_eq!(hidden(member.next_within(5000).await.map(|got| got.map(|own| own.record))), (0, 3..6));
+    member.ack_range(partition, offsets).await.unwrap();
+}
+
+/// The dnpipe was made anew: what is there now begins before the reader's place, which a reader cannot know.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_stands_behind_the_end_is_told() {
+    let world = world(Limits::default()).await;
+    let client = world.local();
+    let push = async |value: &str| {
+        let producer = client.producer("shop/notes", ProducerConfig::default()).await.unwrap();
+        producer.push(Record::new(value.to_owned())).await.unwrap().await.unwrap();
+    };
+    push("one").await;
+    push("two").await;
+    let config = ReaderConfig { follow: true, ..ReaderConfig::default() };
+    let mut reader = client.reader("shop/notes", From::First(0), config).await.unwrap();
+    for value in ["one", "two"] {
+        assert_eq!(reader.next().await.unwrap().unwrap().value, value);
+    }
+    let notes = "shop/notes".parse().unwrap();
+    world.broker.remove(&notes).await.unwrap();
+    world.apply(sidestream_broker::DnpipeSpec::new(notes)).await;
+    push("three").await;
+    let told = timeout(LONG, async {
+        loop {
+            match reader.next().await {
+                Err(ClientError::Refused(Refusal::UnknownDnpipe(_))) => {}
+                told => return told,
+            }
+        }
+    });
+    let told = told.await.expect("it asks for ever");
+    assert_eq!(told, Err(ClientError::Refused(Refusal::OutOfRange { first: 0, end: 1 })));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_record_of_every_size_up_to_the_largest_comes_back_as_it_was() {
     let world = world(Limits::default()).await;

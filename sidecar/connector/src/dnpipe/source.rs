@@ -116,11 +116,23 @@ impl Pulls {
         let Some(member) = &mut self.member else { return Ok(()) };
         loop {
             let first = tokio::select! {
-                first = member.reader.next_within(WAIT_MILLIS) => first?,
+                first = member.reader.next_within(WAIT_MILLIS) => first,
                 // Something was lost: see `run`.
                 _ = member.settling.join_next() => return Ok(()),
                 // What is handed out meanwhile comes again, to whomever.
                 () = &mut stopped => return Ok(()),
+            };
+            let first = match first {
+                // It must not hold up what is behind it; where the group has dead letters, it becomes one.
+                Err(ClientError::Unreadable { partition, offsets, reason }) if member.places.is_none() => {
+                    let called = format!("{} of {}", self.group, self.dnpipe);
+                    tracing::error!(group = called, partition, ?offsets, "records are given back: {reason}");
+                    let acknowledger = member.reader.acknowledger();
+                    let give_back = || acknowledger.give_back(partition, offsets.clone());
+                    until_answered(give_back, &called, "given back").await;
+                    continue;
+                }
+                first => first?,
             };
             let Some(first) = first else { continue };
             let mut deliveries = vec![first];
@@ -210,8 +222,7 @@ impl AsyncSource for Pulls {
                 }
                 Err(error) => error,
             };
-            let is_about_records =
-                matches!(error, ClientError::Record(_) | ClientError::Sealed(_) | ClientError::Protocol(_));
+            let is_about_records = matches!(error, ClientError::Unreadable { .. } | ClientError::Protocol(_));
             if is_about_records && let Some(member) = self.member.take() {
                 // They were handed out and could not be read: only who joins anew gets them again.
                 member.leave().await;
