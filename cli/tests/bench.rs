@@ -205,6 +205,8 @@ fn what_cannot_be_done_is_said_before_anything_is_pushed() {
     refused(&["push", "orders", "--batch", "5000", "--size", "10Ki"], 2, "a batch has");
     refused(&["push", "orders", "--for", "0s"], 2, "--for");
     refused(&["push", "orders", "--partitions", "0"], 2, "orders: ");
+    measured(&folder, &["push", "orders", "--records", "10"]);
+    refused(&["push", "orders", "--partitions", "4"], 2, "orders is in");
     let output =
         sidestream(&["bench", "push", "orders", "--data-dir", &path(&folder, "none"), "--patience", "0s"]);
     assert!(text(&output.stderr).contains("nobody answers at"), "{}", text(&output.stderr));

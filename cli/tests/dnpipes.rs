@@ -226,6 +226,17 @@ fn what_is_encrypted_needs_its_key() {
     assert_eq!(told(&folder, "", &["pull", "orders", "--decrypt", key]), "secret\n");
     let (code, said) = refused(&folder, "", &["pull", "orders"]);
     assert!(code == Some(1) && said.contains("give the one it was pushed with"), "{said}");
+    // What is around it comes.
+    told(&folder, "plain\n", &["push", "orders"]);
+    for group in [&[][..], &["--group", "billing"]] {
+        let output = ask(&folder, "", &[&["pull", "orders"], group].concat());
+        assert_eq!((output.status.code(), text(&output.stdout)), (Some(1), "plain\n".to_owned()));
+        assert!(
+            text(&output.stderr).contains("offsets 0 to before 1 of partition 0"),
+            "{}",
+            text(&output.stderr)
+        );
+    }
     let (code, said) = refused(&folder, "", &["pull", "orders", "--decrypt", short]);
     assert!(code == Some(2) && said.contains("the key has 1 bytes, and AES-256 takes 32"), "{said}");
 }
@@ -241,6 +252,8 @@ fn what_cannot_be_done_is_said_with_its_cure() {
     );
     let (code, said) = refused(&folder, "", &["push", "Orders"]);
     assert!(code == Some(2) && said.contains("lower-case letters"), "{said}");
+    let (code, said) = refused(&folder, "", &["pull", "orders", "--from", "7"]);
+    assert!(code == Some(1) && said.contains("there is nothing at this offset"), "{said}");
     let (code, said) = refused(&folder, "", &["pull", "orders", "--from", "yesterday"]);
     assert!(code == Some(2) && said.contains("write `start`, `end`"), "{said}");
     let (code, said) = refused(&folder, "", &["group", "describe", "orders", "none"]);
@@ -474,6 +487,9 @@ fn what_is_too_long_for_a_record_is_refused_before_more_is_read() {
     assert!(said.contains("line 2 of the standard input has more than"), "{said}");
     drop(writer.join().unwrap());
     assert_eq!(told(&folder, "", &["pull", "orders"]), "first\n");
+    // Where there is nothing before it, nothing is said of what is stored.
+    let output = ask(&folder, &"x".repeat((1 << 20) + 1), &["push", "orders"]);
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(1), String::new()));
 }
 
 #[test]

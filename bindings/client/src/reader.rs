@@ -151,7 +151,11 @@ impl Reader {
     /// Asks for more wherever nothing is asked for and little is left.
     fn pull(&mut self) {
         for (index, lane) in self.lanes.iter_mut().enumerate() {
-            let is_at_end = lane.until.is_some_and(|until| lane.place() >= until);
+            // A place behind the end is asked for, and refused.
+            let is_at_end = lane.until.is_some_and(|until| match lane.has_read {
+                true => lane.place() >= until,
+                false => lane.from == From::Offset(until),
+            });
             let has_enough = lane.unread.is_some() || lane.records.len() >= AHEAD_RECORDS;
             if lane.is_pulling || is_at_end || has_enough {
                 continue;

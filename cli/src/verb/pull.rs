@@ -95,6 +95,15 @@ impl Pull {
                     is_whole = false;
                     continue;
                 }
+                Err(unread @ ClientError::Unreadable { .. }) => {
+                    // What is printed comes before what is said of it.
+                    if output.flush()?.is_gone() {
+                        break;
+                    }
+                    complain(format_args!("error: {}: {unread}", self.dnpipe));
+                    is_whole = false;
+                    continue;
+                }
                 Err(error) => return Err(error.into()),
             };
             if output.print(&record)?.is_gone() {
@@ -114,7 +123,7 @@ impl Pull {
     ) -> Result<ExitCode, Failed> {
         let config = GroupConfig { key, ..GroupConfig::default() };
         let mut reader = client.join(&self.dnpipe, group, config).await?;
-        let mut output = Output::new(self);
+        let (mut output, mut is_whole) = (Output::new(self), true);
         while output.wants_more() {
             let wait = if self.follow { FOLLOW_MILLIS } else { SETTLE_MILLIS };
             // What is handed out and not printed would count as a delivery.
@@ -123,6 +132,12 @@ impl Pull {
                 Ok(Some(delivery)) => delivery,
                 Ok(None) if self.follow => continue,
                 Ok(None) => break,
+                // It is not acknowledged, so others get it when this one leaves.
+                Err(unread @ ClientError::Unreadable { .. }) => {
+                    complain(format_args!("error: {}: {unread}", self.dnpipe));
+                    is_whole = false;
+                    continue;
+                }
                 Err(error) => return Err(error.into()),
             };
             if output.print(&delivery.record)?.is_gone() || output.flush()?.is_gone() {
@@ -132,7 +147,9 @@ impl Pull {
         }
         match reader.leave().await {
             // The server may be gone: then it knows without being told.
-            Ok(()) | Err(ClientError::Lost(_) | ClientError::Unreachable { .. }) => Ok(super::DONE),
+            Ok(()) | Err(ClientError::Lost(_) | ClientError::Unreachable { .. }) => {
+                Ok(if is_whole { super::DONE } else { super::failed() })
+            }
             Err(error) => Err(error.into()),
         }
     }

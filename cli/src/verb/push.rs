@@ -91,7 +91,10 @@ impl Push {
                 pushing.await?;
             }
             pushed = &mut pushing => {
-                telling.await?;
+                let stored = telling.await?;
+                if !self.verbose && (pushed.is_ok() || stored.records > 0) {
+                    print(format_args!("{}\n", stored.text()));
+                }
                 pushed?;
             }
         }
@@ -117,7 +120,7 @@ impl Push {
     }
 
     /// Waits for the receipts, and says what became of all.
-    async fn tell(&self, mut promises: mpsc::Receiver<Promise>) -> Result<(), Failed> {
+    async fn tell(&self, mut promises: mpsc::Receiver<Promise>) -> Result<Stored, Failed> {
         let mut stored = Stored::default();
         while let Some(promise) = promises.recv().await {
             match promise.await {
@@ -130,10 +133,7 @@ impl Push {
                 Err(error) => return Err(stored.but(&error)),
             }
         }
-        if !self.verbose {
-            print(format_args!("{}\n", stored.text()));
-        }
-        Ok(())
+        Ok(stored)
     }
 }
 

@@ -45,6 +45,15 @@ impl Serve {
         let refused = |error: sidestream_sidecar::ServeDnpipesError| Failed::Refused(error.to_string());
         let dnpipes = Dnpipes::open(sidecar.world(), folder).map_err(refused)?;
         let there = dnpipes.names();
+        let is_shaped = self.durability.is_some() || self.partitions.is_some() || self.keep.is_some();
+        if let Some(own) = wanted.iter().find(|own| is_shaped && there.contains(&own.full_name())) {
+            return Err(Failed::Wrong(format!(
+                "{} is in {} already, and stays what it is; leave --durability, --partitions and --keep out, or name another \
+                 folder or dnpipe",
+                own.full_name(),
+                folder.display()
+            )));
+        }
         let missing: Vec<Dnpipe> =
             wanted.into_iter().filter(|own| !there.contains(&own.full_name())).collect();
         dnpipes.apply(&missing).map_err(refused)?;
