@@ -80,6 +80,16 @@ impl Reader {
         if let Some(partition) = wanted.iter().copied().find(|wanted| *wanted >= partitions) {
             return Err(Refusal::UnknownPartition { partition, partitions }.into());
         }
+        let views = wanted.iter().map(|partition| &dnpipe.partitions[*partition as usize]);
+        let end = views.clone().map(|view| view.end).max().unwrap_or_default();
+        if let From::Offset(offset) = from
+            && offset > end
+            && !config.follow
+        {
+            // Of several partitions some may end before it.
+            let first = views.map(|view| view.first).min().unwrap_or_default();
+            return Err(Refusal::OutOfRange { first, end }.into());
+        }
         let lane = |partition: u32| Lane {
             partition,
             from,
@@ -151,11 +161,7 @@ impl Reader {
     /// Asks for more wherever nothing is asked for and little is left.
     fn pull(&mut self) {
         for (index, lane) in self.lanes.iter_mut().enumerate() {
-            // A place behind the end is asked for, and refused.
-            let is_at_end = lane.until.is_some_and(|until| match lane.has_read {
-                true => lane.place() >= until,
-                false => lane.from == From::Offset(until),
-            });
+            let is_at_end = lane.until.is_some_and(|until| lane.place() >= until);
             let has_enough = lane.unread.is_some() || lane.records.len() >= AHEAD_RECORDS;
             if lane.is_pulling || is_at_end || has_enough {
                 continue;

@@ -84,11 +84,25 @@ async fn a_place_is_an_offset_an_end_or_a_count_from_an_end() {
         assert_eq!(found.first().map(|record| record.offset), first, "{from:?}");
         assert_eq!(found.len() as u64, first.map_or(0, |first| 20 - first), "{from:?}");
     }
-    let mut reader = client.reader("shop/notes", From::Offset(99), ReaderConfig::default()).await.unwrap();
-    assert_eq!(reader.next().await, Ok(None), "a reader ends where the dnpipe ended when it was opened");
+    let behind = Refusal::OutOfRange { first: 0, end: 20 };
+    let refused = client.reader("shop/notes", From::Offset(99), ReaderConfig::default()).await.err();
+    assert_eq!(refused, Some(ClientError::Refused(behind)));
+    // Of several partitions one may end before it.
+    for partition in [0, 0, 0, 2] {
+        push_to(&client, partition).await;
+    }
+    let mut reader = client.reader("shop/orders", From::Offset(2), ReaderConfig::default()).await.unwrap();
+    let found: Vec<_> = all(&mut reader).await.iter().map(|own| (own.partition, own.offset)).collect();
+    assert_eq!(found, [(0, 2)]);
     let follow = ReaderConfig { follow: true, ..ReaderConfig::default() };
     let mut reader = client.reader("shop/notes", From::Offset(99), follow).await.unwrap();
     assert_eq!(reader.next().await, Err(ClientError::Refused(Refusal::OutOfRange { first: 0, end: 20 })));
+}
+
+/// Pushes a record to a partition of `orders`.
+async fn push_to(client: &sidestream_client::Client, partition: u32) {
+    let producer = client.producer("shop/orders", ProducerConfig::default()).await.unwrap();
+    producer.push_to(partition, Record::new("x")).await.unwrap().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
