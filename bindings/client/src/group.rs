@@ -257,7 +257,7 @@ impl GroupReader {
             }
             let mut records: Vec<Pulled> = Vec::new();
             for batch in batches(tail.split_to(share.bytes as usize)) {
-                let (header, batch) = batch?;
+                let (header, batch) = batch.map_err(|error| ClientError::Protocol(error.to_string()))?;
                 let is_wanted =
                     |offset| share.ranges.iter().any(|(from, to, _)| (*from..*to).contains(&offset));
                 match record::of_batch(&batch, self.config.key.as_ref(), share.partition, is_wanted) {

@@ -95,14 +95,16 @@ impl Broker {
         let fence = pipe.fence();
         let key = self.key_for(pipe, &spec, fence.epoch).map_err(ApplyError::Key)?;
         let wrapped = key.as_ref().map(|key| key.wrapped.clone());
-        let change = pipe.change_with(spec.clone(), fence.epoch, &fence.starts, wrapped);
-        let write = self.inner.state.write(|state| state.append(&change, self.inner.clock.wall_nanos()));
-        write.await.map_err(ApplyError::Write)?;
         for group in &spec.groups {
             let own = pipe.group(&group.name);
             let other = own.filter(|own| own.lock().spec.dead_letter != group.dead_letter);
-            other.inspect(|own| own.forget_letters());
+            if let Some(own) = other {
+                self.forget_letters(pipe, &own).await.map_err(ApplyError::Write)?;
+            }
         }
+        let change = pipe.change_with(spec.clone(), fence.epoch, &fence.starts, wrapped);
+        let write = self.inner.state.write(|state| state.append(&change, self.inner.clock.wall_nanos()));
+        write.await.map_err(ApplyError::Write)?;
         self.declare_groups(pipe, &spec);
         pipe.set_key(fence.epoch, key);
         pipe.set_spec(spec);
@@ -143,6 +145,15 @@ impl Broker {
     pub async fn remove(&self, name: &DnpipeName) -> Result<(), ApplyError> {
         let _numbers = self.inner.numbers.lock().await;
         let Some(pipe) = self.pipe(name) else { return self.forget(name).await };
+        // Another one of its name has letters of its own.
+        let others: Vec<_> = self.pipes().values().cloned().collect();
+        for other in others {
+            for group in other.all_groups() {
+                if group.lock().spec.dead_letter.as_ref() == Some(name) {
+                    self.forget_letters(&other, &group).await.map_err(ApplyError::Write)?;
+                }
+            }
+        }
         let _turn = pipe.turn.lock().await;
         let change = Change::Removed { name: name.clone() };
         for partition in &pipe.partitions {
@@ -159,10 +170,6 @@ impl Broker {
         self.homes().of.remove(name);
         pipe.fence.send_modify(|fence| fence.is_removed = true);
         pipe.all_groups().iter().for_each(|group| group.end());
-        let groups: Vec<_> = self.pipes().values().flat_map(|pipe| pipe.all_groups()).collect();
-        for group in groups.iter().filter(|group| group.lock().spec.dead_letter.as_ref() == Some(name)) {
-            group.forget_letters();
-        }
         for partition in &pipe.partitions {
             // Those that are not removed before a crash are at the next start, for nothing names them any more.
             drop(self.inner.journal.remove(partition.id));

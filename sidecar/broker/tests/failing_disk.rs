@@ -56,6 +56,55 @@ async fn open(disk: &SimDisk, clock: &Clock) -> Broker {
     Broker::open(journal, &recovered, clock.clone()).await.unwrap()
 }
 
+/// No offset is given again that may be in a segment that could not even be opened: so there is a gap of as many as may be. Who
+/// reads as one of a group is over it at once.
+#[tokio::test]
+async fn a_start_that_cannot_open_a_segment_holds_up_no_group() {
+    let (clock, _hand) = Clock::simulated(1_000_000_000);
+    let mut gaps = 0;
+    for operation in 0..30 {
+        let disk = SimDisk::new();
+        let broker = open(&disk, &clock).await;
+        broker.apply(DnpipeSpec::new(name("orders"))).await.unwrap();
+        for sequence in 0..3 {
+            push(&broker, sequence).await;
+        }
+        drop(broker);
+        // Another segment, which is the newest.
+        let disk = disk.kill();
+        let broker = open(&disk, &clock).await;
+        push(&broker, 3).await;
+        drop(broker);
+        let disk = disk.kill();
+        disk.fail(operation, Fault::Io);
+        let settings = Settings { segment_bytes: 64 << 10, reserve_bytes: 64 << 10, ..Settings::default() };
+        let Ok((journal, recovered)) = Journal::open(Arc::new(disk.clone()), settings, clock.clone()) else {
+            continue;
+        };
+        let Ok(broker) = Broker::open(journal, &recovered, clock.clone()).await else { continue };
+        let Some(described) = broker.describe(&name("orders")) else { continue };
+        gaps += u64::from(described.partitions[0].next > 1 << 40);
+        let after = Push::one("orders", "after");
+        let pushing = broker.push(&name("orders"), 0, batch(&after), after.only_if).unwrap();
+        pushing.await.unwrap();
+        let member = broker.join(&name("orders"), "billing", "a", JoinOptions::default()).await.unwrap();
+        let read = tokio::time::timeout(Duration::from_secs(20), async {
+            loop {
+                let wait = Some(Duration::from_secs(5));
+                for given in broker.next(&member, Limits::default(), wait).await.unwrap().deliveries {
+                    let ranges: Vec<_> = given.ranges.iter().map(|(from, to, _)| *from..*to).collect();
+                    broker.ack(&member, 0, &ranges).await.unwrap();
+                    if values(&given.batches, &given.ranges).iter().any(|(_, value, _)| value == "after") {
+                        return;
+                    }
+                }
+            }
+        });
+        read.await.unwrap_or_else(|_| panic!("operation {operation}: it never comes to what was pushed"));
+    }
+    assert!(gaps > 0, "no segment that could not be opened");
+}
+
 /// Pushes, acknowledges and resets, while operation `at` from its start on goes wrong.
 async fn live(at: u64, fault: Fault) {
     let (clock, hand) = Clock::simulated(1_000_000_000);

@@ -528,10 +528,6 @@ impl Committer {
         self.shared.room.notify_waiters();
         if let Some(tail) = ended {
             self.before = tail.end();
-            // What was promised to the device before is not written again: it has it now, or nobody knows.
-            if tail.owed.is_some() {
-                let _ = tail.file.barrier(Barrier::Earlier);
-            }
             self.look_again(tail);
         }
     }

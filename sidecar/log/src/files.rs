@@ -6,7 +6,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use sidestream_host::disk::{Disk, DiskFile};
+use sidestream_host::{
+    Moment,
+    disk::{Disk, DiskFile},
+};
 
 use crate::{head::file_name, index::Strands};
 
@@ -21,7 +24,15 @@ pub(crate) type FileKey = (u32, u32);
 #[derive(Default)]
 pub(crate) struct Files {
     open: Mutex<VecDeque<(FileKey, Arc<dyn DiskFile>)>>,
-    indexes: Mutex<VecDeque<(FileKey, Arc<Strands>)>>,
+    indexes: Mutex<VecDeque<(FileKey, Index)>>,
+}
+
+/// What a finished segment has.
+#[derive(Clone)]
+pub(crate) struct Index {
+    pub(crate) strands: Arc<Strands>,
+    /// Until when it is believed: for good, or where some of the segment could not be read, which may be another time.
+    pub(crate) until: Option<Moment>,
 }
 
 impl Files {
@@ -37,13 +48,18 @@ impl Files {
     }
 
     /// The index of a finished segment, if it is in memory.
-    pub(crate) fn known_index(&self, key: FileKey) -> Option<Arc<Strands>> {
-        let indexes = self.indexes.lock().unwrap_or_else(PoisonError::into_inner);
-        indexes.iter().find(|(known, _)| *known == key).map(|(_, index)| index.clone())
+    pub(crate) fn known_index(&self, key: FileKey, now: impl FnOnce() -> Moment) -> Option<Arc<Strands>> {
+        let mut indexes = self.indexes.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = indexes.iter().position(|(known, _)| *known == key)?;
+        if indexes[at].1.until.is_some_and(|until| until <= now()) {
+            indexes.remove(at);
+            return None;
+        }
+        Some(indexes[at].1.strands.clone())
     }
 
     /// Has it in memory.
-    pub(crate) fn remember_index(&self, key: FileKey, index: Arc<Strands>) {
+    pub(crate) fn remember_index(&self, key: FileKey, index: Index) {
         let mut indexes = self.indexes.lock().unwrap_or_else(PoisonError::into_inner);
         remember(&mut indexes, INDEXES_MAX, key, index);
     }

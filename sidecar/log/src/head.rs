@@ -139,7 +139,7 @@ impl Head {
         }
         // The first copy does not even say how long it is: the second one stands at some page.
         let mut at = PAGE;
-        while at < COPY_MAX {
+        while at <= COPY_MAX {
             if enough.len() < at + FIXED {
                 let wanted = (enough.len() * 2).max(64 * PAGE);
                 let longer = more(wanted)?;

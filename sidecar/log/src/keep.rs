@@ -208,10 +208,16 @@ impl Keeper {
 
     /// Makes durable where the segment before this one ends, for this one's head is about to go: whether it may.
     fn end_before(&mut self, number: u32) -> io::Result<bool> {
-        let before = {
+        let (before, is_aside) = {
             let state = self.shared.state();
-            state.segments.range(..number).next_back().map(|(number, segment)| (*number, *segment))
+            let before =
+                state.segments.range(..number).next_back().map(|(number, segment)| (*number, *segment));
+            let first = before.map_or(0, |(_, segment)| segment.last.saturating_add(1));
+            (before, first < number && state.is_set_aside(first..=number - 1))
         };
+        if is_aside {
+            return Ok(false);
+        }
         let Some((number, segment)) = before else { return Ok(true) };
         let key = (number, segment.generation);
         // A copy was durable with its footer before it was there.
@@ -316,7 +322,10 @@ impl Keeper {
             let fits = live + segment.live <= u64::from(settings.segment_bytes) / 2;
             // In the middle of a run anything that fits is taken along: fewer files.
             let is_spoiled = segment.has_holes || self.spoiled.contains(number);
-            if dead(segment) >= segment.live && fits && !is_spoiled {
+            let first =
+                victims.last().map_or(*number, |(_, before): &(u32, Segment)| before.last.saturating_add(1));
+            let is_aside = state.is_set_aside(first..=segment.last);
+            if dead(segment) >= segment.live && fits && !is_spoiled && !is_aside {
                 victims.push((*number, *segment));
                 live += segment.live;
             } else if !victims.is_empty() {

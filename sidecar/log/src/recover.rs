@@ -103,6 +103,14 @@ impl Default for Found {
     }
 }
 
+/// What became of a copy.
+enum Copied {
+    Whole,
+    Torn,
+    /// Some of what would tell can't be read now.
+    Unclear,
+}
+
 struct Recovery<'a> {
     disk: &'a dyn Disk,
     found: Found,
@@ -188,7 +196,7 @@ impl Recovery<'_> {
                 let opened = if_readable(opened).map_err(|error| self.error("opening", &name, error))?;
                 let Some((file, length, footer)) = opened else {
                     // Not even how long it is can be read. Its number is never used again.
-                    self.damage(number, 0, 0, None, false);
+                    self.set_aside(number, number);
                     self.unread = self.unread.max(Some(number));
                     self.found.next_number = self.found.next_number.max(number.saturating_add(1));
                     continue;
@@ -252,14 +260,21 @@ impl Recovery<'_> {
             if originals.is_empty() {
                 continue;
             }
-            let gone: Vec<File> = if self.was_finished(&files[copy], &originals)? {
-                // Whole in the kernel, perhaps, of a process that was killed.
-                let kept = files[copy].file.barrier(Barrier::Copy);
-                kept.and_then(|()| self.disk.sync_names(Barrier::CopyName))
-                    .map_err(|error| self.error("flushing", &files[copy].name, error))?;
-                files.extract_if(.., |file| stood_for(file)).collect()
-            } else {
-                vec![files.remove(copy)]
+            let gone: Vec<File> = match self.look_into(&files[copy], &originals)? {
+                Copied::Whole => {
+                    // Whole in the kernel, perhaps, of a process that was killed.
+                    let kept = files[copy].file.barrier(Barrier::Copy);
+                    kept.and_then(|()| self.disk.sync_names(Barrier::CopyName))
+                        .map_err(|error| self.error("flushing", &files[copy].name, error))?;
+                    files.extract_if(.., |file| stood_for(file)).collect()
+                }
+                Copied::Torn => vec![files.remove(copy)],
+                Copied::Unclear => {
+                    let copy = files.remove(copy);
+                    let last = copy.head.as_ref().map_or(u32::MAX, |read| read.head.last);
+                    self.set_aside(copy.number, last);
+                    continue;
+                }
             };
             gone.iter().try_for_each(|file| self.remove(&file.name))?;
         }
@@ -268,40 +283,43 @@ impl Recovery<'_> {
 
     /// Whether all of a copy was written once: it is whole, or has what is in none of the `originals` that are left, so others
     /// were removed.
-    fn was_finished(&self, copy: &File, originals: &[&File]) -> Result<bool, OpenError> {
+    fn look_into(&self, copy: &File, originals: &[&File]) -> Result<Copied, OpenError> {
+        let (mut has_holes, scanned) = self.look_at(copy)?;
         // Without a head nobody knows what it stands for; of a finished one both copies of that would have to be damaged.
         if copy.head.is_none() {
-            return Ok(false);
+            return Ok(if has_holes { Copied::Unclear } else { Copied::Torn });
         }
-        let (holes, scanned) = self.look_at(copy)?;
-        let is_whole = scanned.damage.iter().all(|damage| damage.is_mended);
-        if is_whole && copy.footer.is_some() {
-            return Ok(true);
+        if copy.footer.is_some() && scanned.damage.iter().all(|damage| damage.is_mended) {
+            return Ok(Copied::Whole);
         }
         let batch = |found: &Batch| (found.header.partition, found.header.base_offset);
         let mut left = HashSet::new();
         for original in originals {
-            left.extend(self.look_at(original)?.1.found.iter().map(batch));
+            let (holes, scanned) = self.look_at(original)?;
+            has_holes |= holes;
+            left.extend(scanned.found.iter().map(batch));
         }
-        if scanned.found.iter().any(|found| !left.contains(&batch(found))) {
-            return Ok(true);
+        // What can't be read now may be what tells.
+        if has_holes || self.found.state.is_set_aside(copy.number..=copy.last()) {
+            return Ok(Copied::Unclear);
         }
-        // What can't be read now may be all there is of a segment that was removed.
-        if holes > 0 && copy.footer.is_some() {
-            let unread = "some of it can't be read, and what it was copied from may be gone: mend the disk, or \
-                          remove this file";
-            return Err(self.error("reading", &copy.name, io::Error::other(unread)));
-        }
-        Ok(false)
+        let has_more = scanned.found.iter().any(|found| !left.contains(&batch(found)));
+        Ok(if has_more { Copied::Whole } else { Copied::Torn })
     }
 
-    /// What stands in a segment, as far as its footer says; and how many parts of it can't be read.
-    fn look_at(&self, file: &File) -> Result<(usize, Scanned), OpenError> {
+    /// What stands in a segment, as far as its footer says; and whether some of it can't be read.
+    fn look_at(&self, file: &File) -> Result<(bool, Scanned), OpenError> {
         let read = around::read(&*file.file, 0, file.length as usize);
         let read = read.map_err(|error| self.error("reading", &file.name, error))?;
         let (start, chain) = file.start();
         let end = file.footer.map(|footer| footer.end());
-        Ok((read.holes.len(), scan(&read, file.number, start, chain, end)))
+        Ok((!read.holes.is_empty(), scan(&read, file.number, start, chain, end)))
+    }
+
+    /// A file that is left as it is, for what it has may be read another time.
+    fn set_aside(&mut self, number: u32, last: u32) {
+        self.damage(number, 0, 0, None, false);
+        self.found.state.set_aside.push(number..=last);
     }
 
     /// Segments that were begun and never had a batch: the power went before their heads were durable. One may be found

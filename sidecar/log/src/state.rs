@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    ops::RangeInclusive,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
@@ -136,6 +137,9 @@ pub(crate) struct State {
     pub(crate) flush: Flush,
     pub(crate) is_chore_due: bool,
     pub(crate) damage: Vec<Damage>,
+    /// Numbers of files that could not be looked into when the journal was opened: they are left as they are, and no copy is
+    /// to stand for them.
+    pub(crate) set_aside: Vec<RangeInclusive<u32>>,
     pub(crate) counts: Counts,
     pub(crate) instances: u32,
 }
@@ -373,6 +377,11 @@ impl Group {
 }
 
 impl State {
+    /// Whether one of these is of a file that is left as it is.
+    pub(crate) fn is_set_aside(&self, numbers: RangeInclusive<u32>) -> bool {
+        self.set_aside.iter().any(|aside| aside.start() <= numbers.end() && numbers.start() <= aside.end())
+    }
+
     /// Whether there may be another segment for pushes: within the capacity, and with the reserve whole, where it was made.
     pub(crate) fn may_grow(&self, settings: &Settings) -> bool {
         let needed = self.used + u64::from(settings.segment_bytes) + settings.reserve_bytes;

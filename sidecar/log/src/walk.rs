@@ -1,6 +1,6 @@
 //! From one batch of a partition to the next, through the index, over what belongs to others.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use sidestream_event::record::{HEADER_BYTES, Header};
@@ -9,7 +9,7 @@ use sidestream_host::disk::SECTOR;
 use crate::{
     PartitionId, ReadError, around,
     control::Note,
-    files::FileKey,
+    files::{FileKey, Index},
     footer::Footer,
     index::{Strand, Strands},
     scan::{Found, header_at, mend, next_header, place, scan_whole},
@@ -19,6 +19,8 @@ use crate::{
 
 /// Bytes that the disk is asked for at once: what comes next is wanted next.
 const READ_AHEAD: u32 = 4 * GRANULE;
+/// How long is believed what was read around what can't be: to try takes a device seconds.
+const READ_AGAIN: Duration = Duration::from_secs(10);
 /// How often a segment is looked for again that was cleaned away under the reader.
 pub(crate) const TRIES: usize = 4;
 
@@ -349,19 +351,17 @@ pub(crate) fn look_up<T>(
             return Ok(Some(look(strands)));
         }
     }
-    if let Some(index) = shared.files.known_index(key) {
+    if let Some(index) = shared.files.known_index(key, || shared.clock.now()) {
         return Ok(Some(look(&index)));
     }
     if miss == Miss::Stop {
         return Ok(None);
     }
     let Loaded { strands, is_whole } = load(shared, key)?;
-    let index = Arc::new(strands);
-    // What can't be read now may be another time.
-    if is_whole {
-        shared.files.remember_index(key, index.clone());
-    }
-    Ok(Some(look(&index)))
+    let strands = Arc::new(strands);
+    let until = (!is_whole).then(|| shared.clock.now() + READ_AGAIN);
+    shared.files.remember_index(key, Index { strands: strands.clone(), until });
+    Ok(Some(look(&strands)))
 }
 
 /// The index of a finished segment, and whether nothing may be missing in it that could be read another time.

@@ -261,6 +261,89 @@ fn in_a_copy_of_what_is_gone_but_for_one() {
     assert!(lost > 10, "{lost}");
 }
 
+/// The same of what can't be read for the time of one start, while much is dead and is cleaned: nothing is thrown away with it.
+#[test]
+fn in_what_is_cleaned_around_it() {
+    let (world, partition, dead) = of_eight_segments();
+    let whole = copied(&world.disk);
+    let kept = all(&world.journal, partition).0.len();
+    let (clock, _) = Clock::simulated(0);
+    let settings = Settings { segment_bytes: 24 << 10, ..small() };
+    let begun = copied(&whole);
+    let before = begun.operations();
+    drop(open(&begun, &settings, &clock));
+    let mut cleaned = 0;
+    for operation in 0..begun.operations() - before {
+        let disk = copied(&whole);
+        disk.fail(operation, Fault::Io);
+        let opened = Journal::open_stepped(Arc::new(disk.clone()), settings.clone(), clock.clone());
+        if let Ok((journal, mut steps, _)) = opened {
+            drop(journal.remove(dead));
+            steps.commit();
+            while steps.keep() {}
+            cleaned += journal.counts().cleaned;
+            steps.close();
+        }
+        let (journal, mut steps, _) = open(&disk.kill(), &settings, &clock);
+        assert_eq!(all(&journal, partition).0.len(), kept, "operation {operation}");
+        while steps.keep() {}
+        assert_eq!(all(&journal, partition).0.len(), kept, "operation {operation}: thrown away");
+    }
+    assert!(cleaned > 20, "{cleaned}");
+}
+
+/// A copy that the power tore, or that is all there is, and sectors of it or of its originals that can't be read at one start.
+#[test]
+fn in_a_copy_or_its_originals_at_one_start() {
+    let (mut world, partition, dead) = of_eight_segments();
+    let before = copied(&world.disk);
+    let kept = all(&world.journal, partition).0.len();
+    world.remove(dead);
+    while world.steps().keep() {}
+    let whole = copied(&world.disk);
+    let settings = Settings { segment_bytes: 24 << 10, ..small() };
+    let (clock, _) = Clock::simulated(0);
+    let copy = whole.list().unwrap().into_iter().find(|name| !name.contains(".0000.")).unwrap();
+    let originals: Vec<String> =
+        before.list().unwrap().into_iter().filter(|name| whole.bytes(name).is_none()).collect();
+    for is_torn in [false, true] {
+        let sectors = whole.bytes(&copy).unwrap().len() / SECTOR;
+        // Of a torn one all originals are there, of another one the last.
+        let left = if is_torn { &originals[..] } else { &originals[originals.len() - 1..] };
+        let build = || {
+            let disk = copied(if is_torn { &before } else { &whole });
+            for name in left.iter().filter(|name| disk.bytes(name).is_none()) {
+                let file = disk.create(name).unwrap();
+                file.write_durable(0, &Aligned::of(&before.bytes(name).unwrap()), Barrier::Batches).unwrap();
+            }
+            if is_torn {
+                let file = disk.create(&copy).unwrap();
+                file.write_durable(0, &Aligned::of(&whole.bytes(&copy).unwrap()), Barrier::Batches).unwrap();
+                disk.corrupt(&copy, |bytes| bytes[sectors / 2 * SECTOR..].fill(0));
+            }
+            disk
+        };
+        let spoiled = (0..sectors).map(|sector| (&copy, sector));
+        let more = left.iter().flat_map(|name| (0..40).step_by(3).map(move |sector| (name, sector)));
+        for (name, sector) in spoiled.chain(more) {
+            let what = format!("torn {is_torn}, sector {sector} of {name}");
+            let disk = build();
+            disk.spoil(name, sector..sector + 1);
+            let (journal, mut steps, _) = open(&disk, &settings, &clock);
+            let appended = append(&journal, &mut steps);
+            while steps.keep() {}
+            steps.close();
+            let disk = disk.kill();
+            disk.restore();
+            let (journal, mut steps, _) = open(&disk, &settings, &clock);
+            assert_eq!(all(&journal, partition).0.len(), kept, "{what}");
+            assert_eq!(append(&journal, &mut steps), appended + 1, "{what}");
+            while steps.keep() {}
+            assert_eq!(all(&journal, partition).0.len(), kept, "{what}: thrown away");
+        }
+    }
+}
+
 /// A disk of its own with the same files.
 fn copied(disk: &SimDisk) -> SimDisk {
     let copy = SimDisk::new();

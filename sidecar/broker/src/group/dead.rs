@@ -305,6 +305,17 @@ impl Broker {
         Ok(redriven)
     }
 
+    /// Its dead letters are others from now on, of which none was redriven.
+    pub(crate) async fn forget_letters(&self, pipe: &Pipe, group: &Group) -> Result<(), PushError> {
+        let _turn = group.burial.lock().await;
+        for at in 0..pipe.partitions.len() {
+            if std::mem::take(&mut group.lock().slots[at].redriven) > 0 {
+                self.write_burial(pipe, group, at).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Letters of a partition that were not redriven yet, each with the offset of its record, and where the next ones begin.
     async fn letters(
         &self,

@@ -11,7 +11,7 @@ use sidestream_host::Moment;
 use sidestream_log::{ReadError, StoredBatch};
 use tokio::sync::watch;
 
-use super::{Claimed, Delivery, Group, Membership, State, share::Claim};
+use super::{Claimed, Delivery, Group, Membership, share::Claim};
 use crate::{
     Broker,
     error::{GroupError, PullError, read_error},
@@ -45,7 +45,7 @@ impl Broker {
             look.dying.iter().for_each(|at| self.bury_soon(&pipe, &group, *at));
             if !look.claims.is_empty() {
                 let Look { epoch, claims, auto_ack, .. } = look;
-                let held = Held { broker: self, group: &group, membership, claims };
+                let held = Held { broker: self, group: &group, claims };
                 let deliveries = self.deliver(&pipe, held, epoch, limits, auto_ack).await?;
                 if !deliveries.is_empty() {
                     return Ok(Claimed { deliveries, partitions: look.partitions });
@@ -166,7 +166,9 @@ impl Broker {
             left.push(rest);
         }
         if auto_ack && !deliveries.is_empty() {
-            self.settle_all(pipe, &held, &deliveries).await?;
+            if !self.settle_all(pipe, held.group, &deliveries).await? {
+                return Ok(Vec::new());
+            }
         }
         // The second look: a reset that came between takes it all back.
         if pipe.fence.borrow().epoch != epoch {
@@ -176,21 +178,22 @@ impl Broker {
         Ok(deliveries)
     }
 
-    /// At most once: what is about to be given is done.
+    /// At most once: what is about to be given is done. Whether it may be given: who was replaced, or was late, while it was
+    /// read has lost it to another.
     async fn settle_all(
         &self,
         pipe: &Pipe,
-        held: &Held<'_>,
+        group: &Group,
         deliveries: &[Delivery],
-    ) -> Result<(), GroupError> {
-        let group = held.group;
+    ) -> Result<bool, GroupError> {
         for delivery in deliveries {
             {
                 let mut state = group.lock();
                 state.stays()?;
-                if !held.is_its(&state) {
-                    // It was replaced, or left, while this was read: another has it, or will.
-                    return Err(GroupError::NotMember { group: group.name.clone() });
+                let share = &state.slots[delivery.partition as usize].share;
+                let is_out = |(from, to, delivery): &(u64, u64, u32)| share.has_out(*from..*to, *delivery);
+                if !delivery.ranges.iter().all(is_out) {
+                    return Ok(false);
                 }
                 let share = &mut state.slots[delivery.partition as usize].share;
                 delivery.ranges.iter().for_each(|(from, to, _)| share.settle(*from..*to));
@@ -200,14 +203,14 @@ impl Broker {
             }
             self.write_share(pipe, group, delivery.partition as usize).await?;
         }
-        Ok(())
+        Ok(true)
     }
 
     fn skip_damaged(&self, name: &DnpipeName, group: &Group, partition: u32, from: u64, to: u64) {
         tracing::error!(dnpipe = %name, group = group.name, partition, from, to, "damaged records are not delivered");
         let mut state = group.lock();
         let slot = &mut state.slots[partition as usize];
-        slot.share.settle(from..to);
+        slot.share.pass_over(from..to);
         slot.is_dirty = true;
     }
 }
@@ -223,29 +226,17 @@ struct Look {
     auto_ack: bool,
 }
 
-/// Claims of a member that are not given yet: what is not given in the end goes back, also when nobody waits any more.
+/// Claims that are not given yet: what is not given in the end goes back, also when nobody waits any more.
 struct Held<'a> {
     broker: &'a Broker,
     group: &'a Group,
-    membership: &'a Membership,
     claims: Vec<(u32, Claim)>,
-}
-
-impl Held<'_> {
-    /// Whether the member still has what it claimed.
-    fn is_its(&self, state: &State) -> bool {
-        let member = state.members.get(&self.membership.member);
-        member.is_some_and(|member| member.token == self.membership.token)
-    }
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         let now = self.broker.inner.clock.now();
         let mut state = self.group.lock();
-        if !self.is_its(&state) {
-            return;
-        }
         // From the last to the first, so that what was fresh is fresh again.
         for (partition, claim) in self.claims.iter().rev() {
             state.slots[*partition as usize].share.unclaim(claim, now);

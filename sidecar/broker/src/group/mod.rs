@@ -266,13 +266,6 @@ impl Group {
         self.wake();
     }
 
-    /// Its dead letters are others from now on, of which none was redriven.
-    pub(crate) fn forget_letters(&self) {
-        for slot in &mut self.lock().slots {
-            (slot.redriven, slot.is_dirty) = (0, true);
-        }
-    }
-
     /// The group is no more.
     pub(crate) fn end(&self) {
         self.lock().is_over = true;

@@ -162,6 +162,11 @@ impl Share {
     /// Takes back what was handed out and never delivered: it was no delivery.
     pub(crate) fn unclaim(&mut self, claim: &Claim, now: Moment) {
         for (range, pending) in self.cut(claim.range.clone()) {
+            if pending.deliveries != claim.delivery {
+                // It was handed out to another since.
+                self.put(range, pending.deliveries, pending.state);
+                continue;
+            }
             let deliveries = pending.deliveries.saturating_sub(1);
             if deliveries == 0 && range.end == self.fresh {
                 self.fresh = range.start;
@@ -177,6 +182,31 @@ impl Share {
             self.done.insert(range);
         }
         self.advance();
+    }
+
+    /// These can't be had: they are done, also where they were not handed out yet.
+    pub(crate) fn pass_over(&mut self, range: Range<u64>) {
+        self.settle(range.clone());
+        if (range.start..range.end).contains(&self.fresh) {
+            self.done.insert(self.fresh..range.end);
+            self.fresh = range.end;
+            self.advance();
+        }
+    }
+
+    /// Whether all of these are out, as what was handed out then.
+    pub(crate) fn has_out(&self, range: Range<u64>, delivery: u32) -> bool {
+        let before = self.pending.range(..=range.start).next_back();
+        let first = before.map_or(range.start, |(start, _)| *start);
+        let mut at = range.start;
+        for (start, pending) in self.pending.range(first..range.end) {
+            let is_its = matches!(pending.state, State::Out { .. }) && pending.deliveries == delivery;
+            if *start > at || (pending.end > at && !is_its) {
+                return false;
+            }
+            at = at.max(pending.end);
+        }
+        at >= range.end
     }
 
     /// These were not taken: they come again after a while, or are to be buried.

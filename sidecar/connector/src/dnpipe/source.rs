@@ -129,8 +129,10 @@ impl Pulls {
                     tracing::error!(group = called, partition, ?offsets, "records are given back: {reason}");
                     let acknowledger = member.reader.acknowledger();
                     let give_back = || acknowledger.give_back(partition, offsets.clone());
-                    until_answered(give_back, &called, "given back").await;
-                    continue;
+                    tokio::select! {
+                        () = until_answered(give_back, &called, "given back") => continue,
+                        () = &mut stopped => return Ok(()),
+                    }
                 }
                 first => first?,
             };

@@ -76,6 +76,35 @@ fn what_was_never_delivered_was_no_delivery() {
     assert_eq!(share.claim(9, 9, at(10), at(100)), [again]);
 }
 
+/// A read that took long: what it read may be with another by then.
+#[test]
+fn what_was_handed_out_again_meanwhile_stays_with_whom_it_is() {
+    let mut share = Share::at(0);
+    let first = share.claim(4, 4, at(0), at(10)).remove(0);
+    assert!(share.has_out(0..4, 1) && share.has_out(1..3, 1));
+    assert!(!share.has_out(0..4, 2) && !share.has_out(0..5, 1));
+    share.expire(at(10), PATIENCE);
+    assert!(!share.has_out(0..4, 1));
+    let second = share.claim(4, 2, at(100), at(200)).remove(0);
+    assert_eq!((second.delivery, share.has_out(0..2, 2), share.has_out(0..4, 2)), (2, true, false));
+    share.unclaim(&first, at(100));
+    assert!(share.has_out(0..2, 2), "it is another's");
+    // What nobody has since was no delivery.
+    assert_eq!(share.claim(4, 4, at(100), at(200)), [claim(2..4, 1)]);
+}
+
+#[test]
+fn what_can_not_be_had_is_done_also_where_nobody_was_given_it() {
+    let mut share = Share::at(0);
+    share.claim(1 << 50, 10, at(0), at(100));
+    share.pass_over(5..1 << 45);
+    assert_eq!(share.claim(1 << 50, 3, at(0), at(100)), [claim(1 << 45..(1 << 45) + 3, 1)]);
+    share.settle(0..5);
+    assert_eq!(share.cursor(), 1 << 45);
+    share.pass_over(1 << 46..1 << 47);
+    assert_eq!(share.claim(1 << 50, 1, at(0), at(100)), [claim((1 << 45) + 3..(1 << 45) + 4, 1)]);
+}
+
 #[test]
 fn a_fence_ends_everything_below_it() {
     let mut share = Share::at(0);
