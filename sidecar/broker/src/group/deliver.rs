@@ -165,10 +165,8 @@ impl Broker {
             }
             left.push(rest);
         }
-        if auto_ack && !deliveries.is_empty() {
-            if !self.settle_all(pipe, held.group, &deliveries).await? {
-                return Ok(Vec::new());
-            }
+        if auto_ack && !deliveries.is_empty() && !self.settle_all(pipe, held.group, &deliveries).await? {
+            return Ok(Vec::new());
         }
         // The second look: a reset that came between takes it all back.
         if pipe.fence.borrow().epoch != epoch {
