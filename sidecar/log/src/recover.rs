@@ -87,7 +87,16 @@ impl File {
 }
 
 pub(crate) fn recover(disk: &dyn Disk) -> Result<Found, OpenError> {
-    Recovery { disk, found: Found::default(), newest: None, endless: Vec::new(), unread: None }.run()
+    Recovery {
+        disk,
+        found: Found::default(),
+        newest: None,
+        endless: Vec::new(),
+        unread: None,
+        is_note_missing: false,
+        removed: HashSet::new(),
+    }
+    .run()
 }
 
 impl Default for Found {
@@ -119,6 +128,10 @@ struct Recovery<'a> {
     endless: Vec<(u32, Vec<Damage>)>,
     /// The last segment of which nothing can be read, not even how long it is.
     unread: Option<u32>,
+    /// Behind the newest head there is damage that may have been anything.
+    is_note_missing: bool,
+    /// Partitions that were removed behind the newest head.
+    removed: HashSet<PartitionId>,
 }
 
 impl Recovery<'_> {
@@ -141,6 +154,7 @@ impl Recovery<'_> {
         let state_partition = Partition::new(0, 0, 0, 0);
         self.found.state.partitions.entry(PartitionId::STATE).or_insert(state_partition);
         self.newest = files.last().map(|file| file.number);
+        self.is_note_missing = self.unread > base.map(|base| files[base].number);
         for index in 0..files.len() {
             let is_older = base.is_some_and(|base| index < base);
             if is_older && self.has_spans(&files[index])? {
@@ -384,6 +398,8 @@ impl Recovery<'_> {
         let is_newest = next.is_none();
         let end = End { position: scanned.end, chain: scanned.chain };
         self.add_segment(file, end, has_holes);
+        self.is_note_missing |=
+            scanned.damage.iter().any(|damage| damage.lost.is_none() && !damage.is_mended);
         for found in &scanned.found {
             let at = place(file.number, found.position);
             let partitions = &mut self.found.state.partitions;
@@ -391,7 +407,10 @@ impl Recovery<'_> {
                 Some(Note::Create(id, first)) => {
                     partitions.entry(id).or_insert_with(|| Partition::new(first, first, at, 0));
                 }
-                Some(Note::Remove(id)) => drop(partitions.remove(&id)),
+                Some(Note::Remove(id)) => {
+                    partitions.remove(&id);
+                    self.removed.insert(id);
+                }
                 Some(Note::Trim(id, before)) => {
                     if let Some(partition) = partitions.get_mut(&id) {
                         partition.first = partition.first.max(before);
@@ -399,7 +418,13 @@ impl Recovery<'_> {
                 }
                 Some(Note::Mark) => {}
                 None => {
-                    if let Some(partition) = partitions.get_mut(&PartitionId(found.header.partition)) {
+                    let id = PartitionId(found.header.partition);
+                    // The note of its creation may be in what can't be read.
+                    if self.is_note_missing && id != PartitionId::CONTROL && !self.removed.contains(&id) {
+                        let born = place(file.number, 0);
+                        partitions.entry(id).or_insert_with(|| Partition::new(0, 0, born, 0));
+                    }
+                    if let Some(partition) = partitions.get_mut(&id) {
                         partition.next = partition.next.max(found.header.next_offset());
                     }
                     self.found.recovered.tail.push(found.header);

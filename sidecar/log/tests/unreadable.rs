@@ -344,6 +344,38 @@ fn in_a_copy_or_its_originals_at_one_start() {
     }
 }
 
+/// A partition is not lost with the note of its creation, which may be in a sector that can't be read.
+#[test]
+fn where_a_partition_was_made() {
+    let mut world = World::on(SimDisk::new(), 4, settings());
+    world.append(PartitionId::STATE, 100, Durability::Device).unwrap();
+    world.commit();
+    let partition = world.create();
+    for _ in 0..20 {
+        world.append(partition, 700, Durability::Device).unwrap();
+        world.commit();
+    }
+    world.steps.take().unwrap().close();
+    let whole = copied(&world.disk);
+    let kept = all(&world.journal, partition).0.len();
+    let (clock, _) = Clock::simulated(0);
+    let name = "00000001.0000.segment";
+    for sector in 0..whole.bytes(name).unwrap().len() / SECTOR {
+        let disk = copied(&whole);
+        disk.spoil(name, sector..sector + 1);
+        let (journal, mut steps, _) = open(&disk, &settings(), &clock);
+        let found = journal.bounds(partition).map_or(0, |_| all(&journal, partition).0.len());
+        assert!(found + 2 >= kept, "sector {sector}: {found} of {kept}");
+        append(&journal, &mut steps);
+        while steps.keep() {}
+        steps.close();
+        let disk = disk.kill();
+        disk.restore();
+        let (journal, ..) = open(&disk, &settings(), &clock);
+        assert_eq!(all(&journal, partition).0.len(), kept, "sector {sector}");
+    }
+}
+
 /// A disk of its own with the same files.
 fn copied(disk: &SimDisk) -> SimDisk {
     let copy = SimDisk::new();
