@@ -26,7 +26,7 @@ use sidestream_host::{
 
 use crate::{
     Bounds, Damage, Lost, OpenError, PartitionId,
-    around::{self, if_readable},
+    around::{self, Around, if_readable},
     control::Note,
     footer::Footer,
     head::{self, Before, Head, HeadError, parse_file_name},
@@ -154,7 +154,9 @@ impl Recovery<'_> {
         let state_partition = Partition::new(0, 0, 0, 0);
         self.found.state.partitions.entry(PartitionId::STATE).or_insert(state_partition);
         self.newest = files.last().map(|file| file.number);
-        self.is_note_missing = self.unread > base.map(|base| files[base].number);
+        // Written after the newest head that can be read: whatever it may hold.
+        let is_unread = self.unread > base.map(|base| files[base].number);
+        self.is_note_missing = is_unread;
         for index in 0..files.len() {
             let is_older = base.is_some_and(|base| index < base);
             if is_older && self.has_spans(&files[index])? {
@@ -171,8 +173,7 @@ impl Recovery<'_> {
                 self.behind_head(file, next)?;
             }
         }
-        // One that was written after the newest head that can be read: whatever it may hold.
-        if self.unread > base.map(|base| files[base].number) {
+        if is_unread {
             self.skip(u32::MAX.into());
         }
         self.set_live();
@@ -323,11 +324,15 @@ impl Recovery<'_> {
 
     /// What stands in a segment, as far as its footer says; and whether some of it can't be read.
     fn look_at(&self, file: &File) -> Result<(bool, Scanned), OpenError> {
-        let read = around::read(&*file.file, 0, file.length as usize);
-        let read = read.map_err(|error| self.error("reading", &file.name, error))?;
+        let read = self.bytes(file)?;
         let (start, chain) = file.start();
         let end = file.footer.map(|footer| footer.end());
         Ok((!read.holes.is_empty(), scan(&read, file.number, start, chain, end)))
+    }
+
+    fn bytes(&self, file: &File) -> Result<Around, OpenError> {
+        let read = around::read(&*file.file, 0, file.length as usize);
+        read.map_err(|error| self.error("reading", &file.name, error))
     }
 
     /// A file that is left as it is, for what it has may be read another time.
@@ -348,8 +353,7 @@ impl Recovery<'_> {
             if file.head.is_some() || file.footer.is_some() || file.generation > 0 || is_known {
                 continue;
             }
-            let read = around::read(&*file.file, 0, file.length as usize);
-            let read = read.map_err(|error| self.error("reading", &file.name, error))?;
+            let read = self.bytes(file)?;
             if read.holes.is_empty() && scan(&read, file.number, 0, None, None).found.is_empty() {
                 self.remove(&files.remove(index).name)?;
             }
@@ -443,8 +447,6 @@ impl Recovery<'_> {
         }
         if is_newest {
             self.skip(scanned.unknown_bytes);
-        }
-        if is_newest {
             let kept = file.file.barrier(Barrier::Recovered);
             kept.map_err(|error| self.error("flushing", &file.name, error))?;
             self.found.before = Before { segment: file.number, end: end.position, chain: end.chain };
@@ -472,8 +474,7 @@ impl Recovery<'_> {
 
     /// Reads all of a segment, to where the next one or its footer says that it ends; whether some of it can't be read.
     fn read(&mut self, file: &File, next: Option<&File>) -> Result<(Scanned, bool), OpenError> {
-        let read = around::read(&*file.file, 0, file.length as usize);
-        let read = read.map_err(|error| self.error("reading", &file.name, error))?;
+        let read = self.bytes(file)?;
         self.found.recovered.scanned_bytes += read.bytes.len() as u64;
         let (start, chain) = file.start();
         let scanned = scan(&read, file.number, start, chain, said_end(file, next));
