@@ -159,6 +159,11 @@ pub enum OpenError {
         /// What it said.
         source: io::Error,
     },
+    /// Nothing can be read of a segment that was written after all that says what there is.
+    Unreadable {
+        /// Its file.
+        file: String,
+    },
     /// A newer program wrote this.
     Version {
         /// The file.
@@ -172,6 +177,11 @@ impl fmt::Display for OpenError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Disk { doing, file, driver, source } => write!(out, "{doing} {file} by {driver}: {source}"),
+            Self::Unreadable { file } => write!(
+                out,
+                "nothing of {file} can be read, and no segment after it says what it has: start again, or restore it; if \
+                 it is lost, move it away, and what it had is lost with it"
+            ),
             Self::Version { file, found } => write!(
                 out,
                 "{file} has version {found} of the journal's format, and this program knows {}: start the program that \
@@ -186,7 +196,7 @@ impl std::error::Error for OpenError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Disk { source, .. } => Some(source),
-            Self::Version { .. } => None,
+            Self::Unreadable { .. } | Self::Version { .. } => None,
         }
     }
 }

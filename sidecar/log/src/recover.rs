@@ -127,7 +127,7 @@ struct Recovery<'a> {
     /// Damage of segments of which nothing says where they end.
     endless: Vec<(u32, Vec<Damage>)>,
     /// The last segment of which nothing can be read, not even how long it is.
-    unread: Option<u32>,
+    unread: Option<(u32, String)>,
     /// Behind the newest head there is damage that may have been anything.
     is_note_missing: bool,
     /// Partitions that were removed behind the newest head.
@@ -154,9 +154,11 @@ impl Recovery<'_> {
         let state_partition = Partition::new(0, 0, 0, 0);
         self.found.state.partitions.entry(PartitionId::STATE).or_insert(state_partition);
         self.newest = files.last().map(|file| file.number);
-        // Written after the newest head that can be read: whatever it may hold.
-        let is_unread = self.unread > base.map(|base| files[base].number);
-        self.is_note_missing = is_unread;
+        if let Some((number, name)) = self.unread.take()
+            && base.is_none_or(|base| files[base].number < number)
+        {
+            return Err(OpenError::Unreadable { file: name });
+        }
         for index in 0..files.len() {
             let is_older = base.is_some_and(|base| index < base);
             if is_older && self.has_spans(&files[index])? {
@@ -172,9 +174,6 @@ impl Recovery<'_> {
             } else {
                 self.behind_head(file, next)?;
             }
-        }
-        if is_unread {
-            self.skip(u32::MAX.into());
         }
         self.set_live();
         self.note_endless();
@@ -212,7 +211,7 @@ impl Recovery<'_> {
                 let Some((file, length, footer)) = opened else {
                     // Not even how long it is can be read. Its number is never used again.
                     self.set_aside(number, number);
-                    self.unread = self.unread.max(Some(number));
+                    self.unread = self.unread.take().max(Some((number, name)));
                     self.found.next_number = self.found.next_number.max(number.saturating_add(1));
                     continue;
                 };
@@ -379,7 +378,8 @@ impl Recovery<'_> {
 
     /// A finished segment without a footer.
     fn older(&mut self, file: &File, next: Option<&File>) -> Result<(), OpenError> {
-        let (scanned, has_holes) = self.read(file, next)?;
+        let (scanned, unreadable_bytes) = self.read(file, next)?;
+        let has_holes = unreadable_bytes > 0;
         let end = End { position: scanned.end, chain: scanned.chain };
         self.add_segment(file, end, has_holes);
         let strands = strands_of(&scanned.found);
@@ -398,8 +398,12 @@ impl Recovery<'_> {
 
     /// A segment that was written after the newest head that can be read: everything in it happened since.
     fn behind_head(&mut self, file: &File, next: Option<&File>) -> Result<(), OpenError> {
-        let (scanned, has_holes) = self.read(file, next)?;
-        let is_newest = next.is_none();
+        let (scanned, unreadable_bytes) = self.read(file, next)?;
+        if unreadable_bytes > 0 && unreadable_bytes == file.length {
+            // A head that is written from here on would say that there never was what it has.
+            return Err(OpenError::Unreadable { file: file.name.clone() });
+        }
+        let (is_newest, has_holes) = (next.is_none(), unreadable_bytes > 0);
         let end = End { position: scanned.end, chain: scanned.chain };
         self.add_segment(file, end, has_holes);
         self.is_note_missing |=
@@ -472,8 +476,9 @@ impl Recovery<'_> {
         partitions.for_each(|partition| partition.next = partition.next.saturating_add(most));
     }
 
-    /// Reads all of a segment, to where the next one or its footer says that it ends; whether some of it can't be read.
-    fn read(&mut self, file: &File, next: Option<&File>) -> Result<(Scanned, bool), OpenError> {
+    /// Reads all of a segment, to where the next one or its footer says that it ends; and how many bytes of it
+    /// can't be read.
+    fn read(&mut self, file: &File, next: Option<&File>) -> Result<(Scanned, u64), OpenError> {
         let read = self.bytes(file)?;
         self.found.recovered.scanned_bytes += read.bytes.len() as u64;
         let (start, chain) = file.start();
@@ -483,7 +488,7 @@ impl Recovery<'_> {
         if let Some((from, to)) = damaged.filter(|_| !scanned.found.is_empty()) {
             self.damage(file.number, from, to, None, true);
         }
-        Ok((scanned, !read.holes.is_empty()))
+        Ok((scanned, read.holes.iter().map(|(from, to)| to - from).sum()))
     }
 
     fn add_segment(&mut self, file: &File, end: End, has_holes: bool) {

@@ -10,7 +10,7 @@ use sidestream_host::{
     Clock,
     disk::{Aligned, Barrier, Disk, SECTOR, SimDisk, sim::Fault},
 };
-use sidestream_log::{Durability, Journal, PartitionId, Settings, Steps};
+use sidestream_log::{Durability, Journal, OpenError, PartitionId, Settings, Steps};
 
 const SEGMENT: usize = 64 << 10;
 
@@ -200,6 +200,39 @@ fn at_any_operation_of_one_start() {
     for operation in 0..operations {
         starts_twice(&disk, &kept, &format!("operation {operation}"), |disk| disk.fail(operation, Fault::Io));
     }
+}
+
+/// Heads that are written later would say that there never was what the newest segment made, where nothing of it can be read.
+#[test]
+fn of_what_the_only_segment_made_nothing_is_forgotten() {
+    let mut world = World::new(7, small());
+    let partition = world.create();
+    world.append(partition, 100, Durability::Device).unwrap();
+    world.commit();
+    world.steps.take().unwrap().close();
+    let whole = copied(&world.disk);
+    let name = whole.list().unwrap().into_iter().find(|name| name.ends_with(".segment")).unwrap();
+    let sectors = whole.bytes(&name).unwrap().len() / SECTOR;
+    let (clock, _) = Clock::simulated(0);
+    let open_stepped =
+        |disk: &SimDisk| Journal::open_stepped(Arc::new(disk.clone()), small(), clock.clone()).map(drop);
+    let mut refused = 0;
+    for operation in 0..=20 {
+        let disk = copied(&whole);
+        if operation == 20 {
+            disk.spoil(&name, 0..sectors);
+        } else {
+            disk.fail(operation, Fault::Io);
+        }
+        if let Err(error) = open_stepped(&disk) {
+            refused += usize::from(matches!(&error, OpenError::Unreadable { file } if *file == name));
+        }
+        let disk = disk.kill();
+        disk.restore();
+        let (journal, _steps, _) = open(&disk, &small(), &clock);
+        assert_eq!(all(&journal, partition).0.len(), 1, "operation {operation}");
+    }
+    assert!(refused >= 2, "{refused}");
 }
 
 /// A start that `spoils` befalls, and one where all can be read again: everything is there.
