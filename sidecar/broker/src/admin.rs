@@ -57,6 +57,7 @@ impl Broker {
     }
 
     async fn create(&self, numbers: &mut u32, spec: DnpipeSpec) -> Result<(), ApplyError> {
+        self.check_nameless()?;
         let create = |by| DataKey::create(&*self.inner.keys, by, &spec.name, 0);
         let key = spec.encryption.as_ref().map(create).transpose().map_err(ApplyError::Key)?;
         let ids: Vec<u32> = (*numbers..*numbers + spec.partitions).collect();

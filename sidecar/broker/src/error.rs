@@ -251,6 +251,11 @@ pub enum ApplyError {
         /// The group.
         group: String,
     },
+    /// A part of the state could not be read, and there are records whose dnpipe stood in it: it may be this one.
+    Nameless {
+        /// How many partitions have such records.
+        partitions: usize,
+    },
     /// It is to be encrypted, and there is no key for that.
     Key(KeyError),
     /// The journal did not take it.
@@ -466,6 +471,10 @@ impl fmt::Display for ApplyError {
             ApplyError::OwnDeadLetter { group } => write!(
                 out,
                 "the dead letters of the group {group:?} would go to the dnpipe they come from; name another one"
+            ),
+            ApplyError::Nameless { partitions } => write!(
+                out,
+                "a part of the state could not be read, and {partitions} partitions with records have no name since: they may be this dnpipe's; start again, and where that does not help, restore the data folder, or export what is there into another one"
             ),
             ApplyError::Key(error) => write!(out, "it is to be encrypted: {error}"),
             ApplyError::Write(error) => error.fmt(out),

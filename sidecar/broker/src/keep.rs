@@ -56,7 +56,7 @@ impl Broker {
         if self.inner.state.is_checkpoint_due() {
             self.checkpoint().await;
         }
-        if self.inner.state.is_snapshot_due() {
+        if self.inner.state.is_snapshot_due() && self.may_forget_state() {
             self.write_anew().await;
         }
     }
@@ -75,6 +75,9 @@ impl Broker {
         let numbers = self.inner.numbers.lock().await;
         let now = self.inner.clock.wall_nanos();
         let mut written = Written::behind(self.append_own(*numbers, now).await?, &self.inner.state);
+        if let Some(note) = self.nameless_change() {
+            written.note(self.inner.state.when_room(|state| state.append(&note, now)).await?).await?;
+        }
         let pipes: Vec<Arc<Pipe>> = self.pipes().values().cloned().collect();
         for pipe in pipes {
             let _turn = pipe.turn.lock().await;
@@ -248,8 +251,8 @@ impl Broker {
         // What is before it is told by it and what comes after it, once all of that is durable.
         let begin = own.base_offset;
         let mut written = Written::behind(own, state);
-        for home in homes {
-            written.note(state.when_room(|state| state.append(&home, now)).await?).await?;
+        for change in homes.into_iter().chain(self.nameless_change()) {
+            written.note(state.when_room(|state| state.append(&change, now)).await?).await?;
         }
         let pipes: Vec<Arc<Pipe>> = self.pipes().values().cloned().collect();
         for pipe in pipes {

@@ -27,6 +27,7 @@ mod keep;
 mod keys;
 mod limits;
 mod moves;
+mod nameless;
 mod news;
 mod open;
 mod pipe;
@@ -83,6 +84,8 @@ pub(crate) struct Inner {
     tokens: Mutex<u64>,
     /// One at a time makes, removes or moves dnpipes: the next number of a partition in the journal.
     pub(crate) numbers: tokio::sync::Mutex<u32>,
+    /// What no dnpipe names, and may be one's.
+    nameless: Mutex<nameless::Nameless>,
 }
 
 impl fmt::Debug for Broker {

@@ -36,6 +36,8 @@ pub(crate) const BACKOFF_MAX: Duration = Duration::from_secs(60);
 
 /// Bytes of the broker's own state in the journal after which it is written anew and the old is let go.
 pub(crate) const STATE_BYTES: u64 = 8 << 20;
+/// The same for a start that could not read all of it, which the next one may.
+pub(crate) const STATE_HELD_BYTES: u64 = 64 << 20;
 /// Bytes pushed, whatever to, after which what partitions know of their producers is written down: a start reads about so
 /// much, in a tenth of a second.
 pub(crate) const CHECKPOINT_BYTES: u64 = 64 << 20;

@@ -1,8 +1,8 @@
 //! A start: what the partition of state says, then what the partitions themselves know better.
 //!
 //! A start needs nobody. What it finds that can't be, it repairs towards what was acknowledged: partitions that no dnpipe
-//! names are removed, unless a part of the state can't be read, in which they may have been named; a fence that was drawn and
-//! not trimmed is trimmed; producers are counted on from where they were last written down.
+//! names are removed, unless a part of the state can't be read, in which they may have been named (see `nameless`); a fence that
+//! was drawn and not trimmed is trimmed; producers are counted on from where they were last written down.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -56,6 +56,7 @@ impl Broker {
             moved: tokio::sync::watch::Sender::default(),
             tokens: Mutex::new(0),
             numbers: tokio::sync::Mutex::new(next_partition),
+            nameless: Mutex::default(),
             journal,
             clock,
             keys,
@@ -87,12 +88,12 @@ impl Broker {
             let pipe = broker.open_pipe(saved, &mut tails).await?;
             broker.pipes_mut().insert(name, Arc::new(pipe));
         }
-        if read.is_whole {
-            for orphan in own().filter(|id| !named.contains(id)) {
-                drop(broker.inner.journal.remove(*orphan));
-            }
+        let unnamed = own().filter(|id| !named.contains(id)).copied().collect();
+        let is_over = broker.keep_nameless(unnamed, read.nameless, read.is_whole);
+        if let Some(note) = broker.nameless_change() {
+            broker.or_owe(broker.inner.state.write(|state| state.append(&note, now)).await)?;
         }
-        if broker.inner.journal.is_reserve_low() && !broker.inner.state.owes() {
+        if (is_over || broker.inner.journal.is_reserve_low()) && !broker.inner.state.owes() {
             // Here, for one that never lives long enough to do it later.
             broker.write_anew().await;
         }
@@ -237,6 +238,8 @@ pub(crate) struct ReadState {
     homes: BTreeMap<DnpipeName, (u32, Stance)>,
     /// By their partitions' numbers in the journal, in order.
     pub(crate) producers: BTreeMap<u32, Vec<Change>>,
+    /// What no dnpipe named at a start that could not read all of this, if there was one.
+    nameless: Option<BTreeSet<u32>>,
     /// Whether all of it could be read.
     is_whole: bool,
 }
@@ -351,6 +354,9 @@ impl ReadState {
                     let saved = pipe.groups.entry(group.clone()).or_insert_with(|| Saved::new(spec()));
                     saved.shares.insert(partition, (share, burying, redriven));
                 }
+            }
+            Change::Nameless { partitions } => {
+                self.nameless.get_or_insert_default().extend(partitions);
             }
             Change::Producers { partition, .. } => {
                 self.producers.entry(partition).or_default().push(change);
