@@ -159,7 +159,7 @@ pub enum OpenError {
         /// What it said.
         source: io::Error,
     },
-    /// Nothing can be read of a segment that was written after all that says what there is.
+    /// A segment can't be read that was written after all that says what there is.
     Unreadable {
         /// Its file.
         file: String,
@@ -179,8 +179,8 @@ impl fmt::Display for OpenError {
             Self::Disk { doing, file, driver, source } => write!(out, "{doing} {file} by {driver}: {source}"),
             Self::Unreadable { file } => write!(
                 out,
-                "nothing of {file} can be read, and no segment after it says what it has: start again, or restore it; if \
-                 it is lost, move it away, and what it had is lost with it"
+                "{file} can't be read, and no other file says what it has: start again, or restore it; where it is lost \
+                 for good, rename it to {file}.lost"
             ),
             Self::Version { file, found } => write!(
                 out,

@@ -39,6 +39,8 @@ use crate::{
 
 /// Bytes of a head that are read at first: enough for 120 partitions.
 const HEAD_BYTES: usize = 8192;
+/// What a file is called further that nobody will ever be able to read.
+const LOST: &str = ".lost";
 
 /// What a start found.
 #[derive(Clone, Debug, Default)]
@@ -93,6 +95,7 @@ pub(crate) fn recover(disk: &dyn Disk) -> Result<Found, OpenError> {
         newest: None,
         endless: Vec::new(),
         unread: None,
+        lost: None,
         is_note_missing: false,
         removed: HashSet::new(),
     }
@@ -128,6 +131,8 @@ struct Recovery<'a> {
     endless: Vec<(u32, Vec<Damage>)>,
     /// The last segment of which nothing can be read, not even how long it is.
     unread: Option<(u32, String)>,
+    /// The last segment of which somebody says that it is lost.
+    lost: Option<u32>,
     /// Behind the newest head there is damage that may have been anything.
     is_note_missing: bool,
     /// Partitions that were removed behind the newest head.
@@ -143,7 +148,7 @@ impl Recovery<'_> {
         self.drop_superseded(&mut files)?;
         self.drop_unborn(&mut files)?;
         // The newest head says how things stood; behind it everything is read.
-        let base = files.iter().rposition(|file| file.generation == 0 && file.head.is_some());
+        let base = self.base(&files)?;
         if let Some(read) = base.and_then(|base| files[base].head.as_ref()) {
             self.found.journal = read.head.journal;
             for kept in &read.head.partitions {
@@ -154,11 +159,9 @@ impl Recovery<'_> {
         let state_partition = Partition::new(0, 0, 0, 0);
         self.found.state.partitions.entry(PartitionId::STATE).or_insert(state_partition);
         self.newest = files.last().map(|file| file.number);
-        if let Some((number, name)) = self.unread.take()
-            && base.is_none_or(|base| files[base].number < number)
-        {
-            return Err(OpenError::Unreadable { file: name });
-        }
+        // Written after the newest head that can be read: whatever it may have held.
+        let is_lost = self.lost > base.map(|base| files[base].number);
+        self.is_note_missing = is_lost;
         for index in 0..files.len() {
             let is_older = base.is_some_and(|base| index < base);
             if is_older && self.has_spans(&files[index])? {
@@ -175,6 +178,9 @@ impl Recovery<'_> {
                 self.behind_head(file, next)?;
             }
         }
+        if is_lost {
+            self.skip(u32::MAX.into());
+        }
         self.set_live();
         self.note_endless();
         self.note_gaps();
@@ -190,6 +196,27 @@ impl Recovery<'_> {
         Ok(self.found)
     }
 
+    /// The newest segment that says how things stood. Of what another start may read, and this one can't, a head that is written
+    /// from here on would say that it never was.
+    fn base(&mut self, files: &[File]) -> Result<Option<usize>, OpenError> {
+        let base = files.iter().rposition(|file| file.generation == 0 && file.head.is_some());
+        let unread =
+            self.unread.take().filter(|(number, _)| base.is_none_or(|base| files[base].number < *number));
+        if let Some((_, file)) = unread {
+            return Err(OpenError::Unreadable { file });
+        }
+        if base.is_none() {
+            for file in files.iter().filter(|file| file.generation == 0) {
+                let begin = around::read(&*file.file, 0, HEAD_BYTES);
+                let begin = begin.map_err(|error| self.error("reading", &file.name, error))?;
+                if !begin.holes.is_empty() || self.head(file)?.is_some() {
+                    return Err(OpenError::Unreadable { file: file.name.clone() });
+                }
+            }
+        }
+        Ok(base)
+    }
+
     /// Every segment's file, by number and generation.
     fn files(&mut self) -> Result<Vec<File>, OpenError> {
         let names = self.disk.list().map_err(|error| self.error("listing", ".", error))?;
@@ -199,6 +226,11 @@ impl Recovery<'_> {
                 let length = if_readable(self.disk.open(RESERVE).and_then(|file| file.length()));
                 let length = length.map_err(|error| self.error("opening", &name, error))?;
                 self.found.state.reserve.left = Some(length.unwrap_or_default());
+            }
+            if let Some((number, _)) = name.strip_suffix(LOST).and_then(parse_file_name) {
+                self.set_aside(number, number);
+                self.lost = self.lost.max(Some(number));
+                self.found.next_number = self.found.next_number.max(number.saturating_add(1));
             }
             if let Some((number, generation)) = parse_file_name(&name) {
                 let opened = self.disk.open(&name).and_then(|file| {
@@ -400,7 +432,6 @@ impl Recovery<'_> {
     fn behind_head(&mut self, file: &File, next: Option<&File>) -> Result<(), OpenError> {
         let (scanned, unreadable_bytes) = self.read(file, next)?;
         if unreadable_bytes > 0 && unreadable_bytes == file.length {
-            // A head that is written from here on would say that there never was what it has.
             return Err(OpenError::Unreadable { file: file.name.clone() });
         }
         let (is_newest, has_holes) = (next.is_none(), unreadable_bytes > 0);

@@ -162,7 +162,10 @@ pub(crate) fn scan(read: &Around, number: u32, start: u32, chain: Option<u32>, e
             }
             Item::Mended { from, to, .. } => scanned.damage.push(damage(number, from, to, None, true)),
             Item::Bad { from, to, header } => {
-                let is_hole = segment.is_hole(from, to, header.is_some(), &read.holes);
+                // Without a head nobody knows where the first group would begin.
+                let is_begin = chain.is_none() && from == start && header.is_none();
+                let is_hole = segment.is_hole(from, to, header.is_some(), &read.holes)
+                    || is_begin && !read.holes.is_empty();
                 if !is_hole
                     && !segment.was_durable(from, to, frontier)
                     && segment.is_torn(from, to, header.is_some())

@@ -235,6 +235,53 @@ fn of_what_the_only_segment_made_nothing_is_forgotten() {
     assert!(refused >= 2, "{refused}");
 }
 
+/// The same of its head alone, which says what partitions there were before it.
+#[test]
+fn of_what_the_only_head_says_nothing_is_forgotten() {
+    let mut world = World::new(7, small());
+    let partition = world.create();
+    world.append(partition, 100, Durability::Device).unwrap();
+    world.commit();
+    world.steps.take().unwrap().close();
+    let disk = copied(&world.disk);
+    let name = disk.list().unwrap().into_iter().find(|name| name.ends_with(".segment")).unwrap();
+    disk.spoil(&name, 0..16);
+    let (clock, _) = Clock::simulated(0);
+    let opened = Journal::open_stepped(Arc::new(disk.clone()), small(), clock.clone()).map(drop);
+    assert!(matches!(&opened, Err(OpenError::Unreadable { file }) if *file == name), "{opened:?}");
+    let disk = disk.kill();
+    disk.restore();
+    let (journal, _steps, _) = open(&disk, &small(), &clock);
+    assert_eq!(all(&journal, partition).0.len(), 1);
+}
+
+/// Where somebody says that the newest segment is lost, the others are served, and none of its offsets is given again.
+#[test]
+fn what_is_said_to_be_lost_stops_nobody() {
+    let (disk, kept) = built(512);
+    let name = disk.list().unwrap().into_iter().filter(|name| name.ends_with(".segment")).max().unwrap();
+    let newest = u32::from_str_radix(&name[..8], 16).unwrap();
+    let lost = copied(&disk);
+    let file = lost.create(&format!("{name}.lost")).unwrap();
+    file.write_durable(0, &Aligned::of(&disk.bytes(&name).unwrap()), Barrier::Batches).unwrap();
+    lost.remove(&name).unwrap();
+    let highest = kept.keys().filter(|key| key.0 == PartitionId::STATE).map(|key| key.1).max().unwrap();
+    let (clock, _) = Clock::simulated(0);
+    let mut offset = highest;
+    for start in 0..3 {
+        let (journal, mut steps, recovered) = open(&lost.kill(), &settings(), &clock);
+        assert!(recovered.damage.iter().any(|damage| damage.segment == newest), "start {start}");
+        let appended = append(&journal, &mut steps);
+        assert!(appended > offset && (start == 0 || appended == offset + 1), "start {start}: {appended}");
+        offset = appended;
+        let sectors = disk.bytes(&name).unwrap().len() / SECTOR;
+        check(&journal, &kept, newest, 0..sectors, "what is not lost");
+        while steps.keep() {}
+        steps.close();
+    }
+    assert!(lost.kill().list().unwrap().contains(&format!("{name}.lost")));
+}
+
 /// A start that `spoils` befalls, and one where all can be read again: everything is there.
 fn starts_twice(whole: &SimDisk, kept: &Kept, what: &str, spoils: impl FnOnce(&SimDisk)) {
     let (clock, _) = Clock::simulated(0);
