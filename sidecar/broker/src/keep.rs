@@ -75,7 +75,7 @@ impl Broker {
         let numbers = self.inner.numbers.lock().await;
         let now = self.inner.clock.wall_nanos();
         let mut written = Written::behind(self.append_own(*numbers, now).await?, &self.inner.state);
-        if let Some(note) = self.nameless_change() {
+        if let Some(note) = self.nameless_noted() {
             written.note(self.inner.state.when_room(|state| state.append(&note, now)).await?).await?;
         }
         let pipes: Vec<Arc<Pipe>> = self.pipes().values().cloned().collect();
@@ -251,7 +251,7 @@ impl Broker {
         // What is before it is told by it and what comes after it, once all of that is durable.
         let begin = own.base_offset;
         let mut written = Written::behind(own, state);
-        for change in homes.into_iter().chain(self.nameless_change()) {
+        for change in homes.into_iter().chain(self.nameless_forgotten()) {
             written.note(state.when_room(|state| state.append(&change, now)).await?).await?;
         }
         let pipes: Vec<Arc<Pipe>> = self.pipes().values().cloned().collect();

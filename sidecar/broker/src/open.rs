@@ -80,6 +80,12 @@ impl Broker {
             named.extend(ids.map(|id| PartitionId(*id)));
             broker.homes().of.insert(name, known);
         }
+        if !read.is_whole {
+            // One of which there is nothing was removed, or went: that it did may be what can't be read.
+            let is_there =
+                |saved: &SavedPipe| saved.ids().any(|id| broker.inner.journal.bounds(id).is_some());
+            read.pipes.retain(|_, saved| is_there(saved));
+        }
         read.pipes.values().for_each(|saved| broker.make_missing(saved));
         let served: Vec<PartitionId> = read.pipes.values().flat_map(SavedPipe::ids).collect();
         named.extend(&served);
@@ -89,11 +95,10 @@ impl Broker {
             broker.pipes_mut().insert(name, Arc::new(pipe));
         }
         let unnamed = own().filter(|id| !named.contains(id)).copied().collect();
-        let is_over = broker.keep_nameless(unnamed, read.nameless, read.is_whole);
-        if let Some(note) = broker.nameless_change() {
+        if let Some(note) = broker.keep_nameless(unnamed, &read.nameless, read.is_whole) {
             broker.or_owe(broker.inner.state.write(|state| state.append(&note, now)).await)?;
         }
-        if (is_over || broker.inner.journal.is_reserve_low()) && !broker.inner.state.owes() {
+        if broker.inner.journal.is_reserve_low() && !broker.inner.state.owes() {
             // Here, for one that never lives long enough to do it later.
             broker.write_anew().await;
         }
@@ -238,8 +243,8 @@ pub(crate) struct ReadState {
     homes: BTreeMap<DnpipeName, (u32, Stance)>,
     /// By their partitions' numbers in the journal, in order.
     pub(crate) producers: BTreeMap<u32, Vec<Change>>,
-    /// What no dnpipe named at a start that could not read all of this, if there was one.
-    nameless: Option<BTreeSet<u32>>,
+    /// Partitions that no dnpipe named at a start that could not read all of this; whether what named them is gone for good.
+    nameless: BTreeMap<u32, bool>,
     /// Whether all of it could be read.
     is_whole: bool,
 }
@@ -355,8 +360,10 @@ impl ReadState {
                     saved.shares.insert(partition, (share, burying, redriven));
                 }
             }
-            Change::Nameless { partitions } => {
-                self.nameless.get_or_insert_default().extend(partitions);
+            Change::Nameless { partitions, forgotten } => {
+                for partition in partitions {
+                    *self.nameless.entry(partition).or_default() |= forgotten;
+                }
             }
             Change::Producers { partition, .. } => {
                 self.producers.entry(partition).or_default().push(change);

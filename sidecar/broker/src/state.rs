@@ -71,8 +71,9 @@ pub(crate) enum Change {
         #[serde(default, skip_serializing_if = "is_zero")]
         redriven: u64,
     },
-    /// Partitions of the journal with records that no dnpipe named when a start could not read all of this.
-    Nameless { partitions: Vec<u32> },
+    /// Partitions of the journal with records that no dnpipe named when a start could not read all of this; whether what named
+    /// them is gone for good.
+    Nameless { partitions: Vec<u32>, forgotten: bool },
     /// All producers of a partition of the journal, as its first `upto` records left them.
     #[serde(rename_all = "camelCase")]
     Producers { partition: u32, upto: u64, append_time: i64, producers: Vec<(u64, Producer)> },
@@ -389,7 +390,10 @@ mod tests {
                 },
                 r#"{"kind":"share","dnpipe":["shop","orders"],"group":"billing","partition":0,"share":{"cursor":9}}"#,
             ),
-            (Change::Nameless { partitions: vec![4, 5] }, r#"{"kind":"nameless","partitions":[4,5]}"#),
+            (
+                Change::Nameless { partitions: vec![4, 5], forgotten: true },
+                r#"{"kind":"nameless","partitions":[4,5],"forgotten":true}"#,
+            ),
             (
                 Change::Producer {
                     partition: 4,

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use local::{batch, name, values};
 use sidestream_broker::{ApplyError, Broker, DnpipeSpec, Limits, PullError, PushError};
 use sidestream_conformance::{From, Push};
-use sidestream_event::native::DnpipeName;
+use sidestream_event::{native::DnpipeName, record::split};
 use sidestream_host::{
     Clock,
     disk::{Disk, SimDisk, sim::Fault},
 };
-use sidestream_log::{Journal, PartitionId, Settings};
+use sidestream_log::{Durability, Journal, PartitionId, Settings};
 
 const RECORDS: u64 = 3;
 
@@ -47,16 +47,28 @@ async fn all(broker: &Broker, dnpipe: &DnpipeName) -> Vec<(u64, String)> {
     }
 }
 
-/// A disk with two dnpipes that have records, as a kill leaves it.
+/// A disk with two dnpipes that have records, as a kill leaves it: in the first of three segments stands one that was removed, in
+/// the second they were made, and the third begins with what partitions there are.
 async fn pushed(clock: &Clock) -> SimDisk {
     let disk = SimDisk::new();
     let (_, broker) = open(&disk, clock).await.unwrap();
+    broker.apply(DnpipeSpec::new(name("orders"))).await.unwrap();
+    push(&broker, "orders", 0).await.unwrap();
+    drop(broker);
+    let disk = disk.kill();
+    let (_, broker) = open(&disk, clock).await.unwrap();
+    broker.remove(&name("orders")).await.unwrap();
     for dnpipe in ["orders", "bills"] {
         broker.apply(DnpipeSpec::new(name(dnpipe))).await.unwrap();
-        for n in 0..RECORDS {
+        for n in 0..RECORDS - 1 {
             push(&broker, dnpipe, n).await.unwrap();
         }
     }
+    drop(broker);
+    let disk = disk.kill();
+    let (_, broker) = open(&disk, clock).await.unwrap();
+    push(&broker, "orders", RECORDS - 1).await.unwrap();
+    push(&broker, "bills", RECORDS - 1).await.unwrap();
     drop(broker);
     disk.kill()
 }
@@ -112,11 +124,11 @@ async fn a_sector_that_can_be_read_again_costs_nothing_though_everything_was_ask
     for file in names.iter().filter(|file| file.ends_with(".segment")) {
         let bytes = pushed(&clock).await.bytes(file).unwrap();
         let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last / 512 + 1);
-        for sector in 0..used {
+        for (sector, width) in (0..used).flat_map(|sector| [(sector, 1), (sector, 16)]) {
             let disk = pushed(&clock).await;
-            disk.spoil(file, sector..sector + 1);
+            disk.spoil(file, sector..sector + width);
             let mut acknowledged = first();
-            let what = format!("{file}, sector {sector}");
+            let what = format!("{file}, sector {sector}, {width} wide");
             refused += serve(&disk, &clock, &mut acknowledged, &what).await;
             let disk = disk.kill();
             disk.restore();
@@ -139,33 +151,59 @@ async fn a_read_that_fails_once_costs_nothing_though_everything_was_asked_for_me
     }
 }
 
-/// The second start writes state anew, without what neither could read. What it named is kept, and nothing is made in its
-/// place.
+/// What stood there is kept, and nothing is made in its place, however often it is tried.
 #[tokio::test]
 async fn what_can_never_be_named_again_is_kept() {
     let (clock, _hand) = Clock::simulated(1_000_000_000);
-    let mut kept = 0;
-    let names = pushed(&clock).await.list().unwrap();
-    for file in names.iter().filter(|file| file.ends_with(".segment")) {
-        let bytes = pushed(&clock).await.bytes(file).unwrap();
-        let found = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(br#"{"kind":"dnpipe"#));
-        for at in found.collect::<Vec<_>>() {
-            let disk = pushed(&clock).await;
-            disk.corrupt(file, |bytes| bytes[at + 3] ^= 1);
-            let mut acknowledged = first();
-            for start in 0..5 {
-                let disk = disk.kill();
-                let what = format!("{file}, byte {at}, start {start}");
-                assert_eq!(serve(&disk, &clock, &mut acknowledged, &what).await, 1, "{what}");
-            }
-            let (journal, broker) = open(&disk.kill(), &clock).await.unwrap();
-            let [named] = &broker.list()[..] else { panic!("{:?}", broker.list()) };
-            let own = broker.describe(named).unwrap().partitions[0].journal;
-            let other = PartitionId(3 - own.0);
-            assert_eq!(journal.bounds(other).map(|bounds| (bounds.first, bounds.next)), Some((0, RECORDS)));
-            assert_eq!(all(&broker, named).await.len() as u64, RECORDS + 5);
-            kept += 1;
+    for hidden in [2, 3] {
+        let disk = pushed(&clock).await;
+        let names = disk.list().unwrap();
+        let is_named = |bytes: &[u8]| {
+            let mut all = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(br#"{"kind":"dnpipe"#));
+            let partition = format!(r#""partitions":[{hidden}]"#);
+            all.find(|at| String::from_utf8_lossy(&bytes[*at..*at + 512]).contains(&partition))
+        };
+        let (file, at) = names.iter().find_map(|file| Some((file, is_named(&disk.bytes(file)?)?))).unwrap();
+        disk.corrupt(file, |bytes| bytes[at + 3] ^= 1);
+        let mut acknowledged = first();
+        for start in 0..5 {
+            let what = format!("partition {hidden}, start {start}");
+            assert_eq!(serve(&disk.kill(), &clock, &mut acknowledged, &what).await, 1, "{what}");
         }
+        let (journal, broker) = open(&disk.kill(), &clock).await.unwrap();
+        let [named] = &broker.list()[..] else { panic!("{:?}", broker.list()) };
+        let bounds = journal.bounds(PartitionId(hidden)).map(|bounds| (bounds.first, bounds.next));
+        assert_eq!(bounds, Some((0, RECORDS)));
+        assert_eq!(all(&broker, named).await.len() as u64, RECORDS + 5);
     }
-    assert!(kept >= 2, "each of the two is named somewhere");
+}
+
+/// A partition that nobody ever named, as a kill leaves it that comes while a dnpipe is copied: it goes at the next whole start.
+#[tokio::test]
+async fn what_never_had_a_name_is_removed_once_all_can_be_read() {
+    let (clock, _hand) = Clock::simulated(1_000_000_000);
+    let disk = pushed(&clock).await;
+    let (journal, broker) = open(&disk, &clock).await.unwrap();
+    let orphan = PartitionId(9);
+    journal.create(orphan).await.unwrap();
+    let push = Push::one("orders", 0);
+    let batch = batch(&push);
+    let (header, body) = split(&batch).unwrap();
+    journal.append(orphan, header, &body, Durability::Device).unwrap().await.unwrap();
+    drop((journal, broker));
+    let disk = disk.kill();
+    let names = disk.list().unwrap();
+    let is_state = |bytes: &[u8]| bytes.windows(15).position(|window| window == br#"{"kind":"broker"#);
+    let (file, at) = names.iter().find_map(|file| Some((file, is_state(&disk.bytes(file)?)?))).unwrap();
+    disk.spoil(file, at / 512..at / 512 + 1);
+    let other = DnpipeSpec::new(name("more"));
+    let (_, broker) = open(&disk, &clock).await.unwrap();
+    let refused = broker.apply(other.clone()).await;
+    assert!(matches!(refused, Err(ApplyError::Nameless { .. })), "{refused:?}");
+    drop(broker);
+    let disk = disk.kill();
+    disk.restore();
+    let (journal, broker) = open(&disk, &clock).await.unwrap();
+    broker.apply(other).await.unwrap();
+    assert_eq!(journal.bounds(orphan), None);
 }
