@@ -10,7 +10,10 @@
 //! made durable before it is served, for a process that was killed may have left it in the kernel. Nothing is written into
 //! a segment of an earlier process: the next group begins another one, whose head says where this one ended.
 //!
-//! It must never need a human, nor take what it can't read for what was never there.
+//! It must not take what it can't read for what was never there: where nothing can be read of what was written last, there is no
+//! start. Else it needs no human.
+
+mod copies;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -32,7 +35,7 @@ use crate::{
     head::{self, Before, Head, HeadError, parse_file_name},
     index::Span,
     reserve::RESERVE,
-    scan::{End, Found as Batch, Scanned, place, scan},
+    scan::{End, Scanned, place, scan},
     state::{Partition, Segment, State},
     walk::{is_of, strands_of},
 };
@@ -113,14 +116,6 @@ impl Default for Found {
             recovered: Recovered::default(),
         }
     }
-}
-
-/// What became of a copy.
-enum Copied {
-    Whole,
-    Torn,
-    /// Some of what would tell can't be read now.
-    Unclear,
 }
 
 struct Recovery<'a> {
@@ -286,79 +281,6 @@ impl Recovery<'_> {
             Err(HeadError::Damaged) => Ok(None),
             Err(HeadError::Version(found)) => Err(OpenError::Version { file: file.name.clone(), found }),
         }
-    }
-
-    /// A copy that was finished counts, and what it stands for goes; one that was not goes. Only while there is something that
-    /// it stands for is it read: before the first of that was removed, all of the copy was durable.
-    fn drop_superseded(&mut self, files: &mut Vec<File>) -> Result<(), OpenError> {
-        let copies: Vec<(u32, u32)> = files
-            .iter()
-            .filter(|file| file.generation > 0)
-            .map(|file| (file.number, file.generation))
-            .collect();
-        for key in copies {
-            let Some(copy) = files.iter().position(|file| (file.number, file.generation) == key) else {
-                continue;
-            };
-            let range = key.0..=files[copy].last();
-            let stood_for = |file: &File| range.contains(&file.number) && file.generation < key.1;
-            let originals: Vec<&File> = files.iter().filter(|file| stood_for(file)).collect();
-            if originals.is_empty() {
-                continue;
-            }
-            let gone: Vec<File> = match self.look_into(&files[copy], &originals)? {
-                Copied::Whole => {
-                    // Whole in the kernel, perhaps, of a process that was killed.
-                    let kept = files[copy].file.barrier(Barrier::Copy);
-                    kept.and_then(|()| self.disk.sync_names(Barrier::CopyName))
-                        .map_err(|error| self.error("flushing", &files[copy].name, error))?;
-                    files.extract_if(.., |file| stood_for(file)).collect()
-                }
-                Copied::Torn => vec![files.remove(copy)],
-                Copied::Unclear => {
-                    let copy = files.remove(copy);
-                    let last = copy.head.as_ref().map_or(u32::MAX, |read| read.head.last);
-                    self.set_aside(copy.number, last);
-                    continue;
-                }
-            };
-            gone.iter().try_for_each(|file| self.remove(&file.name))?;
-        }
-        Ok(())
-    }
-
-    /// Whether all of a copy was written once: it is whole, or has what is in none of the `originals` that are left, so others
-    /// were removed.
-    fn look_into(&self, copy: &File, originals: &[&File]) -> Result<Copied, OpenError> {
-        let (mut has_holes, scanned) = self.look_at(copy)?;
-        // Without a head nobody knows what it stands for; of a finished one both copies of that would have to be damaged.
-        if copy.head.is_none() {
-            return Ok(if has_holes { Copied::Unclear } else { Copied::Torn });
-        }
-        if copy.footer.is_some() && scanned.damage.iter().all(|damage| damage.is_mended) {
-            return Ok(Copied::Whole);
-        }
-        let batch = |found: &Batch| (found.header.partition, found.header.base_offset);
-        let mut left = HashSet::new();
-        for original in originals {
-            let (holes, scanned) = self.look_at(original)?;
-            has_holes |= holes;
-            left.extend(scanned.found.iter().map(batch));
-        }
-        // What can't be read now may be what tells.
-        if has_holes || self.found.state.is_set_aside(copy.number..=copy.last()) {
-            return Ok(Copied::Unclear);
-        }
-        let has_more = scanned.found.iter().any(|found| !left.contains(&batch(found)));
-        Ok(if has_more { Copied::Whole } else { Copied::Torn })
-    }
-
-    /// What stands in a segment, as far as its footer says; and whether some of it can't be read.
-    fn look_at(&self, file: &File) -> Result<(bool, Scanned), OpenError> {
-        let read = self.bytes(file)?;
-        let (start, chain) = file.start();
-        let end = file.footer.map(|footer| footer.end());
-        Ok((!read.holes.is_empty(), scan(&read, file.number, start, chain, end)))
     }
 
     fn bytes(&self, file: &File) -> Result<Around, OpenError> {
