@@ -295,6 +295,10 @@ impl Committer {
 
     /// Begins a segment: its head and its name are durable before anything in it is.
     fn begin(&mut self, begin: &mut Begin, group: Rank) -> Result<(), NotBegun> {
+        if begin.head.number == u32::MAX {
+            // It may be taken, by a copy that stands for it.
+            return Err(io::Error::other("there is no number left for another segment").into());
+        }
         // What the segment before it still owes the device; it will not be written again.
         if let Some(tail) = self.tail.as_ref().filter(|tail| tail.durable < tail.position) {
             tail.file.barrier(Barrier::Earlier)?;
