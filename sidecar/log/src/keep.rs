@@ -166,12 +166,9 @@ impl Keeper {
     fn free(&mut self) -> io::Result<bool> {
         let dead: Vec<(u32, Segment)> = {
             let state = self.shared.state();
-            let newest = state.segments.last_key_value().map(|(number, _)| *number);
-            let dead = state.segments.iter().map(|(number, segment)| (*number, *segment));
-            dead.filter(|(number, segment)| {
-                Some(*number) != newest && segment.live == 0 && !segment.has_holes
-            })
-            .collect()
+            let before = state.segments.range(..state.headed.unwrap_or_default());
+            let dead = before.filter(|(_, segment)| segment.live == 0 && !segment.has_holes);
+            dead.map(|(number, segment)| (*number, *segment)).collect()
         };
         let mut failed = Ok(false);
         for (number, segment) in dead {
@@ -298,13 +295,13 @@ impl Keeper {
     /// Finished segments, one after the other, that are to be one.
     fn victims(&self) -> Option<Vec<(u32, Segment)>> {
         let state = self.shared.state();
-        let newest = *state.segments.last_key_value()?.0;
+        let headed = state.headed?;
         let settings = &self.shared.settings;
         let dead = |segment: &Segment| {
             u64::from(segment.end.saturating_sub(segment.start)).saturating_sub(segment.live)
         };
         let is_finished =
-            |number: u32| number != newest && state.finished.iter().all(|(other, ..)| *other != number);
+            |number: u32| number < headed && state.finished.iter().all(|(other, ..)| *other != number);
         let all_dead: u64 = state
             .segments
             .iter()

@@ -146,6 +146,7 @@ impl Recovery<'_> {
         let base = self.base(&files)?;
         if let Some(read) = base.and_then(|base| files[base].head.as_ref()) {
             self.found.journal = read.head.journal;
+            self.found.state.headed = Some(read.head.number);
             for kept in &read.head.partitions {
                 let partition = Partition::new(kept.first, kept.next, kept.born, 0);
                 self.found.state.partitions.insert(kept.partition, partition);

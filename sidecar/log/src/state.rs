@@ -114,6 +114,8 @@ pub(crate) struct State {
     pub(crate) removing: HashMap<PartitionId, Partition>,
     /// By their number; the last one is written, or was by the process before.
     pub(crate) segments: BTreeMap<u32, Segment>,
+    /// The one whose head is the newest: it says what there is, and stays until another one does.
+    pub(crate) headed: Option<u32>,
     /// The index of the last one.
     pub(crate) strands: Strands,
     pub(crate) gather: Group,
@@ -412,6 +414,7 @@ impl State {
     /// A segment has begun whose head says how things stood: what it says is durable now.
     pub(crate) fn begin(&mut self, head: &Head, removed: &[PartitionId], segment: Segment) {
         self.segments.insert(head.number, segment);
+        self.headed = Some(head.number);
         for kept in &head.partitions {
             if let Some(partition) = self.partitions.get_mut(&kept.partition)
                 && partition.born == UNBORN

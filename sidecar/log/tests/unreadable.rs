@@ -282,6 +282,40 @@ fn what_is_said_to_be_lost_stops_nobody() {
     assert!(lost.kill().list().unwrap().contains(&format!("{name}.lost")));
 }
 
+/// Where the newest head is damaged, the one before it is all that says what there is: it stays until there is another one,
+/// though nothing else in its segment is needed.
+#[test]
+fn the_newest_head_that_can_be_read_is_kept_until_there_is_another_one() {
+    let mut world = World::new(7, settings());
+    let (idle, busy) = (world.create(), world.create());
+    world.append(idle, 100, Durability::Device).unwrap();
+    while world.journal.counts().segments < 3 {
+        world.append(busy, 900, Durability::Device).unwrap();
+        world.commit();
+    }
+    for partition in [idle, busy] {
+        let end = world.journal.bounds(partition).unwrap().next;
+        let trimmed = world.journal.trim(partition, end);
+        world.commit();
+        now(trimmed).unwrap().unwrap();
+    }
+    world.steps.take().unwrap().close();
+    let disk = copied(&world.disk);
+    let newest = disk.list().unwrap().into_iter().filter(|name| name.ends_with(".segment")).max().unwrap();
+    disk.corrupt(&newest, |bytes| [40, 4096 + 40].into_iter().for_each(|at| bytes[at] ^= 1));
+    let (clock, _) = Clock::simulated(0);
+    let bounds =
+        |journal: &Journal| [idle, busy].map(|id| journal.bounds(id).map(|own| (own.first, own.next)));
+    let mut found = Vec::new();
+    for start in 0..3 {
+        let (journal, mut steps, _) = open(&disk.kill(), &settings(), &clock);
+        found.push(bounds(&journal));
+        assert!(found[0] == found[start] && found[0].iter().all(Option::is_some), "start {start}: {found:?}");
+        while steps.keep() {}
+        steps.close();
+    }
+}
+
 /// A start that `spoils` befalls, and one where all can be read again: everything is there.
 fn starts_twice(whole: &SimDisk, kept: &Kept, what: &str, spoils: impl FnOnce(&SimDisk)) {
     let (clock, _) = Clock::simulated(0);
