@@ -7,6 +7,7 @@
 
 use std::cell::RefCell;
 
+use sidestream_event::native::MAGIC;
 use sidestream_fuzz::counted;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -17,6 +18,9 @@ use crate::world::World;
 /// # Panics
 /// Where an answer is none that the documents know.
 pub fn run(bytes: &[u8]) {
+    if OTHERS.iter().any(|greeting| bytes.starts_with(greeting)) {
+        return;
+    }
     thread_local!(static WORLD: RefCell<Option<World>> = const { RefCell::new(None) });
     WORLD.with_borrow_mut(|world| {
         let world = world.get_or_insert_with(World::new);
@@ -98,5 +102,7 @@ fn check(asked: &[u8], mut answers: &[u8]) -> usize {
     count
 }
 
+/// Who begins so is answered in another protocol, which has a target of its own.
+const OTHERS: [&[u8]; 2] = [&MAGIC, b"PRI * HTTP/2"];
 /// Of the table in `docs/reference/http-api.md`, and those of hyper's; no caller can make a server fail.
 const STATUSES: [u16; 15] = [100, 200, 400, 403, 404, 405, 408, 409, 413, 414, 416, 421, 431, 503, 507];
