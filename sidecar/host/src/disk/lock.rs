@@ -40,7 +40,9 @@ pub(super) fn lock(directory: &Path) -> Result<fs::File, OpenError> {
             Err(TryLockError::Error(error)) => return Err(io(error)),
         }
     }
-    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(io)?;
+    // Over what stood there, and only for who is refused to read: on a full disk there may be no room for it.
+    let holder = format!("{}\n", std::process::id());
+    let _ = file.write_all(holder.as_bytes()).and_then(|()| file.set_len(holder.len() as u64));
     Ok(file)
 }
 
@@ -94,6 +96,15 @@ mod tests {
         );
         assert!(refused.to_string().contains("stop the other"), "{refused}");
         drop(first);
+        lock(directory.path()).unwrap();
+    }
+
+    /// The room of what was cut off may not be there at once.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_directory_on_a_full_disk_has_an_owner_too() {
+        let directory = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/dev/full", directory.path().join(LOCK)).unwrap();
         lock(directory.path()).unwrap();
     }
 
