@@ -205,13 +205,7 @@ fn at_any_operation_of_one_start() {
 /// Heads that are written later would say that there never was what the newest segment made, where nothing of it can be read.
 #[test]
 fn of_what_the_only_segment_made_nothing_is_forgotten() {
-    let mut world = World::new(7, small());
-    let partition = world.create();
-    world.append(partition, 100, Durability::Device).unwrap();
-    world.commit();
-    world.steps.take().unwrap().close();
-    let whole = copied(&world.disk);
-    let name = whole.list().unwrap().into_iter().find(|name| name.ends_with(".segment")).unwrap();
+    let (whole, name, partition) = of_one_segment();
     let sectors = whole.bytes(&name).unwrap().len() / SECTOR;
     let (clock, _) = Clock::simulated(0);
     let open_stepped =
@@ -238,13 +232,7 @@ fn of_what_the_only_segment_made_nothing_is_forgotten() {
 /// The same of its head alone, which says what partitions there were before it.
 #[test]
 fn of_what_the_only_head_says_nothing_is_forgotten() {
-    let mut world = World::new(7, small());
-    let partition = world.create();
-    world.append(partition, 100, Durability::Device).unwrap();
-    world.commit();
-    world.steps.take().unwrap().close();
-    let disk = copied(&world.disk);
-    let name = disk.list().unwrap().into_iter().find(|name| name.ends_with(".segment")).unwrap();
+    let (disk, name, partition) = of_one_segment();
     disk.spoil(&name, 0..16);
     let (clock, _) = Clock::simulated(0);
     let opened = Journal::open_stepped(Arc::new(disk.clone()), small(), clock.clone()).map(drop);
@@ -488,6 +476,18 @@ fn where_a_partition_was_made() {
         let (journal, ..) = open(&disk, &settings(), &clock);
         assert_eq!(all(&journal, partition).0.len(), kept, "sector {sector}");
     }
+}
+
+/// A journal that never began a second segment: its disk, the segment's file, and a partition with one batch.
+fn of_one_segment() -> (SimDisk, String, PartitionId) {
+    let mut world = World::new(7, small());
+    let partition = world.create();
+    world.append(partition, 100, Durability::Device).unwrap();
+    world.commit();
+    world.steps.take().unwrap().close();
+    let disk = copied(&world.disk);
+    let name = disk.list().unwrap().into_iter().find(|name| name.ends_with(".segment")).unwrap();
+    (disk, name, partition)
 }
 
 /// A disk of its own with the same files.
